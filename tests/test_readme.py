@@ -75,10 +75,10 @@ def test_every_tracker_and_each_of_its_options_is_in_the_table_of_trackers() -> 
 
 
 def test_the_table_of_faults_is_that_of_the_suite() -> None:
-    from tests.support.scenes import SCENES
+    from tests.support.scenarios import SCENARIOS
 
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| \d+/\d+ \| (\d+)/(\d+) \|$", ALL, re.M)
-    assert [row[:2] for row in rows] == [(who, what) for what, (who, _) in SCENES.items()]
+    assert [row[:2] for row in rows] == [(who, what) for what, (who, _) in SCENARIOS.items()]
     assert all(delivered == total for _, _, delivered, total in rows)
 
 

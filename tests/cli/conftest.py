@@ -1,4 +1,4 @@
-"""What several tests of the command use."""
+"""Fixtures that several command-line tests share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command line gets the command that it names whole, and of the others what the list of commands shows."""
+"""A command line loads the named command in full, and of the others only what the list of commands shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fmstune.cli.app import COMMANDS, app, app_for
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_that_is_named_is_whole_and_the_list_is_the_same(name: str) -> None:
+def test_a_named_command_is_complete_and_the_list_of_commands_is_the_same(name: str) -> None:
     listed = typer.main.get_command(app)
     alone = typer.main.get_command(app_for([name, "--help"]))
     assert alone.commands.keys() == COMMANDS.keys()  # type: ignore[attr-defined]
@@ -22,7 +22,7 @@ def test_a_command_that_is_named_is_whole_and_the_list_is_the_same(name: str) ->
             assert list(getattr(ours, "commands", ())) == list(getattr(theirs, "commands", ()))
 
 
-def test_a_shell_that_completes_gets_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shell_completion_loads_all_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_FMSTUNE_COMPLETE", "complete_bash")
     made = typer.main.get_command(app_for(["train"]))
     assert made.commands["merge"].params  # type: ignore[attr-defined]

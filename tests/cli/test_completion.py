@@ -1,4 +1,4 @@
-"""What a shell completes, asked as the shell asks."""
+"""Shell completion, requested as a shell requests it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def completed(*words: str) -> list[str]:
-    """The answer to a <TAB> behind the last of these words."""
+    """The completions for a <TAB> after the last of these words."""
     asked = {"COMP_WORDS": " ".join(["fmstune", *words]), "COMP_CWORD": str(len(words))}
     done = fmstune(cwd=Path.cwd(), light=True, _FMSTUNE_COMPLETE="complete_bash", **asked)
     assert "Traceback" not in done.stderr
@@ -34,7 +34,7 @@ def test_commands_trackers_methods_and_settings_are_completed() -> None:
     assert {"tracking.trackers=", "training.max_steps="} <= {*completed("train", "--set", "tra")}
 
 
-def test_runs_are_completed_where_they_are() -> None:
+def test_runs_are_completed_in_their_directories() -> None:
     make_run(Path("runs/a"))
     make_run(Path("runs/b"))
     make_run(Path("mine"))

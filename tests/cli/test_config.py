@@ -1,4 +1,4 @@
-"""`fmstune config`: why a setting has its value, and what differs between two runs."""
+"""`fmstune config`: why a setting has its value, and how two runs differ."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fmstune(capsys: pytest.CaptureFixture[str]) -> Any:
     return call
 
 
-def test_a_value_is_explained_with_its_place_and_what_it_won_over(fmstune: Any) -> None:
+def test_a_value_is_explained_with_its_source_and_what_it_overrides(fmstune: Any) -> None:
     code, out, _ = fmstune("explain", "training.learning_rate", "--set", "training.learning_rate=2e-4")
     assert code == 0
     assert out.splitlines() == [
@@ -64,7 +64,7 @@ def test_a_value_is_explained_with_its_place_and_what_it_won_over(fmstune: Any) 
     assert out.splitlines()[-1] == "  takes one of none, all, lora_only"
 
 
-def test_without_a_key_all_that_is_set_is_explained_and_secrets_are_not_shown(fmstune: Any) -> None:
+def test_without_a_key_every_set_value_is_explained_and_secrets_are_hidden(fmstune: Any) -> None:
     code, out, _ = fmstune("explain", "--json")
     assert code == 0
     found = {each["key"]: each for each in json.loads(out)}
@@ -84,7 +84,7 @@ def test_a_table_is_explained_by_all_its_settings(fmstune: Any) -> None:
     assert out.splitlines()[0] == "params.\"team name\" = 'nlp'"
 
 
-def test_data_are_explained_as_they_are_written(fmstune: Any) -> None:
+def test_data_entries_are_explained_as_they_are_written(fmstune: Any) -> None:
     path = Path("a" * 70 + ".jsonl")
     path.touch()
     first, second, *_ = fmstune("explain", "data.train", "--set", f"data.train={path}")[1].splitlines()
@@ -97,7 +97,7 @@ def test_data_are_explained_as_they_are_written(fmstune: Any) -> None:
     assert found["value"] == sources
 
 
-def test_a_configuration_is_named_as_for_train(fmstune: Any) -> None:
+def test_a_configuration_is_given_as_for_train(fmstune: Any) -> None:
     Path("other.toml").write_text('[model]\npath = "demo"\n[data]\ntrain = "demo"\n[training]\nseed = 7\n')
     assert fmstune("explain", "training.seed", "other.toml")[1].splitlines()[:2] == [
         "training.seed = 7",
@@ -122,13 +122,13 @@ def test_the_flags_of_train_are_explained_by_their_names(fmstune: Any) -> None:
     assert found["params.team"]["origin"] == "--param"
 
 
-def test_each_flag_of_train_that_is_a_setting_is_one_of_explain_and_of_diff(fmstune: Any) -> None:
+def test_each_settings_flag_of_train_is_a_flag_of_explain_and_of_diff(fmstune: Any) -> None:
     for command in ("explain", "diff"):
         shown = fmstune(command, "--help")[1]
         assert [flag for flag in (*FLAGS, "--param", "--params-file") if flag not in shown] == []
 
 
-def test_a_flag_that_there_is_not_is_told_with_the_one_that_is_meant(fmstune: Any) -> None:
+def test_an_unknown_flag_is_refused_with_a_suggestion(fmstune: Any) -> None:
     code, _, err = fmstune("explain", "--lr", "1e-4")
     assert (code, "Did you mean --learning-rate?" in err) == (2, True)
 
@@ -144,7 +144,7 @@ def test_a_flag_that_there_is_not_is_told_with_the_one_that_is_meant(fmstune: An
         ("no_table.x", "there is no setting"),
     ],
 )
-def test_a_key_that_there_is_not_is_told(fmstune: Any, key: str, said: str) -> None:
+def test_an_unknown_key_is_refused(fmstune: Any, key: str, said: str) -> None:
     code, out, err = fmstune("explain", key)
     assert (code, out) == (2, "")
     assert said in err
@@ -191,7 +191,7 @@ def test_a_run_is_compared_with_what_the_same_flags_would_run_now(fmstune: Any) 
     ]
 
 
-def test_flags_are_laid_on_the_second_of_two_runs(fmstune: Any) -> None:
+def test_flags_apply_to_the_second_of_two_runs(fmstune: Any) -> None:
     other = TOML.replace("1e-3", "2e-3").partition("[trackers.aim]")[0]
     Path("b").mkdir()
     Path("b", "config.toml").write_text(other)
@@ -200,7 +200,7 @@ def test_flags_are_laid_on_the_second_of_two_runs(fmstune: Any) -> None:
     assert "to       b with the flags: model demo" in err
 
 
-def test_what_is_spoken_of_is_named_and_flags_alone_are_laid_on_the_run(fmstune: Any) -> None:
+def test_both_sides_are_named_and_flags_alone_apply_to_the_run(fmstune: Any) -> None:
     Path("fmstune.toml").unlink()
     assert "no model and data given" in fmstune("explain", "lora.r")[2]
     assert fmstune("explain", "lora.r", "--model", "m", "--data", "o/d")[2] == (
@@ -214,7 +214,7 @@ def test_what_is_spoken_of_is_named_and_flags_alone_are_laid_on_the_run(fmstune:
     assert "to       a with the flags: model org/m (a/config.toml:" in err
 
 
-def test_what_holds_no_run_is_told(fmstune: Any) -> None:
+def test_a_directory_without_a_run_is_refused(fmstune: Any) -> None:
     Path("empty").mkdir()
     code, _, err = fmstune("diff", "empty", "fmstune.toml")
     assert (code, err) == (2, "error: empty is not a run: it has no config.toml.\n")

@@ -1,4 +1,4 @@
-"""`fmstune data` shows what would be trained, and what is wrong with it, and writes nothing."""
+"""`fmstune data` shows what would be trained and what is wrong with it, and writes nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_rows_are_shown_as_the_model_sees_them_with_what_is_trained_marked(fmstu
     ("method", "names"),
     [("dpo", ["chosen", "rejected"]), ("reward", ["chosen", "rejected"]), ("kto", ["a good answer"])],
 )
-def test_answers_are_shown_as_their_method_is_trained_on_them(
+def test_answers_are_shown_as_their_method_trains_on_them(
     method: str, names: list[str], fmstune: Any
 ) -> None:
     row = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
@@ -66,7 +66,7 @@ def test_answers_are_shown_as_their_method_is_trained_on_them(
     assert "a.jsonl · 1 row (" in out
 
 
-def test_lengths_duplicates_cuts_and_bad_rows_are_counted(fmstune: Any) -> None:
+def test_lengths_duplicates_truncated_and_bad_rows_are_counted(fmstune: Any) -> None:
     rows = [{"question": f"{n}+1?", "answer": "one more " * n} for n in range(1, 9)]
     name = write(*rows, rows[0], {"question": "1?", "answer": ""}, "{")
     arguments = (name, "--model", "demo", "--template", QUESTION, "--set", "training.max_length=24")
@@ -95,13 +95,13 @@ def test_a_bad_row_is_an_error_that_names_it(fmstune: Any) -> None:
     assert err.startswith("error: a.jsonl line 2: ")
 
 
-def test_without_a_model_it_asks_for_one(fmstune: Any) -> None:
+def test_without_a_model_the_command_asks_for_one(fmstune: Any) -> None:
     code, _, err = fmstune(write({"text": "fine"}))
     assert code == 2
     assert "no model is given: use --model" in err
 
 
-def test_what_a_configuration_names_is_shown_without_an_argument(fmstune: Any) -> None:
+def test_the_configured_data_is_shown_without_an_argument(fmstune: Any) -> None:
     name = write({"text": "a text of its own"})
     Path("fmstune.toml").write_text(f'[model]\npath = "demo"\n[data]\ntrain = "{name}"\n')
     code, out, _ = fmstune()
@@ -109,7 +109,7 @@ def test_what_a_configuration_names_is_shown_without_an_argument(fmstune: Any) -
     assert "a⟦ text of its own<|im_end|>⟧" in out  # nothing comes before the first token
 
 
-def test_colour_marks_what_is_trained_on_a_terminal(fmstune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colour_marks_the_trained_text_on_a_terminal(fmstune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     _, out, _ = fmstune(write({"prompt": "2+2? ", "completion": "4"}), "--model", "demo")

@@ -1,4 +1,4 @@
-"""`fmstune env` says what a bug report needs, at once and without secrets."""
+"""`fmstune env` prints what a bug report needs, quickly and without secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def env(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_it_imports_nothing_that_computes(tmp_path: Path) -> None:
+def test_it_imports_no_compute_library(tmp_path: Path) -> None:
     code = (
         "import sys; from fmstune.cli.main import main\n"
         "try: main(['env', '--json'])\n"
@@ -39,7 +39,7 @@ def test_it_imports_nothing_that_computes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_json_is_what_there_is(
+def test_the_json_output_matches_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -56,12 +56,12 @@ def test_the_json_is_what_there_is(
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
-def test_secrets_of_the_environment_are_hidden(
+def test_secrets_in_the_environment_are_hidden(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
     monkeypatch.setenv("HF_ENDPOINT", "https://me:Tr0ub4dor3@hub.example")
-    monkeypatch.setenv("AIM_ACCESS", "hf_" + "abcdefgh" * 4 + "ij")  # a token under an innocent name
+    monkeypatch.setenv("AIM_ACCESS", "hf_" + "abcdefgh" * 4 + "ij")  # a token in an innocuous variable
     shown = env(capsys, *arguments)
     assert "[redacted]" in shown
     assert "hub.example" in shown
@@ -69,13 +69,13 @@ def test_secrets_of_the_environment_are_hidden(
         assert secret not in shown
 
 
-def test_with_torch_it_says_what_torch_computes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_torch_it_reports_the_devices_of_torch(capsys: pytest.CaptureFixture[str]) -> None:
     shown = json.loads(env(capsys, "--torch", "--json"))["torch"]
     expected = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     assert shown["device"] == (expected.type if expected else "cpu")
 
 
-def test_gpus_are_listed_and_one_that_does_not_answer_is_named(
+def test_gpus_are_listed_and_one_that_does_not_respond_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(gpus, "DRIVER", tmp_path)

@@ -1,4 +1,4 @@
-"""`fmstune init` writes a configuration that passes a dry run, from what it has seen of the data."""
+"""`fmstune init` writes a configuration that passes a dry run, based on the data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fmstune(*arguments: str) -> int:
 
 
 @pytest.mark.parametrize("method", ROWS)
-def test_the_shape_of_the_data_gives_the_method_and_the_file_passes_a_dry_run(
+def test_the_columns_of_the_data_select_the_method_and_the_file_passes_a_dry_run(
     method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("train.jsonl", ROWS[method])
@@ -52,7 +52,7 @@ def test_the_shape_of_the_data_gives_the_method_and_the_file_passes_a_dry_run(
     assert "ready for" in dry_run_file("fmstune.toml")
 
 
-def test_without_a_terminal_nothing_is_asked_and_nothing_is_guessed_in_silence(
+def test_without_a_terminal_nothing_is_asked_and_every_guess_is_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert fmstune("init") == 0  # in an empty directory: the demo
@@ -74,7 +74,7 @@ def test_without_a_terminal_nothing_is_asked_and_nothing_is_guessed_in_silence(
     assert load(Path("fmstune.toml")).model.path == "demo"
 
 
-def test_in_a_terminal_it_asks_for_what_no_flag_says() -> None:
+def test_in_a_terminal_it_asks_for_what_no_flag_sets() -> None:
     write("my data.jsonl", ROWS["sft"])
     seen = in_terminal(["init", "--model", "demo"], "\ny\nfile\n")
     assert "training data (files, or hub names) ['my data.jsonl']:" in seen
@@ -84,7 +84,7 @@ def test_in_a_terminal_it_asks_for_what_no_flag_says() -> None:
     assert config.tracking.trackers == ("file",)
 
 
-def test_few_rows_are_not_held_out_and_long_ones_get_room() -> None:
+def test_small_data_is_not_split_and_long_rows_raise_the_maximum_length() -> None:
     row = {"prompt": "?", "completion": "word " * 1500}
     write("train.jsonl", row, count=20)
     looked = look(["train.jsonl"], None)
@@ -97,7 +97,7 @@ def test_few_rows_are_not_held_out_and_long_ones_get_room() -> None:
 
 
 @pytest.mark.parametrize("path", ['a"b', "a\\b", "ä ö", "a'b\x7f", "#x"])
-def test_any_path_is_read_back_as_it_was(path: str) -> None:
+def test_any_path_round_trips_through_the_file(path: str) -> None:
     looked = look(["demo"], None)
     assert tomli.loads(as_toml(Proposal(path, [path, "b"], [path], "sft", False, [], looked)))["data"] == {
         "train": [path, "b"], "eval": path,

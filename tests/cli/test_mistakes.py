@@ -1,4 +1,4 @@
-"""The real command, with what is wrongly typed: one short line, exit code 2, at once, and nothing touched."""
+"""The real command with user errors: one short line, exit code 2, at once, and nothing is touched."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ from tests.support.mistakes import fmstune, told
         ("trackers check wanb", "Did you mean wandb?"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(here: Path, arguments: str, says: str) -> None:
+def test_a_user_error_is_reported_in_one_line(here: Path, arguments: str, says: str) -> None:
     assert says in told(here, *arguments.split())
 
 
@@ -76,7 +76,7 @@ def test_a_mistake_is_told_in_one_line(here: Path, arguments: str, says: str) ->
     ],
 )
 @pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
-def test_what_the_first_row_or_the_models_directory_shows_is_told_before_torch_is_imported(
+def test_errors_in_the_first_row_or_the_model_directory_are_reported_before_torch_is_imported(
     here: Path, arguments: str, says: str, more: list[str]
 ) -> None:
     (here / "empty").mkdir()
@@ -97,16 +97,16 @@ def test_what_the_first_row_or_the_models_directory_shows_is_told_before_torch_i
         ('[training]\n"\\u001b[31m\\n" = 1', "there is no setting"),
     ],
 )
-def test_a_mistake_in_the_file_is_told_with_its_place(here: Path, text: str, says: str) -> None:
+def test_an_error_in_the_file_is_reported_with_its_location(here: Path, text: str, says: str) -> None:
     (here / "fmstune.toml").write_text(text)
     assert says in told(here, "train")
 
 
-def test_bytes_that_are_no_utf8_are_told(here: Path) -> None:
+def test_invalid_utf8_is_reported(here: Path) -> None:
     assert "is not UTF-8 text" in told(here, "train", "--param", os.fsdecode(b"team=\xe9"))
 
 
-def test_a_traceback_is_shown_only_when_asked_for(here: Path) -> None:
+def test_a_traceback_is_shown_only_on_request(here: Path) -> None:
     done = fmstune(here, "train", "--debug", "--set", "lr=3")
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1].endswith("Did you mean training.learning_rate?")
@@ -115,7 +115,7 @@ def test_a_traceback_is_shown_only_when_asked_for(here: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", ["--help", "--version", "train --help", "trackers list", "trackers --help"]
 )
-def test_what_asks_for_nothing_heavy_imports_nothing_heavy(here: Path, arguments: str) -> None:
+def test_commands_without_a_model_import_nothing_heavy(here: Path, arguments: str) -> None:
     done = fmstune(here, *arguments.split())
     assert done.returncode == 0
     assert done.stdout.strip()
@@ -123,7 +123,7 @@ def test_what_asks_for_nothing_heavy_imports_nothing_heavy(here: Path, arguments
     assert not list(here.iterdir())
 
 
-def test_the_guard_sees_what_is_imported(here: Path) -> None:
+def test_the_import_guard_detects_heavy_imports(here: Path) -> None:
     code = "import sys; sys.modules['torch'] = sys"
     environment = {**os.environ, "PYTHONPATH": str(here.parent / "guard")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""`fmstune merge` and `fmstune generate` as commands: quick to refuse, and quiet."""
+"""`fmstune merge` and `fmstune generate` as commands: they fail fast, and print nothing superfluous."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_help_imports_nothing_heavy(command: str, here: Path) -> None:
         ("train --model whole --data demo --output-dir whole", "holds the model to be trained"),
     ],
 )
-def test_what_is_wrong_is_told_at_once(arguments: str, says: str, here: Path) -> None:
+def test_errors_are_reported_at_once(arguments: str, says: str, here: Path) -> None:
     (here / "notes.txt").write_text("notes")
     (here / "notes.gguf").write_text("notes")
     settings = {
@@ -87,7 +87,7 @@ def test_what_is_wrong_is_told_at_once(arguments: str, says: str, here: Path) ->
         ("/proc/out", "/proc/out cannot be written: No such file or directory."),  # not even by root
     ],
 )
-def test_where_a_merged_model_cannot_be_written_is_said_before_a_weight_is_read(
+def test_an_unwritable_output_is_reported_before_weights_are_read(
     out: str, says: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(here)
@@ -106,7 +106,7 @@ def test_where_a_merged_model_cannot_be_written_is_said_before_a_weight_is_read(
     assert sorted(here.rglob("*")) == before
 
 
-def test_a_merge_into_a_link_or_a_new_directory_is_whole_or_leaves_nothing(
+def test_a_merge_into_a_symlink_or_a_new_directory_is_complete_or_leaves_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tune(str(here / "run"), "lora.enabled=true", "training.max_steps=1", "training.save_strategy=no")
@@ -134,7 +134,7 @@ def test_a_merge_into_a_link_or_a_new_directory_is_whole_or_leaves_nothing(
     assert (here / "target").stat().st_ino == inode
 
 
-def test_an_adapter_of_the_demo_is_merged_and_answers(here: Path) -> None:
+def test_a_merged_adapter_of_the_demo_generates_answers(here: Path) -> None:
     tune(str(here / "run"), "lora.enabled=true")
     merged = fmstune(here, "merge", "run", "merged", light=False)
     assert merged.returncode == 0, merged.stderr

@@ -1,4 +1,4 @@
-"""A terminal that is gone ends no training, and changes no exit code."""
+"""A terminal that disappears ends no training, and changes no exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.made_runs import make_run
 TRAIN = ["train", "--max-steps", "2", "--output-dir", "out"]
 
 
-def test_a_run_without_standard_streams_is_trained_and_tracked(tmp_path: Path) -> None:
+def test_a_run_without_standard_streams_trains_and_tracks(tmp_path: Path) -> None:
     done = fmstune(*TRAIN, "--tracker", "file", cwd=tmp_path, closed=True)
     assert done.returncode == 0
     events = list(JournalReader(tmp_path / "out" / TRACKING_DIR / JOURNAL_NAME))
@@ -28,7 +28,7 @@ def test_a_run_without_standard_streams_is_trained_and_tracked(tmp_path: Path) -
     assert (tmp_path / "out/model.safetensors").exists()
 
 
-def test_a_run_whose_reader_has_left_goes_on(tmp_path: Path) -> None:
+def test_a_run_continues_after_its_output_pipe_closes(tmp_path: Path) -> None:
     with start(*TRAIN, cwd=tmp_path) as process:
         assert process.stderr is not None
         process.stderr.readline()
@@ -38,14 +38,14 @@ def test_a_run_whose_reader_has_left_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_an_error_that_cannot_be_written_has_its_exit_code(tmp_path: Path) -> None:
+def test_an_error_that_cannot_be_printed_keeps_its_exit_code(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         process = start(*TRAIN, "--set", "a.b=1", cwd=tmp_path, stderr=full.fileno(), light=True)
         process.communicate()
     assert process.returncode == 2
 
 
-def test_what_cannot_be_printed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_that_cannot_be_printed_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     gone = os.fdopen(writing, "w", buffering=1, closefd=False)
@@ -59,22 +59,22 @@ def test_what_cannot_be_printed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     os.close(writing)
 
 
-def test_a_rank_alone_is_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_rank_is_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from fmstune.launch.environment import is_main_process
 
-    monkeypatch.setenv("RANK", "1")  # left over in somebody's shell
+    monkeypatch.setenv("RANK", "1")  # left over in a user's shell
     assert is_main_process()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not is_main_process()
 
 
-def test_a_file_that_ends_too_soon_is_no_interruption(
+def test_a_truncated_file_is_not_reported_as_an_interruption(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from fmstune.cli.main import main
 
     def ends(*_: object, **__: object) -> None:
-        raise EOFError("Ran out of input")  # as `torch.load` does; Click takes it for Ctrl-D
+        raise EOFError("Ran out of input")  # as `torch.load` does; Click treats it as Ctrl-D
 
     monkeypatch.setattr("fmstune.run.run.run", ends)
     with pytest.raises(SystemExit) as left:
@@ -90,7 +90,7 @@ def test_a_file_that_ends_too_soon_is_no_interruption(
         ("trackers", "check", "nope"), ("config", "explain", "nope"), ("data", "nope.jsonl"),
     ],
 )  # fmt: skip
-def test_an_error_is_a_json_object_too(
+def test_with_json_an_error_is_a_json_object(
     arguments: tuple[str, ...],
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -110,9 +110,7 @@ def test_an_error_is_a_json_object_too(
 @pytest.mark.parametrize(
     "arguments", [("export", "run"), ("export", "run", "--to", "json"), ("show", "run", "--json"), ("list",)]
 )
-def test_a_command_whose_reader_has_had_enough_ends_in_peace(
-    arguments: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_command_whose_output_pipe_closes_exits_quietly(arguments: tuple[str, ...], tmp_path: Path) -> None:
     make_run(tmp_path / "run", dict.fromkeys(range(3_000), 1.0))
     with start("runs", *arguments, cwd=tmp_path, light=True) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""`fmstune trackers show`: what a tracker's class declares, its options as they are now, and its check."""
+"""`fmstune trackers show`: what a tracker's class declares, its current options, and its check."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fmstune.trackers.registry import BUILT_IN, tracker_class
 from tests.support.commands import fmstune
 
 
-def test_it_shows_options_with_their_present_values_and_the_check(tmp_path: Path) -> None:
+def test_it_shows_options_with_their_current_values_and_the_check(tmp_path: Path) -> None:
     (tmp_path / "fmstune.toml").write_text('[trackers.file]\npath = "/proc/x.jsonl"\n')
     done = fmstune("trackers", "show", "file", cwd=tmp_path, light=True)
     assert done.returncode == 0, done.stderr
@@ -28,7 +28,7 @@ def test_it_shows_options_with_their_present_values_and_the_check(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["fmstune.toml"]
 
 
-def test_as_json_it_has_the_same(tmp_path: Path) -> None:
+def test_the_json_output_has_the_same_content(tmp_path: Path) -> None:
     given = ("--set", "trackers.file.path=m.jsonl")
     done = fmstune("trackers", "show", "file", "--json", *given, cwd=tmp_path, light=True)
     found = json.loads(done.stdout)
@@ -41,7 +41,7 @@ def test_as_json_it_has_the_same(tmp_path: Path) -> None:
 
 
 class Old:
-    """A tracker of the shape of the design note: it declares nothing."""
+    """A tracker with the interface of the design note: it declares nothing."""
 
     def __init__(self, name: str | None = None, tracker_config: object = None) -> None: ...
 
@@ -49,13 +49,13 @@ class Old:
 
 
 class Mine(Tracker):
-    """A tracker of the few lines that the README has."""
+    """A minimal tracker, as in the README."""
 
     registered_name = "mine"
 
 
 @pytest.mark.parametrize("tracker", [Old, Mine])
-def test_a_tracker_that_declares_nothing_has_what_the_interface_gives(tracker: type) -> None:
+def test_a_tracker_that_declares_nothing_has_the_defaults_of_the_interface(tracker: type) -> None:
     about = described("mine", tracker)
     wanted = {"metrics": "numbers", "params": "nested", "tables": "as params"}
     assert about.keeps == {**wanted, "media": "no", "artifacts": "no"}
@@ -63,7 +63,7 @@ def test_a_tracker_that_declares_nothing_has_what_the_interface_gives(tracker: t
     assert about.delivers["an event twice"] == "may come again after a kill"
 
 
-def test_each_built_in_says_what_installs_it_and_helps_with_each_option() -> None:
+def test_each_built_in_names_what_installs_it_and_has_help_for_each_option() -> None:
     for name in BUILT_IN:
         about = described(name, tracker_class(name))
         assert about.description
@@ -72,8 +72,8 @@ def test_each_built_in_says_what_installs_it_and_helps_with_each_option() -> Non
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_each_option_says_where_its_value_comes_from(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is given wins over the vendor's variables, in the order in which the help names them."""
+def test_each_option_names_the_source_of_its_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configured values override the vendor's variables, in the order in which the help lists them."""
     about = described(name, tracker_class(name))
     for option in about.options or ():
         for variable in option.variables:
@@ -87,7 +87,7 @@ def test_each_option_says_where_its_value_comes_from(name: str, monkeypatch: pyt
         assert given == Present("x", "--set")
 
 
-def test_the_variables_of_an_option_are_those_that_its_help_names() -> None:
+def test_the_variables_of_an_option_are_those_in_its_help() -> None:
     found = {
         f"{name}.{option.name}": option.variables
         for name in ("aim", "mlflow", "wandb", "tensorboard")

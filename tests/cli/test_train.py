@@ -1,4 +1,4 @@
-"""The installed command, as people use it: real processes, real signals."""
+"""The installed command as users run it: real processes, real signals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.waiting import wait_for
 UNSAVED = ["--set", "training.save_strategy=no"]
 
 
-def test_the_first_line_of_the_readme_works_in_an_empty_directory(
+def test_the_first_command_of_the_readme_works_in_an_empty_directory(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     guard = tmp_path_factory.mktemp("guard")
@@ -36,7 +36,7 @@ def test_the_first_line_of_the_readme_works_in_an_empty_directory(
     assert done.returncode == 0, done.stderr
     imported = {line for line in done.stderr.splitlines() if line.startswith("IMPORTED")}
     assert "IMPORTED torch" in imported
-    assert not imported & {"IMPORTED aim", "IMPORTED wandb"}, "their SDKs are for shippers alone"
+    assert not imported & {"IMPORTED aim", "IMPORTED wandb"}, "only shippers import SDKs"
     assert done.stdout == f"{next((tmp_path / 'runs').iterdir()).relative_to(tmp_path)}\n"
     assert "no model and data given: tuning the demo model on demo data" in done.stderr
     assert "Warning" not in done.stderr
@@ -47,7 +47,7 @@ def test_the_first_line_of_the_readme_works_in_an_empty_directory(
     assert "\naim      " in done.stderr
 
 
-def test_checking_wandb_without_a_key_says_so_and_touches_nothing(tmp_path: Path) -> None:
+def test_checking_wandb_without_a_key_fails_and_touches_nothing(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     done = command("trackers", "check", "wandb", cwd=tmp_path, HOME=str(home))
@@ -66,7 +66,7 @@ def test_a_check_has_a_time_limit_whatever_the_tracker_does(tmp_path: Path) -> N
         "--set", f"trackers.'{name}'.fault=hang", "--set", f"trackers.'{name}'.at=check",
         cwd=tmp_path,
     )  # fmt: skip
-    assert time.monotonic() - began < 300  # and not for ever
+    assert time.monotonic() - began < 300  # rather than forever
     assert done.returncode == 3
     states = {found["tracker"]: found["state"] for found in json.loads(done.stdout)}
     assert states == {name: "unreachable", "file": "ok"}
@@ -82,7 +82,9 @@ def test_without_a_name_the_configured_trackers_are_checked(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 )
-def test_a_signal_saves_a_checkpoint_and_the_run_can_go_on(signum: int, code: int, tmp_path: Path) -> None:
+def test_a_signal_saves_a_checkpoint_and_the_run_can_be_resumed(
+    signum: int, code: int, tmp_path: Path
+) -> None:
     out, arguments = tmp_path / "out", ["--tracker", "file", "--output-dir", "out", *FAST, *UNSAVED]
     trainer = start("train", *arguments, "--max-steps", "400", cwd=tmp_path)
     wait_for(lambda: last_step(out) >= 5)
@@ -103,7 +105,7 @@ def test_a_signal_saves_a_checkpoint_and_the_run_can_go_on(signum: int, code: in
     assert sorted(s for _, name, s in journal_points(out) if name == "loss") == list(range(1, step + 2))
 
 
-def test_a_killed_trainer_loses_nothing_and_its_run_is_closed_as_interrupted_and_can_go_on(
+def test_a_killed_trainer_loses_nothing_and_its_run_is_interrupted_and_can_be_resumed(
     tmp_path: Path,
 ) -> None:
     out, arguments = tmp_path / "out", ["--tracker", "aim", "--output-dir", "out", *FAST]
@@ -134,7 +136,7 @@ def test_a_killed_trainer_loses_nothing_and_its_run_is_closed_as_interrupted_and
     assert aim_points(tmp_path) == journal_points(out)
 
 
-def test_what_an_outage_left_behind_is_delivered_by_sync_and_moved_by_sync_to(tmp_path: Path) -> None:
+def test_undelivered_events_are_delivered_by_sync_and_moved_by_sync_to(tmp_path: Path) -> None:
     begin_repository(tmp_path)
     options = ["--set", "trackers.aim.repo=aim://127.0.0.1:9", "--set", "tracking.close_timeout=1"]
     arguments = ["--tracker", "aim", "--output-dir", "out", "--max-steps", "3", *FAST, *options]
@@ -152,7 +154,7 @@ def test_what_an_outage_left_behind_is_delivered_by_sync_and_moved_by_sync_to(tm
     )
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "moved.csv").read_text().count(",loss,") == 3
-    # A relative path is one from where `sync` is called; what the run was tracked with stays where it was.
+    # A relative path is relative to where `sync` is called; what the run was tracked with stays in place.
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     to_csv = ["--to", "file", "--set", "trackers.file.path=again.csv"]
@@ -163,7 +165,7 @@ def test_what_an_outage_left_behind_is_delivered_by_sync_and_moved_by_sync_to(tm
     assert [path.name for path in elsewhere.iterdir()] == ["again.csv"]
 
 
-def test_a_secret_that_was_hidden_in_a_configuration_has_to_be_given_again(tmp_path: Path) -> None:
+def test_a_redacted_secret_of_a_configuration_has_to_be_given_again(tmp_path: Path) -> None:
     text = '[trackers."tests.sample_trackers:Collector"]\napi_key = "[redacted]"\n'
     (tmp_path / "config.toml").write_text(f'[model]\npath = "demo"\n[data]\ntrain = "demo"\n{text}')
     done = fmstune("train", "config.toml", cwd=tmp_path, light=True)
@@ -171,13 +173,13 @@ def test_a_secret_that_was_hidden_in_a_configuration_has_to_be_given_again(tmp_p
     assert "api_key is [redacted] in place of a secret; set it again" in done.stderr
 
 
-def test_syncing_what_is_no_run_is_said_in_one_sentence(tmp_path: Path) -> None:
+def test_syncing_a_directory_without_a_run_is_refused_in_one_sentence(tmp_path: Path) -> None:
     done = fmstune("trackers", "sync", "nothing", cwd=tmp_path, light=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: nothing holds no run of fmstune")
 
 
-def test_two_ranks_make_one_journal_and_one_run_of_each_tracker_also_when_they_are_interrupted(
+def test_two_ranks_write_one_journal_and_one_run_per_tracker_even_when_interrupted(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"

@@ -90,7 +90,7 @@ class PickyInOrder(Picky):
     takes_late = False
 
 
-class Scene:
+class Scenario:
     """A run of which events 1 to 12 are params, points, tables and the status, and its picky tracker."""
 
     def __init__(self, recorder: Recorder, directory: Path, path: Path) -> None:
@@ -126,12 +126,12 @@ class Scene:
 
 
 @pytest.fixture
-def scene(recorder: Recorder, run_directory: Path, tmp_path: Path) -> Scene:
-    return Scene(recorder, run_directory, tmp_path / "picky")
+def scenario(recorder: Recorder, run_directory: Path, tmp_path: Path) -> Scenario:
+    return Scenario(recorder, run_directory, tmp_path / "picky")
 
 
-def refused(scene: Scene) -> set[int]:
-    ledger = load_ledger(scene.directory, "picky")
+def refused(scenario: Scenario) -> set[int]:
+    ledger = load_ledger(scenario.directory, "picky")
     assert ledger is not None
     assert not ledger.suspicion.suspects
     return set(ledger.suspicion.refused)
@@ -148,65 +148,65 @@ def refused(scene: Scene) -> set[int]:
     ids=["raises", "all kinds", "breaks the SDK", "in order"],
 )
 def test_one_sync_delivers_all_that_is_not_refused_and_names_the_rest(
-    faults: dict[int, str], tracker: type[Tracker], scene: Scene
+    faults: dict[int, str], tracker: type[Tracker], scenario: Scenario
 ) -> None:
-    scene.record(1, 11)
-    scene.end()
-    line = scene.sync(scene.job(faults, tracker))
+    scenario.record(1, 11)
+    scenario.end()
+    line = scenario.sync(scenario.job(faults, tracker))
     # Closing the run is the one call that may be made again.
-    assert sorted(seq for seq in scene.taken if seq != 12) == [
+    assert sorted(seq for seq in scenario.taken if seq != 12) == [
         seq for seq in range(1, 12) if seq not in faults
     ]
-    assert 12 in scene.taken
-    assert refused(scene) == set(faults)
+    assert 12 in scenario.taken
+    assert refused(scenario) == set(faults)
     assert (line.state, line.delivered, line.total) == ("failed", 12 - len(faults), 12)
     assert str(line.error).startswith(
         f"{len(faults)} events were refused, the first of them event {min(faults)}: "
     )
     if tracker is Picky:
-        scene.path.with_name("picky.well").touch()
-        assert scene.sync(scene.job(faults)).state == "complete"
-        assert set(scene.taken) == set(range(1, 13))
-        assert len([seq for seq in scene.taken if seq != 12]) == 11
+        scenario.path.with_name("picky.well").touch()
+        assert scenario.sync(scenario.job(faults)).state == "complete"
+        assert set(scenario.taken) == set(range(1, 13))
+        assert len([seq for seq in scenario.taken if seq != 12]) == 11
 
 
-def test_a_live_run_delivers_all_that_is_not_refused_while_it_lasts(scene: Scene) -> None:
+def test_a_live_run_delivers_all_that_is_not_refused_while_it_lasts(scenario: Scenario) -> None:
     faults = {2: "raise", 3: "raise", 5: "kill", 6: "raise", 7: "base"}
-    fleet = Fleet([scene.job(faults)], check_within=None, close_timeout=300)
-    fleet.sail(scene.directory)
-    scene.record(1, 9)
-    wait_for(lambda: set(scene.taken) == {1, 4, 8, 9})
-    scene.record(10, 11)
-    scene.recorder.close("finished")
+    fleet = Fleet([scenario.job(faults)], check_within=None, close_timeout=300)
+    fleet.sail(scenario.directory)
+    scenario.record(1, 9)
+    wait_for(lambda: set(scenario.taken) == {1, 4, 8, 9})
+    scenario.record(10, 11)
+    scenario.recorder.close("finished")
     fleet.finish()
-    assert set(scene.taken) == {1, 4, 8, 9, 10, 11, 12}
-    (line,) = report(scene.directory, ["picky"])
+    assert set(scenario.taken) == {1, 4, 8, 9, 10, 11, 12}
+    (line,) = report(scenario.directory, ["picky"])
     assert (line.state, line.delivered, line.total) == ("failed", 7, 12)
     assert line.error == "5 events were refused, the first of them event 2: ValueError: out of range"
 
 
 def test_an_event_at_which_the_tracker_hangs_is_put_aside_in_a_live_run_and_by_sync(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.shippers._STALLED_SECONDS", 2.0)
     monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.2)
     monkeypatch.setattr("fmstune.delivery.sync._STALLED_SECONDS", 3.0)
-    fleet = Fleet([scene.job({3: "hang"})], check_within=None, close_timeout=2)
-    fleet.sail(scene.directory)
-    scene.record(1, 5)
-    wait_for(lambda: set(scene.taken) == {1, 2, 4, 5})
-    scene.end()
+    fleet = Fleet([scenario.job({3: "hang"})], check_within=None, close_timeout=2)
+    fleet.sail(scenario.directory)
+    scenario.record(1, 5)
+    wait_for(lambda: set(scenario.taken) == {1, 2, 4, 5})
+    scenario.end()
     fleet.finish()
-    line = scene.sync(scene.job({3: "hang"}))
-    assert set(scene.taken) == {1, 2, 4, 5, 6}
+    line = scenario.sync(scenario.job({3: "hang"}))
+    assert set(scenario.taken) == {1, 2, 4, 5, 6}
     assert (line.state, line.delivered, line.total) == ("failed", 5, 6)
     assert str(line.error).startswith("event 3 was refused: it did not return within ")
 
 
-def test_a_status_that_is_refused_ends_the_attempts_and_is_named(scene: Scene) -> None:
-    scene.record(1, 3)
-    scene.end()
-    line = scene.sync(scene.job({4: "base"}))
-    assert scene.taken == [1, 2, 3]
+def test_a_status_that_is_refused_ends_the_attempts_and_is_named(scenario: Scenario) -> None:
+    scenario.record(1, 3)
+    scenario.end()
+    line = scenario.sync(scenario.job({4: "base"}))
+    assert scenario.taken == [1, 2, 3]
     assert (line.state, line.delivered, line.total) == ("behind", 3, 4)
     assert line.error == "Odd: neither this"

@@ -21,7 +21,7 @@ from tests.support.mlflow_servers import store_in
 from tests.support.nurseries import lives
 from tests.support.vanishing import options
 
-SCENES = [
+SCENARIOS = [
     ("File", "removed"), ("File", "older"), ("File", "overwritten"), ("Aim", "removed"), ("Aim", "older"),
     ("Wandb", "removed"), ("Wandb", "older"), ("Mlflow", "removed"), ("Mlflow", "older"),
     ("Mlflow", "overwritten"), ("Tensorboard", "removed"), ("Tensorboard", "older"),
@@ -33,7 +33,7 @@ SCENES = [
 STEPS = range(1, 13)
 
 
-@pytest.mark.parametrize(("kind", "how"), SCENES)
+@pytest.mark.parametrize(("kind", "how"), SCENARIOS)
 def test_a_storage_that_is_lost_in_mid_run_has_all_in_the_end(
     kind: str, how: str, run_directory: Path
 ) -> None:

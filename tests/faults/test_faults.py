@@ -1,7 +1,7 @@
-"""Whatever a tracker or its service does, the training is untouched and everything is delivered in the end.
+"""Whatever a tracker or its service does, the training is unaffected and everything is delivered eventually.
 
-Each test is a real training with a real fault. The table of faults in docs/reliability.md is what they saw:
-`FMSTUNE_FAULT_TABLE=1 pytest tests/faults` writes it.
+Each test is a real training with a real fault. The table of faults in docs/reliability.md is generated from
+their results by `FMSTUNE_FAULT_TABLE=1 pytest tests/faults`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from fmstune.delivery.sync import sync
 from fmstune.run.run import run
 from fmstune.run.tracking import TrackerCheckFailed
 from fmstune.trackers.registry import reference
-from tests.support import scenes
+from tests.support import scenarios
 from tests.support.documents import put
-from tests.support.scene import LAST, Scene
-from tests.support.scenes import BAD_IMPORT, ROUNDS, SCENES
-from tests.support.service_scenes import wandb
+from tests.support.scenario import LAST, Scenario
+from tests.support.scenarios import BAD_IMPORT, ROUNDS, SCENARIOS
+from tests.support.service_scenarios import wandb
 from tests.support.tuned import weights
 from tests.support.warm_shippers import Around, around
 
 STEPS, CLOSE_SECONDS, CHECK_SECONDS = LAST, 3, 2
-AGAIN = set({who: fault for fault, (who, _) in SCENES.items()}.values())
+AGAIN = set({who: fault for fault, (who, _) in SCENARIOS.items()}.values())
 """The last fault of each tracker, after which a second sync has to change nothing."""
 
 
@@ -45,8 +45,8 @@ def configured(output: str, trackers: tuple[str, ...], options: dict[str, Any]) 
 
     sets = [
         f"training.max_steps={STEPS}", "training.logging_steps=1", "training.eval_steps=6",
-        "resources.interval=0",  # the events are counted
-        # As few rows as the steps see, and few to evaluate: what happens to them is not tested here.
+        "resources.interval=0",  # the test counts events
+        # As few rows as the steps need, and few to evaluate: neither is tested here.
         "training.per_device_train_batch_size=1", f"data.max_rows={STEPS}",
         "model.path=demo", "data.train=demo", 'data.eval=[{path="demo", max_rows=4}]',
         f"tracking.close_timeout={CLOSE_SECONDS}", f"tracking.check_timeout={CHECK_SECONDS}",
@@ -56,7 +56,7 @@ def configured(output: str, trackers: tuple[str, ...], options: dict[str, Any]) 
 
 
 def train(config: RunConfig) -> float:
-    """Train, and say how many seconds it took."""
+    """Train, and return the seconds that it took."""
     began = time.monotonic()
     run(config, RunConsole(Console(file=io.StringIO())))
     return time.monotonic() - began
@@ -66,7 +66,7 @@ def train(config: RunConfig) -> float:
 def untracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
     """The weights of the run without a tracker, and its seconds."""
     output = str(tmp_path_factory.mktemp("untracked") / "out")
-    train(configured(output, (), {}))  # once to warm up
+    train(configured(output, (), {}))  # warm up
     again = output + "-2"
     seconds = train(configured(again, (), {}))
     return weights(again), seconds
@@ -74,52 +74,53 @@ def untracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class Round:
-    """A training with faults, after its end: in how many seconds, with which weights, and what was reported
-    of each fault's tracker then."""
+    """The result of a training with faults: its folder, seconds and weights, and the delivery report of each
+    fault's tracker when it ended."""
 
     folder: Path
-    scenes: dict[str, Scene]
+    scenarios: dict[str, Scenario]
     seconds: float
     weights: str
     at_end: dict[str, DeliveryReport]
 
 
 class Rounds:
-    """The trainings with faults. One at a time: the next begins when the scenes of the last have ended."""
+    """The trainings with faults, one at a time: the next starts after the scenarios of the last have
+    ended."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._number = folder, -1
         self._round: Round | None = None
-        self._playing = contextlib.ExitStack()
+        self._running = contextlib.ExitStack()
 
     def of(self, fault: str) -> Round:
-        """The training in which this fault happens, to a tracker of its own."""
+        """The training in which this fault occurs, in a tracker of its own."""
         if self._round is None or self._number != ROUNDS[fault]:
             self.end()
             self._number = ROUNDS[fault]
-            self._round = self._play(Path(tempfile.mkdtemp(dir=self._folder)))
+            self._round = self._train(Path(tempfile.mkdtemp(dir=self._folder)))
         return self._round
 
-    def _play(self, folder: Path) -> Round:
-        playing = self._playing.enter_context(scenes.played(self._number, folder))
-        names = [scene.name for scene in playing.values()]
+    def _train(self, folder: Path) -> Round:
+        running = self._running.enter_context(scenarios.running(self._number, folder))
+        names = [scenario.name for scenario in running.values()]
         with pytest.MonkeyPatch.context() as patched:
             patched.chdir(folder)
-            waits = strike_at_their_steps(list(playing.values()), patched)
-            options = {scene.name: dict(scene.options) for scene in playing.values()}
+            waits = inject_at_their_steps(list(running.values()), patched)
+            options = {scenario.name: dict(scenario.options) for scenario in running.values()}
             seconds = train(configured("out", tuple(names), options)) - sum(waits)
             lines = report(Path("out"), names)
-            return Round(folder, playing, seconds, weights("out"), dict(zip(playing, lines, strict=True)))
+            return Round(folder, running, seconds, weights("out"), dict(zip(running, lines, strict=True)))
 
     def end(self) -> None:
-        """End what the scenes have started."""
-        self._playing.close()
+        """Stop everything that the scenarios started."""
+        self._running.close()
         self._round = None
 
 
 @pytest.fixture(scope="module")
 def rounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rounds]:
-    """The trainings with faults, each of which is there for the tests of its faults."""
+    """The trainings with faults; each runs once for the tests of all its faults."""
     found = Rounds(tmp_path_factory.mktemp("rounds"))
     yield found
     found.end()
@@ -127,49 +128,49 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rounds]:
 
 @pytest.fixture(scope="module")
 def seen() -> Iterator[dict[str, str]]:
-    """The rows of the table in docs/reliability.md, as they are seen."""
+    """The rows of the table in docs/reliability.md, as observed."""
     rows: dict[str, str] = {}
     yield rows
-    if os.environ.get("FMSTUNE_FAULT_TABLE") and len(rows) == len(SCENES):
+    if os.environ.get("FMSTUNE_FAULT_TABLE") and len(rows) == len(SCENARIOS):
         head = [
             "| tracker | fault | delivered when the run ended | after `trackers sync` |",
             "|---|---|---|---|",
         ]
-        text = "\n".join([*head, *(rows[fault] for fault in SCENES)]) + "\n"
+        text = "\n".join([*head, *(rows[fault] for fault in SCENARIOS)]) + "\n"
         put("faults", text)
 
 
-@pytest.mark.parametrize("fault", sorted(SCENES, key=ROUNDS.__getitem__))
-def test_the_training_is_untouched_and_nothing_is_lost(
+@pytest.mark.parametrize("fault", sorted(SCENARIOS, key=ROUNDS.__getitem__))
+def test_a_fault_leaves_the_training_unaffected_and_loses_nothing(
     fault: str,
     rounds: Rounds,
     untracked: tuple[str, float],
     seen: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    played = rounds.of(fault)
-    monkeypatch.chdir(played.folder)
-    assert played.weights == untracked[0]
-    # Its own time, the check before and the closing after have limits, and what hangs hangs for an hour.
-    assert played.seconds < 20 * (untracked[1] + CHECK_SECONDS + CLOSE_SECONDS)
+    finished = rounds.of(fault)
+    monkeypatch.chdir(finished.folder)
+    assert finished.weights == untracked[0]
+    # Its own time: the check and the closing have time limits, and a hanging tracker hangs for an hour.
+    assert finished.seconds < 20 * (untracked[1] + CHECK_SECONDS + CLOSE_SECONDS)
 
-    who, scene, at_end = SCENES[fault][0], played.scenes[fault], played.at_end[fault]
-    scene.heal()
-    options = {scene.name: scene.options_when_well} if scene.options_when_well else {}
-    (line,) = sync(Path("out"), scene.name, options, reference, check_within=300)
+    who, scenario, at_end = SCENARIOS[fault][0], finished.scenarios[fault], finished.at_end[fault]
+    scenario.recover()
+    options = {scenario.name: scenario.options_after_recovery} if scenario.options_after_recovery else {}
+    (line,) = sync(Path("out"), scenario.name, options, reference, check_within=300)
     assert line.state == "complete", line
-    assert scene.points() == scene.expected(Path("out"))
+    assert scenario.points() == scenario.expected(Path("out"))
     if fault in AGAIN:
-        (again,) = sync(Path("out"), scene.name, options, reference, check_within=300)
+        (again,) = sync(Path("out"), scenario.name, options, reference, check_within=300)
         assert again.state == "complete"
-        assert scene.points() == scene.expected(Path("out"))
+        assert scenario.points() == scenario.expected(Path("out"))
     seen[fault] = f"| {who} | {fault} | {at_end.delivered}/{at_end.total} | {line.delivered}/{line.total} |"
 
 
 @pytest.mark.parametrize(
     ("fault", "said"), [("raise", "RuntimeError: no licence found"), ("exit", "SystemExit: no licence found")]
 )
-def test_a_plug_in_that_cannot_be_imported_is_an_error_before_anything_is_made(
+def test_a_plug_in_that_cannot_be_imported_is_an_error_before_anything_is_created(
     fault: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -182,32 +183,32 @@ def test_a_plug_in_that_cannot_be_imported_is_an_error_before_anything_is_made(
 
 
 @pytest.mark.parametrize("answer", [401, 403])
-def test_a_cloud_that_rejects_the_key_at_the_start_is_an_error_before_anything_is_made(
+def test_a_cloud_that_rejects_the_key_is_an_error_before_anything_is_created(
     answer: Literal[401, 403], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with wandb(answer, 0)(tmp_path, "wandb") as scene:
-        monkeypatch.setitem(around, "wandb", Around())  # a round's is still there
-        for name, value in scene.environment.items():
+    with wandb(answer, 0)(tmp_path, "wandb") as scenario:
+        monkeypatch.setitem(around, "wandb", Around())  # one of a round is still registered
+        for name, value in scenario.environment.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(TrackerCheckFailed, match=f"rejects the API key .{answer}") as error:
-            train(configured("out", ("wandb",), {"wandb": scene.options}))
+            train(configured("out", ("wandb",), {"wandb": scenario.options}))
     assert error.value.exit_code == 3
     assert list(tmp_path.iterdir()) == []
 
 
-def strike_at_their_steps(playing: Sequence[Scene], patched: pytest.MonkeyPatch) -> list[float]:
-    """Let what happens in mid-run happen in the training loop, after its step. The seconds that it takes are
-    the tests': they wait for a tracker to have begun."""
+def inject_at_their_steps(running: Sequence[Scenario], patched: pytest.MonkeyPatch) -> list[float]:
+    """Inject the mid-run faults in the training loop, after their step. Returns the seconds spent waiting for
+    a tracker to have started, which are not the training's."""
     from fmstune.training.callbacks.progress import ProgressCallback
 
     took: list[float] = []
 
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         began = time.monotonic()
-        for scene in playing:
-            if state.global_step == scene.at_step:
-                scene.strike_in(Path(args.output_dir))
+        for scenario in running:
+            if state.global_step == scenario.at_step:
+                scenario.inject_in(Path(args.output_dir))
         took.append(time.monotonic() - began)
 
     patched.setattr(ProgressCallback, "on_step_end", on_step_end)

@@ -1,4 +1,4 @@
-"""Without a network nobody waits for the hub, and without the others no process for them."""
+"""Without a network, no process waits for the Hub; without the other ranks, no process waits for them."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def asked(model: str) -> str | None:
     return stay_offline_without_network(load(None, [], [f"model.path={model}", "data.train=demo"]))
 
 
-def test_a_hub_that_cannot_be_found_is_not_asked_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_not_queried_and_that_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     said = asked("owner/name")
     assert said == "hub.invalid cannot be resolved: using only the local cache of the hub"
     assert os.environ.pop("HF_HUB_OFFLINE") == "1"
 
 
-def test_what_is_here_is_not_asked_for() -> None:
+def test_local_models_are_not_looked_up_on_the_hub() -> None:
     Path("owner/name").mkdir(parents=True)
     assert asked("owner/name") is None
     assert asked("demo") is None
     assert "HF_HUB_OFFLINE" not in os.environ
 
 
-def test_the_users_word_and_a_proxy_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_settings_and_a_proxy_are_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     assert asked("owner/name") is None
     monkeypatch.delenv("HTTPS_PROXY")
@@ -62,7 +62,7 @@ def test_the_users_word_and_a_proxy_are_left_alone(monkeypatch: pytest.MonkeyPat
         ({"RANK": "-1"}, "RANK = '-1' in the environment is not a number"),
     ],
 )
-def test_half_the_variables_of_a_launcher_are_told(
+def test_an_incomplete_set_of_launcher_variables_is_reported(
     variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():
@@ -78,7 +78,7 @@ def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("setting", ["fsdp", "deepspeed"])
-def test_a_sharded_model_needs_a_process_group_unless_a_launcher_has_set_all_that_it_is_made_from(
+def test_a_sharded_model_gets_a_process_group_unless_a_launcher_set_all_its_variables(
     setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not needs_process_group({})

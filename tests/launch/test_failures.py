@@ -1,4 +1,4 @@
-"""Which of several processes is named as the cause, whatever torchrun has done to the others by then."""
+"""Which of several processes is reported as the cause, whatever torchrun did to the others by then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fmstune.launch.rank import Cause
 
 @dataclass
 class Failed:
-    """A process as torchrun reports it: it makes such records of its own processes alone."""
+    """A failed process as torchrun reports it, which it does only for its own processes."""
 
     local_rank: int
     exitcode: int
@@ -26,7 +26,7 @@ class Failed:
 
 @dataclass
 class Error:
-    """torchrun's error, with the processes that did not end well."""
+    """torchrun's error, with the processes that failed."""
 
     failures: dict[int, Failed] = field(default_factory=dict)
 
@@ -39,7 +39,7 @@ class Error:
     code=st.integers(1, 127),
     before=st.booleans(),
 )
-def test_a_rank_that_ended_without_a_word_is_the_cause_though_torchrun_has_stopped_the_others(
+def test_a_rank_that_ended_without_a_message_is_the_cause_though_torchrun_stopped_the_others(
     others: list[str], code: int, before: bool
 ) -> None:
     error, causes = Error(), []
@@ -56,7 +56,7 @@ def test_a_rank_that_ended_without_a_word_is_the_cause_though_torchrun_has_stopp
 
 
 @given(moment=st.floats(0, 200))
-def test_what_a_rank_has_said_comes_before_that_others_were_interrupted(moment: float) -> None:
+def test_the_message_of_a_rank_takes_precedence_over_interrupted_ranks(moment: float) -> None:
     error = Error({0: Failed(0, 143), 1: Failed(1, 2)})
     causes = [
         Cause("interrupted by SIGTERM.", 143, True, moment, 0),
@@ -66,7 +66,7 @@ def test_what_a_rank_has_said_comes_before_that_others_were_interrupted(moment: 
     assert (str(found), found.exit_code) == ("no rows in a.jsonl", 2)
 
 
-def test_of_ranks_that_were_all_interrupted_that_is_the_cause() -> None:
+def test_if_all_ranks_were_interrupted_the_interruption_is_the_cause() -> None:
     error = Error({0: Failed(0, 143), 1: Failed(1, 143)})
     found = failure(error, [Cause("interrupted by SIGTERM.", 143, True, 1.0, rank) for rank in (0, 1)])
     assert (str(found), found.exit_code) == ("interrupted by SIGTERM.", 143)

@@ -1,4 +1,4 @@
-"""Several processes: started with one flag, stopped with one signal, and the cause is the last line."""
+"""Several processes: started with one flag, stopped with one signal, and the last line names the cause."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def losses(directory: Path) -> list[float]:
 
 
 def test_two_processes_give_the_losses_of_one_with_twice_the_batch(tmp_path: Path) -> None:
-    # Each row has another weight in the loss, so that a process can't take the mean over its own.
+    # Each row has a different weight in the loss, so that averaging per process would give a different loss.
     rows = [json.loads(line) for line in data_file("train").read_text(encoding="utf-8").splitlines()]
     weighted = [row | {"weight": 1 / (1 + number)} for number, row in enumerate(rows)]
     data = tmp_path / "weighted.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in weighted), encoding="utf-8")
-    # Of 13 rows, the second batch of an epoch has five: the processes fill it up with rows that do not count.
+    # Of 13 rows, the second batch of an epoch has five: the processes pad it with rows that do not count.
     batches = ["--max-steps", "4", "--batch-size", "4", "--set", "data.max_rows=13"]
     batches += ["--model", "demo", "--data", str(data)]
     done = fmstune("train", *TWO, *batches, cwd=tmp_path)
@@ -69,7 +69,7 @@ def test_a_signal_to_the_launcher_saves_one_checkpoint_and_leaves_no_process(tmp
     assert left == ""
 
 
-def test_a_mistake_is_told_once_before_any_process_is_started(tmp_path: Path) -> None:
+def test_a_user_error_is_reported_once_before_any_process_starts(tmp_path: Path) -> None:
     done = fmstune("train", *TWO, "--set", "training.lerning_rate=1", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
@@ -78,19 +78,19 @@ def test_a_mistake_is_told_once_before_any_process_is_started(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5", ""])
-def test_a_wrong_number_of_processes_is_told(asked: str) -> None:
+def test_an_invalid_number_of_processes_is_refused(asked: str) -> None:
     with pytest.raises(ConfigError, match="neither a number of processes nor `auto`"):
         process_count(asked)
 
 
-def test_the_flag_is_refused_where_torchrun_has_started_fmstune(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flag_is_refused_when_torchrun_started_fmstune(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(ConfigError, match="leave it out if torchrun starts fmstune"):
         process_count("2")
 
 
-def test_too_few_gpus_are_told_before_any_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    # There is no GPU where the tests run: only their number is made up.
+def test_too_few_gpus_are_reported_before_any_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # There is no GPU where the tests run: only their number is faked.
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", LAUNCHED):
         monkeypatch.setenv(name, "1")
@@ -106,10 +106,10 @@ def test_too_few_gpus_are_told_before_any_process_is_started(monkeypatch: pytest
     ("name", "value", "standalone"),
     [("PET_NNODES", "1", True), ("PET_NNODES", "2", False), ("PET_MASTER_PORT", "29600", False)],
 )
-def test_runs_side_by_side_on_one_machine_never_share_a_port(
+def test_parallel_runs_on_one_machine_never_share_a_port(
     name: str, value: str, standalone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The installed torchrun does it by itself, older ones when asked: look at what it is asked for.
+    # The installed torchrun does this by default, older ones on request: check what is requested.
     asked: list[Namespace] = []
     monkeypatch.setattr("torch.distributed.run.run", asked.append)
     for variable in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", LAUNCHED):
@@ -124,7 +124,7 @@ def test_runs_side_by_side_on_one_machine_never_share_a_port(
     ("name", "value", "said"),
     [("PET_NNODES", "two", "'two'"), ("PET_NODE_RANK", "x", "invalid int"), ("PET_RDZV_BACKEND", "y", "'y'")],
 )
-def test_wrong_variables_of_torchrun_are_told(name: str, value: str, said: str, tmp_path: Path) -> None:
+def test_invalid_torchrun_variables_are_refused(name: str, value: str, said: str, tmp_path: Path) -> None:
     done = fmstune("train", *TWO, cwd=tmp_path, **{name: value})
     assert done.returncode == 2
     assert done.stderr.startswith("error: torchrun rejects the PET_… variables in the environment: ")
@@ -137,25 +137,25 @@ def test_each_process_gets_the_command_line_without_the_flag() -> None:
 
 
 class TestTheTerminationLog:
-    def test_it_holds_the_cause_of_a_wrong_command_line_too(self, tmp_path: Path) -> None:
+    def test_it_holds_the_cause_of_an_invalid_command_line(self, tmp_path: Path) -> None:
         done = fmstune("train", "--set", "run.termination_log=why", "--max-stepps", "3", cwd=tmp_path)
         assert done.returncode == 2
         cause = done.stderr.removeprefix("error: ").strip()
         assert (tmp_path / "why").read_text() == f"{cause}\nexit code 2\n"
 
-    def test_a_configuration_that_is_wrong_still_says_where_it_is(self, tmp_path: Path) -> None:
+    def test_it_holds_the_location_of_an_invalid_configuration(self, tmp_path: Path) -> None:
         text = '[model]\npath = "demo"\n[data]\ntrain = "demo"\n[run]\ntermination_log = "why"\n'
         (tmp_path / "fmstune.toml").write_text(text + "[training]\nlerning_rate = 1\n")
         assert fmstune("train", cwd=tmp_path).returncode == 2
         assert (tmp_path / "why").read_text().startswith("fmstune.toml:8: there is no setting")
 
-    def test_it_is_not_longer_than_kubernetes_reads(self, tmp_path: Path) -> None:
+    def test_it_is_no_longer_than_kubernetes_reads(self, tmp_path: Path) -> None:
         log = tmp_path / "why"
         termination.write("ä" * 5000, 1, [f"--set=run.termination_log={log}"])
         assert len(log.read_bytes()) == termination.MOST_BYTES
         assert log.read_bytes().endswith(b"\nexit code 1\n")
 
-    def test_where_it_cannot_be_written_a_warning_comes_before_the_cause(self, tmp_path: Path) -> None:
+    def test_if_it_cannot_be_written_a_warning_precedes_the_cause(self, tmp_path: Path) -> None:
         done = fmstune("train", "--set", "run.termination_log=no/such/why", "--nproc", "x", cwd=tmp_path)
         warning, cause = done.stderr.splitlines()
         assert warning.startswith("warning  run.termination_log = no/such/why cannot be written")

@@ -1,4 +1,4 @@
-"""Other ways to several processes: accelerate, and torchrun's variables for several machines."""
+"""Other ways to start several processes: accelerate, and torchrun's variables for several machines."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def test_accelerate_launch_trains_one_model_in_two_processes(tmp_path: Path) -> 
     assert events(tmp_path / "out")[-1].status == "finished"
 
 
-def test_machines_meet_by_torchruns_variables_and_the_one_that_fails_names_the_cause(tmp_path: Path) -> None:
-    """As Kubeflow's operator sets them, which sets RANK too, to the number of the machine."""
+def test_machines_rendezvous_by_torchruns_variables_and_the_failing_one_names_the_cause(
+    tmp_path: Path,
+) -> None:
+    """As Kubeflow's operator sets them; it also sets RANK, to the number of the machine."""
     (tmp_path / "mine.py").write_text(CALLBACKS)
     where = {"PET_NNODES": "2", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free_port())}
     common = ["--nproc", "1", "--output-dir", "out", *FAST, *with_callback("Fails")]
@@ -41,11 +43,11 @@ def test_machines_meet_by_torchruns_variables_and_the_one_that_fails_names_the_c
     assert (tmp_path / "why-0").read_text().startswith("another process of this run exited")
 
 
-def test_a_machine_that_waits_for_another_can_be_told_to_stop(tmp_path: Path) -> None:
+def test_a_machine_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
     where = {"PET_NNODES": "2", "PET_RDZV_BACKEND": "c10d", "PET_RDZV_ID": "x"}
     port = free_port()
     waiting = start("train", "--nproc", "1", cwd=tmp_path, PET_RDZV_ENDPOINT=f"127.0.0.1:{port}", **where)
-    while True:  # until it holds the meeting place, which is what it does before it waits
+    while True:  # until it hosts the rendezvous store, just before it waits
         with socket.socket() as there:
             if there.connect_ex(("127.0.0.1", port)) == 0:
                 break

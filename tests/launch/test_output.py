@@ -1,4 +1,4 @@
-"""What others than fmstune print during a run is in its `train.log`, all of it, and nowhere else."""
+"""What libraries and user code print during a run is in its `train.log`, in full, and nowhere else."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Crashes(TrainerCallback):
 """
 
 
-def test_what_a_callback_prints_is_in_the_log_and_not_in_the_answer(tmp_path: Path) -> None:
+def test_output_of_a_callback_is_in_the_log_and_not_on_stdout(tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(LOUD)
     done = fmstune(*TRAIN, "--json", "--set", "run.callbacks=['loud:Loud']", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -53,7 +53,7 @@ def test_what_a_callback_prints_is_in_the_log_and_not_in_the_answer(tmp_path: Pa
         assert each in log
     assert "the key is [redacted]" in log
     assert "zz-late" not in log + done.stderr + done.stdout
-    # What can be acted on is shown, once; the rest is not.
+    # Warnings that the user can act on are shown, once; others are not.
     assert done.stderr.count("warning  loud.py:8: no gradient comes here\n") == 1
     assert done.stderr.count("warning  some: row 1 is odd\n") == 1
     for each in ("a print", "fd 1", "fd 2", "says who", "row 2"):
@@ -66,7 +66,7 @@ def test_what_a_callback_prints_is_in_the_log_and_not_in_the_answer(tmp_path: Pa
     assert said.startswith("out/train.log: ")
 
 
-def test_a_crash_and_an_error_are_in_the_log_and_a_resumed_run_appends(tmp_path: Path) -> None:
+def test_a_crash_and_an_error_are_in_the_log_and_a_resumed_run_appends_to_it(tmp_path: Path) -> None:
     (tmp_path / "crashes.py").write_text(CRASHES)
     done = fmstune(*TRAIN, "--set", "run.callbacks=['crashes:Crashes']", cwd=tmp_path)
     assert done.returncode == -signal.SIGSEGV
@@ -82,7 +82,7 @@ def test_a_crash_and_an_error_are_in_the_log_and_a_resumed_run_appends(tmp_path:
     assert log.index("Fatal Python error") < log.index("ValueError: mine\n")
 
 
-def test_a_run_that_never_got_a_directory_has_its_output_on_the_terminal(tmp_path: Path) -> None:
+def test_a_run_that_never_got_a_directory_prints_to_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "speaks.py").write_text("print('I am imported')\nraise ImportError('and broken')\n")
     done = fmstune("train", "--tracker", "speaks:Tracker", "--output-dir", "out", cwd=tmp_path)
     assert done.returncode in (2, 3)
@@ -95,7 +95,7 @@ def shown(line: bytes) -> str:
 
 
 @given(st.lists(st.binary(max_size=12), max_size=20), st.data())
-def test_each_line_is_kept_however_it_comes_and_while_the_folder_is_away(
+def test_each_line_is_kept_however_it_arrives_and_while_the_folder_is_missing(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes], data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("run") / "away"
@@ -121,7 +121,7 @@ def test_each_line_is_kept_however_it_comes_and_while_the_folder_is_away(
     assert log.lost == 0
 
 
-def test_a_long_log_has_its_beginning_and_its_end_and_says_what_is_left_out(tmp_path: Path) -> None:
+def test_a_long_log_keeps_its_beginning_and_end_and_reports_what_is_left_out(tmp_path: Path) -> None:
     log = OutputLog(first=100, last=30)
     log.path = tmp_path / "train.log"
     for number in range(1000):
@@ -137,7 +137,7 @@ def test_a_long_log_has_its_beginning_and_its_end_and_says_what_is_left_out(tmp_
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_what_a_full_disk_cannot_take_waits_and_is_counted_in_the_end(tmp_path: Path) -> None:
+def test_output_that_a_full_disk_cannot_take_waits_and_is_counted_at_the_end(tmp_path: Path) -> None:
     log = OutputLog(waiting=50)
     log.path = Path("/dev/full")
     for number in range(8):
@@ -153,7 +153,7 @@ def test_what_a_full_disk_cannot_take_waits_and_is_counted_in_the_end(tmp_path: 
     assert gap == f"(fmstune: {log.lost} bytes lost here: No space left on device)"
 
 
-def test_a_program_that_calls_the_command_has_its_streams_back(
+def test_a_program_that_calls_the_command_gets_its_streams_back(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from fmstune.launch.output import redirected_output

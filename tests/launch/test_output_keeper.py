@@ -1,4 +1,4 @@
-"""The log of a run's output holds no training up, ends none, and shows no part of a secret."""
+"""The log of a run's output never blocks or ends a training, and contains no part of a secret."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _known(_environment: None) -> None:
 )  # fmt: skip
 @example(SECRETS[0], -20, "", [], False)
 @example(SECRETS[3], -40, "\n", [], False)
-def test_no_part_of_a_secret_stays_wherever_the_log_cuts_what_comes(
+def test_no_part_of_a_secret_remains_wherever_the_log_cuts_the_output(
     tmp_path_factory: pytest.TempPathFactory, secret: str, at: int, end: str, writes: list[int], back: bool
 ) -> None:
     path = tmp_path_factory.mktemp("run") / "train.log"
@@ -48,7 +48,7 @@ def test_no_part_of_a_secret_stays_wherever_the_log_cuts_what_comes(
     log.path = path
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(output_log, "longest_secret", lambda: 200)
-    # Where a line is cut: at its longest, or so far before it that what follows holds no half of a secret.
+    # Where a line is cut: at its maximum length, or so far before it that the rest holds no half of a secret.
     before = 1000 + at + (0 if back else 200)
     unit = "ab, cd, ef" + (end or " ")
     text = (unit * before)[-before:] + f" {secret} " + unit * 200
@@ -66,7 +66,7 @@ def test_no_part_of_a_secret_stays_wherever_the_log_cuts_what_comes(
     assert kept.replace("\n", "") == words
 
 
-def test_a_gap_takes_with_it_what_may_be_a_part_of_the_secret_it_cuts(tmp_path: Path) -> None:
+def test_a_gap_also_drops_a_possible_part_of_the_secret_that_it_cuts(tmp_path: Path) -> None:
     log = OutputLog()
     log.path = tmp_path / "train.log"
     margin = longest_secret()
@@ -83,7 +83,7 @@ def test_a_gap_takes_with_it_what_may_be_a_part_of_the_secret_it_cuts(tmp_path: 
 
 
 @pytest.mark.parametrize("piece", [b"hello 1234\n" * 5957, b"\n" * 65536], ids=["short", "bare"])
-def test_printing_does_not_wait_for_the_log(
+def test_printing_does_not_block_on_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: bytes
 ) -> None:
     monkeypatch.setattr(output_keeper, "BACKLOG_BYTES", 1 << 21)
@@ -96,13 +96,13 @@ def test_printing_does_not_wait_for_the_log(
         kept = output.kept()
     _, *lines = (tmp_path / "train.log").read_bytes().splitlines(keepends=True)
     gaps = [line for line in lines if line.startswith(b"(fmstune: ")]
-    # Where each line costs something there are 2 MB/s at most; and what is not kept is counted.
+    # With a cost per line, 2 MB/s is the maximum; and lines that are not kept are counted.
     assert printed / seconds > 5e6, f"{printed / seconds / 1e6:.1f} MB/s"
     assert sum(map(len, lines)) - sum(map(len, gaps)) + kept.lost == printed
     assert sum(int(gap.split()[1]) for gap in gaps) == kept.lost > 0
 
 
-def test_a_log_whose_process_dies_ends_neither_the_run_nor_its_children(
+def test_a_dying_log_process_ends_neither_the_run_nor_its_children(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = set(psutil.Process().children())
@@ -141,7 +141,7 @@ class Broken(Silent):
 
 
 @pytest.mark.parametrize("stream", [None, Silent(), Broken()], ids=["None", "no flush", "raises"])
-def test_whatever_stands_in_place_of_a_stream_the_run_ends_as_it_would(
+def test_a_replaced_stream_does_not_change_how_the_run_ends(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], stream: object
 ) -> None:
     before = sys.stdout, sys.stderr
@@ -160,7 +160,7 @@ def test_whatever_stands_in_place_of_a_stream_the_run_ends_as_it_would(
     assert (tmp_path / "train.log").read_text().endswith("ValueError: mine\n")
 
 
-def test_the_number_of_lines_is_that_of_all_ranks(
+def test_the_number_of_lines_counts_all_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "train.log"

@@ -1,4 +1,4 @@
-"""Two processes, and a tracker in trouble on rank zero: no rank waits for it."""
+"""Two processes, and a failing tracker on rank zero: no rank waits for it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ COLLECTOR = "tests.sample_trackers:Collector"
 
 
 def train_on_two_ranks(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`fmstune train` of four steps in two processes. A rank that waits for ever makes it time out."""
+    """`fmstune train` with four steps in two processes. A rank that waits forever makes it time out."""
     return fmstune("train", *TWO, "--max-steps", "4", *arguments, cwd=cwd, **environment)
 
 
-def test_a_tracker_that_hangs_for_ever_stalls_no_rank(tmp_path: Path) -> None:
+def test_a_tracker_that_hangs_forever_stalls_no_rank(tmp_path: Path) -> None:
     options = {"fault": "hang", "at": "track", "path": str(tmp_path / "collected")}
     sets = [
         part for key, value in options.items() for part in ("--set", f"trackers.'{COLLECTOR}'.{key}={value}")
@@ -34,7 +34,7 @@ def test_a_tracker_that_hangs_for_ever_stalls_no_rank(tmp_path: Path) -> None:
     assert (line.state, line.error) == ("behind", "not finished in time")
 
 
-def test_a_misconfigured_tracker_ends_all_ranks_before_the_model_loads_and_the_cause_is_said_last(
+def test_a_misconfigured_tracker_ends_all_ranks_before_the_model_loads_and_the_cause_comes_last(
     tmp_path: Path,
 ) -> None:
     nowhere = ["--tracker", "file", "--set", "trackers.file.path=/dev/null/metrics.csv"]

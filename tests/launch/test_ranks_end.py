@@ -1,4 +1,4 @@
-"""Several processes that end badly: no rank is left behind, and the first to fail is the one named."""
+"""Several processes that fail: no rank is left behind, and the first to fail is the one reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def _callbacks(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CALLBACKS)
 
 
-def test_the_cause_of_a_rank_is_the_last_line_and_its_code_the_exit_code(tmp_path: Path) -> None:
+def test_the_cause_of_a_failing_rank_is_the_last_line_and_its_exit_code_that_of_the_run(
+    tmp_path: Path,
+) -> None:
     log = ["--set", "run.termination_log=why"]
     done = fmstune("train", *TWO, *with_callback("Fails"), *log, cwd=tmp_path)
     assert done.returncode == 1
@@ -37,23 +39,23 @@ def test_the_cause_of_a_rank_is_the_last_line_and_its_code_the_exit_code(tmp_pat
     assert "Traceback" not in done.stderr
     assert (tmp_path / "why").read_text() == f"{CURSED}\nexit code 1\n"
     last = json.loads((tmp_path / "out" / "tracking" / "journal.jsonl").read_text().splitlines()[-1])
-    assert (last["status"], last["error"]) == ("failed", CURSED), "and so it is for trackers"
+    assert (last["status"], last["error"]) == ("failed", CURSED), "trackers see the same"
 
 
-def test_a_rank_that_is_killed_is_named(tmp_path: Path) -> None:
+def test_a_killed_rank_is_named(tmp_path: Path) -> None:
     done = fmstune("train", *TWO, *with_callback("Dies"), cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: the process of rank 1 was killed by SIGKILL.")
 
 
-def test_a_rank_that_ends_without_a_word_is_named_with_its_exit_code(tmp_path: Path) -> None:
+def test_a_rank_that_ends_without_a_message_is_named_with_its_exit_code(tmp_path: Path) -> None:
     done = fmstune("train", *TWO, *with_callback("Exits"), cwd=tmp_path)
     assert done.returncode == 1
     last = "error: the process of rank 1 exited with code 7, without reporting a cause."
     assert done.stderr.splitlines()[-1] == last
 
 
-def test_a_rank_that_is_ended_by_system_exit_says_so_to_the_launcher_and_the_journal(tmp_path: Path) -> None:
+def test_a_rank_that_raises_system_exit_reports_it_to_the_launcher_and_the_journal(tmp_path: Path) -> None:
     done = fmstune("train", *TWO, *with_callback("Quits"), cwd=tmp_path)
     said = "rank 1 ended with exit code 7: SystemExit"
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"error: {said}")
@@ -102,7 +104,7 @@ def told(directory: Path, local_rank: int, **cause: Any) -> Path:
     return path
 
 
-def test_the_first_rank_to_fail_is_the_cause_and_the_others_follow_it(
+def test_the_first_rank_to_fail_is_the_cause_and_the_others_report_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, early = told(tmp_path, 0, time=10.2), told(tmp_path, 1, time=10.1)
@@ -115,7 +117,7 @@ def test_the_first_rank_to_fail_is_the_cause_and_the_others_follow_it(
         assert ranks.follows_another() is follows
 
 
-def test_torchrun_takes_the_first_failure_for_the_cause_also_within_one_second(
+def test_torchrun_reports_the_first_failure_as_the_cause_even_within_one_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted = {}
@@ -135,7 +137,7 @@ def test_torchrun_takes_the_first_failure_for_the_cause_also_within_one_second(
     ("stopped", "left"),
     [(None, True), (Interrupted(signal.SIGTERM), True), (RuntimeError("a failure"), False)],
 )
-def test_who_is_done_or_interrupted_leaves_the_group_before_the_process_ends(
+def test_a_finished_or_interrupted_rank_leaves_the_group_before_its_process_ends(
     stopped: BaseException | None, left: bool
 ) -> None:
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
@@ -155,8 +157,8 @@ def test_without_a_group_there_is_nothing_to_leave() -> None:
     assert not distributed.is_initialized()
 
 
-def test_a_second_signal_waits_for_the_first_to_be_taken() -> None:
-    """Two of one kind that wait for a process are one to the kernel."""
+def test_a_second_signal_is_not_sent_before_the_first_is_handled() -> None:
+    """The kernel merges two pending signals of the same kind."""
     code = (
         "import signal, sys, time\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"

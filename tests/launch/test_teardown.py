@@ -1,4 +1,4 @@
-"""A rank leaves without the interpreter's teardown, and with all that was to be done before."""
+"""A rank exits without the interpreter's teardown, after everything that has to run before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain torchrun and accelerate: they end as they always do, with fmstune's cause in their table."""
+"""Plain torchrun and accelerate: they end as usual, with fmstune's cause in their table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def start(arguments: list[str], cwd: Path) -> Command:
     ],
     ids=["data", "training"],
 )
-def test_the_cause_is_the_root_cause_of_torchruns_table_and_in_the_termination_log(
+def test_the_cause_is_the_root_cause_in_torchruns_table_and_in_the_termination_log(
     wrong: list[str], code: int, cause: str, tmp_path: Path
 ) -> None:
     launcher = start([*TRAIN, *wrong, *LOG], tmp_path)
@@ -69,7 +69,7 @@ def test_a_signal_to_torchrun_saves_a_checkpoint(tmp_path: Path) -> None:
     assert gone(processes)
 
 
-def test_nothing_of_fmstune_is_loaded_in_the_torchrun_of_other_projects() -> None:
+def test_torchrun_of_other_projects_loads_nothing_of_fmstune() -> None:
     ours = [
         entry
         for entry in importlib.metadata.entry_points(group="torchrun.handlers")

@@ -1,4 +1,5 @@
-"""`tracking.artifacts = "final"`: the tuned model, its configuration and its card are with the trackers."""
+"""`tracking.artifacts = "final"`: the trackers get the trained model, its configuration and its model
+card."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ DEMO = {
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_what_a_run_has_made_is_handed_to_its_trackers(
+def test_the_artifacts_of_a_run_are_uploaded_to_its_trackers(
     lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -48,7 +49,7 @@ def handed_over(row: dict[str, Any]) -> dict[str, Any]:
     return dict(said)
 
 
-def test_each_checkpoint_is_handed_over_though_it_is_rotated_away(
+def test_each_checkpoint_is_uploaded_though_it_is_rotated_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -27,7 +27,7 @@ def configured(output: str | None = None) -> RunConfig:
     return load(None, [("training.output_dir", output, "--output-dir")] if output else [])
 
 
-def test_other_ranks_take_what_rank_zero_has_begun_for_their_own_run() -> None:
+def test_other_ranks_use_the_directory_that_rank_zero_created() -> None:
     Path("out/tracking").mkdir(parents=True)
     open_journal(Path("out")).close()
     with pytest.raises(ConfigError, match="holds a run that is interrupted"):
@@ -38,7 +38,7 @@ def test_other_ranks_take_what_rank_zero_has_begun_for_their_own_run() -> None:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("resume", [None, "auto"])
-def test_a_run_that_is_still_going_is_left_alone(overwrite: bool, resume: str | None) -> None:
+def test_a_running_run_is_left_alone(overwrite: bool, resume: str | None) -> None:
     Path("out/tracking").mkdir(parents=True)
     going = open_journal(Path("out"))
     with pytest.raises(ConfigError, match=rf"out: another process \(pid {os.getpid()}\) is running this run"):
@@ -61,7 +61,9 @@ def test_a_run_that_is_still_going_is_left_alone(overwrite: bool, resume: str | 
         ("/sys/a/b", "/sys is not writable"),
     ],
 )
-def test_a_directory_that_cannot_be_made_is_refused_at_once(output: str, said: str, overwrite: bool) -> None:
+def test_a_directory_that_cannot_be_created_is_refused_at_once(
+    output: str, said: str, overwrite: bool
+) -> None:
     Path("link").symlink_to("nowhere")
     Path("circle").symlink_to("circle")
     Path("file").touch()
@@ -69,7 +71,7 @@ def test_a_directory_that_cannot_be_made_is_refused_at_once(output: str, said: s
         claim(configured(output), None, overwrite=overwrite)
 
 
-def test_a_directory_that_can_be_made_is_not_made_yet() -> None:
+def test_a_directory_that_can_be_created_is_not_created_yet() -> None:
     Path("real").mkdir()
     Path("link").symlink_to("real")
     for output in ("a/b/c", "link/out", "real", "link"):
@@ -88,7 +90,7 @@ def test_ranks_of_one_launcher_choose_the_same_new_directory(monkeypatch: pytest
     assert names.pop().startswith("runs/demo-")
 
 
-def test_several_machines_have_to_be_told_where(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_machines_need_an_output_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="--output-dir"):
@@ -96,18 +98,18 @@ def test_several_machines_have_to_be_told_where(monkeypatch: pytest.MonkeyPatch)
     assert claim(configured("out"), None, overwrite=False).path == Path("out")
 
 
-def test_runs_that_are_begun_in_the_same_second_get_directories_of_their_own() -> None:
+def test_runs_that_start_in_the_same_second_get_different_directories() -> None:
     first, second = (claim(configured(), None, overwrite=False) for _ in range(2))
     with locked(dataclasses.replace(first, path=Path("runs/a")), overwrite=False) as (one, _):
         (one.path / "config.toml").touch()
         with locked(dataclasses.replace(second, path=Path("runs/a")), overwrite=False) as (other, _):
             assert [one.path, other.path] == [Path("runs/a"), Path("runs/a-2")]
     assert one.path.exists()
-    assert not other.path.exists()  # nothing was written into it
+    assert not other.path.exists()  # nothing was written to it
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_of_two_runs_in_one_directory_the_second_neither_writes_nor_clears_anything(overwrite: bool) -> None:
+def test_a_second_run_in_a_directory_neither_writes_nor_deletes_anything(overwrite: bool) -> None:
     both = [claim(configured("out"), None, overwrite=overwrite) for _ in range(2)]
     with locked(both[0], overwrite=overwrite) as (_, lock):
         assert lock is not None
@@ -129,7 +131,7 @@ def test_of_two_runs_in_one_directory_the_second_neither_writes_nor_clears_anyth
             pass
 
 
-def test_what_is_overwritten_is_gone_but_not_the_lock() -> None:
+def test_overwriting_removes_everything_but_the_lock() -> None:
     Path("out/tracking").mkdir(parents=True)
     open_journal(Path("out")).close()
     Path("out/tracking/wandb.json").touch()
@@ -145,7 +147,7 @@ def test_what_is_overwritten_is_gone_but_not_the_lock() -> None:
             claim(configured("out"), None, overwrite=True)
 
 
-def test_a_run_that_does_not_begin_leaves_no_directory_behind() -> None:
+def test_a_run_that_does_not_start_leaves_no_directory_behind() -> None:
     with (
         pytest.raises(KeyboardInterrupt),
         locked(claim(configured(), None, overwrite=False), overwrite=False),
@@ -154,13 +156,13 @@ def test_a_run_that_does_not_begin_leaves_no_directory_behind() -> None:
     assert not list(Path("runs").iterdir())
 
 
-def test_a_finished_run_stays_finished_whatever_follows_its_status_but_a_resumption() -> None:
+def test_a_finished_run_stays_finished_until_it_is_resumed() -> None:
     Path("out/tracking").mkdir(parents=True)
     journal = open_journal(Path("out"))
     journal.append("status", {"status": "finished"})
     journal.close()
     journal = open_journal(Path("out"))
-    for count in range(3):  # as a thread did that outlived the run, before the journal refused it
+    for count in range(3):  # as a thread that outlived the run did, before the journal refused it
         journal.append("metrics", {"values": {"late": count}})
     assert run_state(Path("out")) == "finished"
     journal.append("resume", {"step": 5})

@@ -1,4 +1,4 @@
-"""A signal at any moment of a run: the journal has an end, and the process's handlers are put back."""
+"""A signal at any moment of a run: the journal gets a final status, and signal handlers are restored."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _usual_handlers() -> Iterator[None]:
 
 
 class At(TrainerCallback):
-    """Sends itself a signal at one of a callback's events."""
+    """Sends a signal to its own process at one of a callback's events."""
 
     def __init__(self, event: str, signum: int) -> None:
         setattr(self, event, lambda *args, **kwargs: os.kill(os.getpid(), signum))
@@ -65,7 +65,7 @@ MOMENTS = {
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize(("moment", "status"), MOMENTS.items(), ids=MOMENTS)
-def test_whenever_a_signal_comes_the_journal_has_an_end(
+def test_the_journal_gets_a_final_status_whenever_a_signal_arrives(
     moment: str, status: str, signum: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -93,7 +93,7 @@ def test_whenever_a_signal_comes_the_journal_has_an_end(
 
 
 def raised_by(ending: Ending, event: Any) -> int | None:
-    """The number of the signal for which this is interrupted."""
+    """The number of the signal that interrupts the event."""
     try:
         if event == "hold":
             ending.hold()

@@ -1,5 +1,5 @@
-"""`run.name`, `run.group`, `run.tags` and `run.notes` are in the journal from its first line, are changed by
-a resume, and are what lists choose runs by."""
+"""`run.name`, `run.group`, `run.tags` and `run.notes` are in the journal from its first line; a resume can
+change them, and lists filter runs by them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ class FailsAtItsSecondStep(TrainerCallback):
             raise RuntimeError("no second step")
 
 
-def test_a_run_says_what_it_is_called_and_a_resumed_one_what_it_is_called_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_has_the_labels_of_its_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     token = "hf_" + "a1B2" * 9
     called = {"run.name": "first", "run.group": "g", "run.tags": ["a", "b"], "run.notes": f"with {token}"}
@@ -64,7 +62,7 @@ def test_name_and_tag_are_flags() -> None:
     assert (config.run.name, config.run.tags) == ("n", ("a", "b"))
 
 
-def test_a_group_and_tags_are_the_runs_own_where_a_tracker_has_some_too(tmp_path: Path) -> None:
+def test_the_runs_group_and_tags_apply_where_a_tracker_has_options_for_them_too(tmp_path: Path) -> None:
     own = {"run.group": "g", "run.tags": ["a"], "trackers.wandb": {"group": "w", "tags": ["b"]}}
     make_run(tmp_path / "runs" / "a", settings=own)
     for condition, there in (("group=g", True), ("group=w", False), ("tags=a", True), ("tags=b", False)):

@@ -1,5 +1,5 @@
-"""What is wrong with a model's directory or the first rows is said before torch is imported, in the words of
-the whole preparation, and nothing is made."""
+"""Errors in a model's directory or in the first rows are reported before torch is imported, with the same
+message as during preparation, and nothing is created."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tokenizer() -> Any:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
-def test_what_is_refused_at_the_first_look_is_refused_by_the_preparation(
+def test_what_the_early_check_refuses_the_preparation_refuses_with_the_same_message(
     case: Path, method: str, tokenizer: Any
 ) -> None:
     flags = [("model.path", "demo", "--model"), ("data.train", str(case), "--data")]
@@ -39,7 +39,7 @@ def test_what_is_refused_at_the_first_look_is_refused_by_the_preparation(
 
 
 def refusal(step: Callable[[], object]) -> str | None:
-    """What the step says of the data, if it refuses them."""
+    """The message with which the step refuses the data, if it does."""
     try:
         step()
     except DataError as error:
@@ -47,7 +47,7 @@ def refusal(step: Callable[[], object]) -> str | None:
     return None
 
 
-def test_a_handler_of_the_users_is_not_run_for_a_first_look() -> None:
+def test_a_users_row_handler_does_not_run_in_the_early_check() -> None:
     ran = list[Any]()
     flags = [("model.path", "demo", "--model"), ("data.train", str(demo.data_file("train")), "--data")]
     config = load(None, flags, [])

@@ -1,4 +1,4 @@
-"""One run at a time in a process, and no noise at a resume."""
+"""One run at a time in a process, and no spurious warnings at a resume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEMO: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_second_run_in_a_process_is_refused_and_the_first_one_keeps_its_points(
+def test_a_second_run_in_a_process_is_refused_and_the_first_keeps_its_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -50,12 +50,12 @@ def test_a_second_run_in_a_process_is_refused_and_the_first_one_keeps_its_points
     ]
     assert sorted(steps) == [1, 2, 3]
     assert recorder._active is None
-    with pytest.raises(ConfigError):  # and the next one may come
+    with pytest.raises(ConfigError):  # another run may start afterwards
         fmstune.train(settings={"training.nothing": 1})
 
 
 class Loads:
-    """A Trainer, as far as it warns of what it has loaded."""
+    """The part of a Trainer that warns about loaded weights."""
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         self.warned = load_result
@@ -65,7 +65,7 @@ class Guarded(GuardedTraining, Loads):
     pass
 
 
-def test_only_weights_that_are_really_missing_are_named_at_a_resume() -> None:
+def test_a_resume_reports_only_weights_that_are_really_missing() -> None:
     class Tied(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -84,7 +84,7 @@ def test_only_weights_that_are_really_missing_are_named_at_a_resume() -> None:
     assert trainer.warned.missing_keys == ["other.bias"]
 
 
-def test_a_merged_model_is_written_into_a_linked_directory(tmp_path: Path) -> None:
+def test_a_merged_model_is_written_to_a_symlinked_directory(tmp_path: Path) -> None:
     from fmstune.models.merge import _whole
 
     (tmp_path / "disk").mkdir()
@@ -95,7 +95,7 @@ def test_a_merged_model_is_written_into_a_linked_directory(tmp_path: Path) -> No
     assert (tmp_path / "disk" / "model").read_text() == "x"
 
 
-def test_the_remedy_for_aim_says_which_python_it_needs() -> None:
+def test_the_remedy_for_aim_names_the_python_version_it_needs() -> None:
     from fmstune.trackers.aimstack_tracker import install_hint
 
     assert install_hint((3, 12)) == "pip install aim"

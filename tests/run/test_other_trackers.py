@@ -1,4 +1,4 @@
-"""Trackers that are not fmstune's own, in real runs: a vendor's callback, and one as the design has it."""
+"""Third-party trackers in real runs: a vendor's callback, and a tracker with the old interface."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Vendor:
-    """What a vendor's tracker with a callback of its own looks like; it breaks in mid-training."""
+    """A vendor's tracker with a callback of its own, which fails in mid-training."""
 
     def __init__(self, name: Any = None, tracker_config: Any = None) -> None:
         self.seen: list[Any] = []
@@ -34,7 +34,7 @@ class Vendor:
     def get_hf_callback(self) -> Any:
         import fmstune
 
-        # A shipper only asks whether there is one, and would import transformers for three seconds.
+        # A shipper only checks whether there is one, and would import transformers for three seconds.
         transformers: Any = sys.modules.get("transformers")
         seen, base = VENDOR_SAW, transformers.TrainerCallback if transformers else object
 
@@ -42,7 +42,7 @@ class Vendor:
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
                 seen.append(("log", state.global_step, os.getpid()))
                 fmstune.track(0.5, "from_user_code", "eval")
-                control.should_training_stop = True  # a tracker has no say in the training
+                control.should_training_stop = True  # a tracker cannot stop the training
                 if state.global_step >= 6:
                     raise RuntimeError("vendor down")
 
@@ -55,7 +55,7 @@ class Vendor:
         VENDOR_SAW.append(("params", name))
 
 
-def test_a_vendors_callback_works_in_process_inside_a_guard_and_user_metrics_reach_it() -> None:
+def test_a_vendors_callback_runs_guarded_in_process_and_receives_user_metrics() -> None:
     VENDOR_SAW.clear()
     result, shown = tune("out", trackers=("tests.run.test_other_trackers:Vendor",), params=("team=nlp",))
     assert ("log", 2, os.getpid()) in VENDOR_SAW
@@ -67,14 +67,14 @@ def test_a_vendors_callback_works_in_process_inside_a_guard_and_user_metrics_rea
     tracked = [event.step for event in events if "from_user_code" in event.values]
     assert tracked[:2] == [2, 4]
     assert events[-1].status == "finished"
-    (line,) = result.delivery  # what it missed is named, and comes with `sync`
+    (line,) = result.delivery  # what it missed is reported, and delivered by `sync`
     assert (line.tracker, line.state) == ("tests.run.test_other_trackers:Vendor", "behind")
     assert "vendor down" in str(line.error)
     assert result.metrics["train/train_runtime"] > 0
 
 
 class ByTheNote:
-    """A tracker exactly as the design note has it."""
+    """A tracker with exactly the interface of the design note."""
 
     def __init__(self, name: Any = None, tracker_config: Any = None) -> None:
         self.name, self.config = name, tracker_config
@@ -93,7 +93,7 @@ class ByTheNote:
             file.write(json.dumps([os.getpid(), *what]) + "\n")
 
 
-def test_a_tracker_exactly_as_the_design_note_has_it_gets_everything_in_a_process_of_its_own(
+def test_a_tracker_with_the_design_notes_interface_gets_everything_in_its_own_process(
     tmp_path: Path,
 ) -> None:
     name, path = "tests.run.test_other_trackers:ByTheNote", tmp_path / "note"
@@ -109,7 +109,7 @@ def test_a_tracker_exactly_as_the_design_note_has_it_gets_everything_in_a_proces
     assert {row[2] for row in got if row[1] == "params"} == namespaces >= {"params", "config", "packages"}
 
 
-def test_a_tracker_with_options_of_its_own_is_delivered_to_in_another_process(tmp_path: Path) -> None:
+def test_a_tracker_with_options_is_delivered_to_in_another_process(tmp_path: Path) -> None:
     tune("out", f"trackers.'{COLLECTOR}'.path='{tmp_path}/c'", trackers=(COLLECTOR,))
     calls = collected(tmp_path / "c")
     assert {call["pid"] for call in calls} != {os.getpid()}

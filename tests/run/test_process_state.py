@@ -1,4 +1,4 @@
-"""Nothing process-wide stays after a run through the Python interface, however it ends."""
+"""A run through the Python API leaves no process-wide state behind, however it ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DEMO: dict[str, Any] = {
 
 
 class AtTheStep(TrainerCallback):
-    """Fails or is interrupted at the first step."""
+    """Fails, or is interrupted, at the first step."""
 
     def __init__(self, end: str) -> None:
         self.end = end
@@ -88,7 +88,7 @@ def test_a_run_leaves_its_process_as_it_was(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", False)
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(mixed_precision="bf16")  # of the program's own
+    accelerator = Accelerator(mixed_precision="bf16")  # the program's own
     monkeypatch.setenv("MINE_BEFORE", "as it was")
     monkeypatch.setenv("MINE", "")
     monkeypatch.delenv("MINE")

@@ -1,4 +1,4 @@
-"""A run resumes from what fits it, and makes no step more than an unbroken one."""
+"""A run resumes from a checkpoint that fits, and trains no more steps than an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("best", ["false", "true"])
-def test_a_run_that_was_killed_before_its_model_was_saved_only_saves_it(best: str) -> None:
+def test_a_run_killed_before_its_model_was_saved_only_saves_it(best: str) -> None:
     sets = [f"training.load_best_model_at_end={best}", "training.learning_rate=0.05"]
     tune("whole", *sets)
     shutil.copytree("whole", "killed")
     for file in Path("killed").glob("*.safetensors"):
         file.unlink()
     journal = Path("killed/tracking/journal.jsonl")
-    *events, _ = journal.read_text().splitlines(keepends=True)  # the status, which it had no time to write
+    *events, _ = journal.read_text().splitlines(keepends=True)  # without the status, as after a kill
     journal.write_text("".join(events))
     _, shown = tune("killed", *sets, resume="auto")
     assert "resume   step 12 was the last; only saving the model is left" in shown
@@ -43,7 +43,7 @@ def test_a_run_that_was_killed_before_its_model_was_saved_only_saves_it(best: st
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_the_number_of_tokens_seen_goes_on(older: bool) -> None:
+def test_the_count_of_seen_tokens_continues_after_a_resume(older: bool) -> None:
     def seen(run: str) -> list[int]:
         state = json.loads(Path(run, "checkpoint-4/trainer_state.json").read_text())
         return [entry["num_tokens"] for entry in state["log_history"] if "num_tokens" in entry]
@@ -52,7 +52,7 @@ def test_the_number_of_tokens_seen_goes_on(older: bool) -> None:
     tune("whole", *sets)
     shutil.copytree("whole", "stopped")
     shutil.rmtree("stopped/checkpoint-4")
-    if older:  # a checkpoint of a fmstune that did not keep it
+    if older:  # a checkpoint of a fmstune that did not store it
         path = Path("stopped/checkpoint-2/trainer_state.json")
         state = json.loads(path.read_text())
         del state["stateful_callbacks"]["TokensSeen"]
@@ -97,7 +97,7 @@ def test_the_number_of_tokens_seen_goes_on(older: bool) -> None:
         ),
     ],
 )
-def test_a_checkpoint_of_another_kind_is_told_in_a_sentence(
+def test_an_incompatible_checkpoint_is_refused_with_one_sentence(
     before: list[str], now: list[str], said: str
 ) -> None:
     short = ["training.max_steps=1", "training.save_steps=1", "training.eval_strategy=no"]
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_another_kind_is_told_in_a_sentence(
     assert not Path("second").exists()
 
 
-def test_settings_that_changed_since_the_run_was_begun_are_told(tmp_path: Path) -> None:
+def test_settings_that_changed_since_the_run_started_are_reported(tmp_path: Path) -> None:
     def config(*sets: str) -> RunConfig:
         return load(None, [], ["training.max_steps=2", "model.revision=abc", *sets])
 
@@ -129,7 +129,7 @@ def test_settings_that_changed_since_the_run_was_begun_are_told(tmp_path: Path) 
     assert said.startswith("data.train ([{")
 
 
-def test_what_a_checkpoint_holds_is_said_not_to_be_applied_and_recorded_as_it_is() -> None:
+def test_settings_that_a_checkpoint_overrides_are_reported_and_recorded_as_they_apply() -> None:
     class Sees(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             group, schedule = kwargs["optimizer"].param_groups[0], kwargs["lr_scheduler"]

@@ -1,4 +1,4 @@
-"""How often a resumed run logs and saves is what it is told then, not what its checkpoint was told."""
+"""A resumed run logs and saves at the intervals of its settings, not at those of its checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.journals import events
 from tests.support.short_runs import train
 
 
-def test_a_resumed_run_logs_and_saves_as_often_as_its_settings_say(
+def test_a_resumed_run_logs_and_saves_at_the_intervals_of_its_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""A run keeps its two promises: tracking does not touch the training, and nothing tracked is lost."""
+"""A run keeps its two promises: tracking does not affect the training, and no tracked point is lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_tracked_and_untracked_runs_have_bitwise_the_same_weights_and_every_point_arrives(
+def test_tracked_and_untracked_runs_have_bitwise_equal_weights_and_every_point_arrives(
     tmp_path: Path,
 ) -> None:
     tune("plain")
@@ -60,7 +60,7 @@ def test_tracked_and_untracked_runs_have_bitwise_the_same_weights_and_every_poin
     assert f"aim      {total}/{total}" in shown
 
 
-def test_the_journal_holds_all_that_the_trainer_logs_and_the_times_and_the_status() -> None:
+def test_the_journal_has_everything_the_trainer_logs_with_times_and_the_status() -> None:
     result, shown = tune("out")
     events = list(JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)))
     names = {(event.stage, name) for event in events if event.kind == "metrics" for name in event.values}
@@ -79,7 +79,7 @@ def test_the_journal_holds_all_that_the_trainer_logs_and_the_times_and_the_statu
     assert "saved    out" in shown
 
 
-def test_the_tuned_model_loads_with_plain_transformers() -> None:
+def test_the_trained_model_loads_with_plain_transformers() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tune("out")
@@ -106,7 +106,7 @@ def test_an_adapter_loads_onto_its_base_model() -> None:
     assert any("lora" in name for name, _ in loaded.named_parameters())
 
 
-def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
     tune("whole")
     tune("parts", 'training.save_strategy="steps"')
     import shutil
@@ -129,7 +129,7 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_unbroken_one(tmp_path
 
 
 @pytest.mark.parametrize("parent_is_there", [True, False])
-def test_a_run_resumed_elsewhere_goes_on_in_the_tracker_runs_of_its_checkpoint(
+def test_a_run_resumed_elsewhere_continues_in_the_tracker_runs_of_its_checkpoint(
     parent_is_there: bool, tmp_path: Path
 ) -> None:
     import shutil
@@ -138,7 +138,8 @@ def test_a_run_resumed_elsewhere_goes_on_in_the_tracker_runs_of_its_checkpoint(
     tune("first", sets, trackers=trackers)
     checkpoint = "first/checkpoint-6"
     if not parent_is_there:
-        # The demo is at its checkpoint before Aim's SDK is imported; a longer run has the ids in it by then.
+        # The demo reaches its checkpoint before Aim's SDK is imported; in a longer run the ids are in it by
+        # then.
         for ledger in Path("first", TRACKING_DIR).glob("*.json"):
             shutil.copy(ledger, Path(checkpoint, TRACKING_DIR))
         shutil.move(checkpoint, "checkpoint-6")
@@ -153,7 +154,7 @@ def test_a_run_resumed_elsewhere_goes_on_in_the_tracker_runs_of_its_checkpoint(
     alone, shown = tune("third", trackers=("aim",), resume="second")
     assert [line.tracker for line in alone.delivery] == ["aim"], (
         shown
-    )  # the one that was left out is not behind
+    )  # the tracker that was left out is not behind
     assert seqs == sorted(set(seqs))
     points = {key: value for key, value in aim_points(tmp_path).items() if key[1] == "loss"}
     assert sorted(step for stage, _, step in points if stage == "train") == [2, 4, 6, 8, 10, 12]
@@ -166,7 +167,7 @@ def test_a_run_resumed_elsewhere_goes_on_in_the_tracker_runs_of_its_checkpoint(
     assert {key: points[key] for key in again} == again
 
 
-def test_a_tracker_that_cannot_be_used_is_an_error_before_anything_is_made(
+def test_a_tracker_that_cannot_be_used_is_an_error_before_anything_is_created(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("fmstune.training.build.build_trainer", fail_if_called)
@@ -182,7 +183,7 @@ def fail_if_called(*args: object, **kwargs: object) -> None:
     raise AssertionError("the model was loaded")
 
 
-def test_an_outage_at_the_start_is_a_warning_and_the_run_goes_on() -> None:
+def test_an_outage_at_the_start_is_a_warning_and_the_run_continues() -> None:
     result, shown = tune(
         "out", "trackers.aim.repo='aim://127.0.0.1:9'", "tracking.close_timeout=1", trackers=("aim",)
     )
@@ -199,7 +200,7 @@ def test_with_strict_tracking_an_outage_at_the_start_is_an_error() -> None:
         tune("out", "trackers.aim.repo='aim://127.0.0.1:9'", "tracking.strict=true", trackers=("aim",))
 
 
-def test_a_failed_training_has_its_true_status_everywhere_and_a_traceback_in_the_error_log(
+def test_a_failed_training_is_failed_in_every_tracker_with_a_traceback_in_the_error_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fmstune.training.methods.sft import FineTuner
@@ -219,7 +220,7 @@ def test_a_failed_training_has_its_true_status_everywhere_and_a_traceback_in_the
     assert "hf_abc" not in log
 
 
-def test_a_full_disk_under_the_journal_is_said_loudly_once_and_the_run_goes_on(
+def test_a_full_disk_under_the_journal_is_reported_once_and_the_run_continues(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("fmstune.run.tracking.JOURNAL_NAME", "/dev/full")
@@ -234,7 +235,7 @@ def test_a_full_disk_under_the_journal_is_said_loudly_once_and_the_run_goes_on(
     assert Path("out/model.safetensors").exists()
 
 
-def test_a_directory_with_a_run_is_not_overwritten_unless_asked() -> None:
+def test_a_directory_with_a_run_is_not_overwritten_without_the_flag() -> None:
     tune("out")
     before = weights("out")
     with pytest.raises(ConfigError, match=r"out holds a finished run: .*--overwrite"):
@@ -249,7 +250,7 @@ def test_a_directory_with_a_run_is_not_overwritten_unless_asked() -> None:
         tune("other")
 
 
-def test_repeating_the_resolved_configuration_gives_the_same_weights() -> None:
+def test_rerunning_the_resolved_configuration_gives_the_same_weights() -> None:
     tune("first", "training.seed=3", params=("team=nlp",))
     screen = RunConsole(Console(file=io.StringIO()))
     again = load(Path("first/config.toml"), [("training.output_dir", "second", "--output-dir")])
@@ -266,7 +267,7 @@ def test_repeating_the_resolved_configuration_gives_the_same_weights() -> None:
         (None, "out", "it has no checkpoint to resume from"),
     ],
 )
-def test_a_dry_run_refuses_what_the_run_would(
+def test_a_dry_run_refuses_what_the_run_would_refuse(
     status: str | None, resume: str | None, said: str, tmp_path: Path
 ) -> None:
     Path("out/tracking").mkdir(parents=True)
@@ -305,7 +306,7 @@ def test_no_planted_secret_is_in_any_file_of_the_run(tmp_path: Path, monkeypatch
             assert not any(secret.encode() in data for secret in (*secrets, "planted-pw")), path
 
 
-def test_the_last_step_is_logged_also_of_a_run_shorter_than_the_steps_between_two_logs(
+def test_the_last_step_is_logged_even_in_a_run_shorter_than_the_logging_interval(
     tmp_path: Path,
 ) -> None:
     _, shown = tune("out", "training.max_steps=3", "training.logging_steps=5", "training.eval_strategy=no")

@@ -23,16 +23,16 @@ from tests.support.end_to_end import (
     tensorboard_points,
 )
 from tests.support.no_room import NoRoom
-from tests.support.scene import Scene
+from tests.support.scenario import Scenario
 from tests.support.warm_shippers import around
 
 
 @contextlib.contextmanager
-def comet_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
+def comet_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scenario]:
     """A Comet archive that can no longer grow."""
     place = folder / "archives"
 
-    def strike() -> None:
+    def inject() -> None:
         disk.fill(50)
 
     def points() -> Points:
@@ -42,85 +42,89 @@ def comet_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
 
     with NoRoom(name) as disk:
         options = {"mode": "offline", "dir": str(place)}
-        yield Scene(name, options, points, strike, heal=disk.free)
+        yield Scenario(name, options, points, inject, recover=disk.free)
 
 
 @contextlib.contextmanager
-def swanlab_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
+def swanlab_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scenario]:
     """SwanLab's file of an offline run, which can no longer grow in the middle of a record."""
     place = folder / "swanlog"
 
-    def strike() -> None:
+    def inject() -> None:
         disk.fill(50)
 
     with NoRoom(name) as disk:
         options = {"mode": "offline", "dir": str(place)}
         points = functools.partial(_swanlab_points_in, place)
-        yield Scene(name, options, points, strike, heal=disk.free)
+        yield Scenario(name, options, points, inject, recover=disk.free)
 
 
 @contextlib.contextmanager
-def full_disk(folder: Path, name: str) -> Iterator[Scene]:
+def full_disk(folder: Path, name: str) -> Iterator[Scenario]:
     """The tracker `file` on a device without space; fixed by choosing another file."""
     full, moved = folder / "full", folder / "moved.jsonl"
     full.symlink_to("/dev/full")
-    yield Scene(name, {"path": str(full)}, lambda: file_points(moved), options_when_well={"path": str(moved)})
+    yield Scenario(
+        name, {"path": str(full)}, lambda: file_points(moved), options_after_recovery={"path": str(moved)}
+    )
 
 
 @contextlib.contextmanager
-def file_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
+def file_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scenario]:
     """The tracker `file`, whose file can no longer grow in the middle of a line."""
     path = folder / "metrics.jsonl"
 
-    def strike() -> None:
+    def inject() -> None:
         disk.fill(path.stat().st_size + 50)
 
     with NoRoom(name) as disk:
-        yield Scene(name, {"path": str(path)}, lambda: file_points(path), strike, heal=disk.free)
+        yield Scenario(name, {"path": str(path)}, lambda: file_points(path), inject, recover=disk.free)
 
 
 @contextlib.contextmanager
-def aim_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
+def aim_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scenario]:
     """Aim's local repository, in which no file can grow any more."""
     repository = folder / "repository"
     shutil.copytree(empty_repository(), repository)
 
     with NoRoom(name) as disk:
 
-        def strike() -> None:
+        def inject() -> None:
             disk.fill(2048)
 
-        yield Scene(name, {"repo": str(repository)}, lambda: aim_points(repository), strike, heal=disk.free)
+        yield Scenario(
+            name, {"repo": str(repository)}, lambda: aim_points(repository), inject, recover=disk.free
+        )
 
 
 @contextlib.contextmanager
-def tensorboard_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
+def tensorboard_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scenario]:
     """Event files that end in the middle of a record."""
     logs = folder / "logs"
 
-    def strike() -> None:
+    def inject() -> None:
         disk.fill(50)  # each process starts a file, and gets no further than this
 
     with NoRoom(name) as disk:
         points = functools.partial(tensorboard_points, logs)
-        yield Scene(name, {"dir": str(logs)}, points, strike, heal=disk.free)
+        yield Scenario(name, {"dir": str(logs)}, points, inject, recover=disk.free)
 
 
 @contextlib.contextmanager
-def dvclive_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
+def dvclive_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scenario]:
     """A DVCLive folder in which no file can grow any more."""
     place = folder / "dvclive"
 
-    def strike() -> None:
+    def inject() -> None:
         disk.fill(50)
 
     with NoRoom(name) as disk:
         points = functools.partial(dvclive_points, place)
-        yield Scene(name, {"dir": f"{place}/{{run}}"}, points, strike, heal=disk.free)
+        yield Scenario(name, {"dir": f"{place}/{{run}}"}, points, inject, recover=disk.free)
 
 
 @contextlib.contextmanager
-def tensorboard_whose_shipper_is_killed(folder: Path, name: str) -> Iterator[Scene]:
+def tensorboard_whose_shipper_is_killed(folder: Path, name: str) -> Iterator[Scenario]:
     """Event files whose writer is killed repeatedly from a step on."""
     logs, healed = folder / "logs", threading.Event()
 
@@ -132,12 +136,12 @@ def tensorboard_whose_shipper_is_killed(folder: Path, name: str) -> Iterator[Sce
 
     killer = threading.Thread(target=kill, daemon=True)
 
-    def heal() -> None:
+    def recover() -> None:
         healed.set()
         killer.join()
 
     points = functools.partial(tensorboard_points, logs)
-    yield Scene(name, {"dir": str(logs)}, points, killer.start, heal=heal)
+    yield Scenario(name, {"dir": str(logs)}, points, killer.start, recover=recover)
 
 
 def _swanlab_points_in(folder: Path) -> Points:

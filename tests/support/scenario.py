@@ -14,7 +14,7 @@ from tests.support.end_to_end import Points, journal_points
 from tests.support.waiting import wait_for
 
 STEP, LAST = 4, 12
-"""The optimizer step at which what happens in mid-run happens, and the last one."""
+"""The optimizer step at which mid-run faults occur, and the last one."""
 
 
 def nothing() -> None:
@@ -22,27 +22,27 @@ def nothing() -> None:
 
 
 @dataclass
-class Scene:
-    """A tracker with its options and a failing service. `strike` makes it fail, after step `at_step` and once
-    the tracker has `begun`, which by default is when the first event is delivered; `heal` ends the failure;
-    `points` returns what the service holds in the end. `name` is the tracker's name in the run, and
+class Scenario:
+    """A tracker with its options and a failing service. `inject` makes it fail, after step `at_step` and once
+    the tracker has `started`, which by default is when the first event is delivered; `recover` ends the
+    failure; `points` returns what the service holds in the end. `name` is the tracker's name in the run, and
     `environment` holds the variables of its processes."""
 
     name: str
     options: Mapping[str, Any]
     points: Callable[[], Points]
-    strike: Callable[[], None] = nothing
+    inject: Callable[[], None] = nothing
     at_step: int = STEP
-    heal: Callable[[], None] = nothing
+    recover: Callable[[], None] = nothing
     environment: Mapping[str, str] = field(default_factory=dict)
-    options_when_well: Mapping[str, Any] = field(default_factory=dict)
-    begun: Callable[[], object] | None = None
+    options_after_recovery: Mapping[str, Any] = field(default_factory=dict)
+    started: Callable[[], object] | None = None
 
-    def strike_in(self, directory: Path) -> None:
-        """Cause the mid-run failure in this run, once delivery has begun."""
-        if self.strike is not nothing:
-            wait_for(self.begun or (lambda: report(directory, [self.name])[0].delivered))
-            self.strike()
+    def inject_in(self, directory: Path) -> None:
+        """Cause the mid-run failure in this run, once delivery has started."""
+        if self.inject is not nothing:
+            wait_for(self.started or (lambda: report(directory, [self.name])[0].delivered))
+            self.inject()
 
     def expected(self, directory: Path) -> Points:
         """The points of the run's journal, in the precision of the service."""
@@ -51,8 +51,8 @@ class Scene:
         return {key: as_single(value) for key, value in points.items()} if single else points
 
 
-Play = Callable[[Path, str], AbstractContextManager[Scene]]
-"""A scene in a folder, of a tracker with this name."""
+StartScenario = Callable[[Path, str], AbstractContextManager[Scenario]]
+"""Starts a scenario in a folder, for a tracker with this name."""
 
 
 def kind_of(name: str) -> str:

@@ -24,18 +24,18 @@ from tests.support.end_to_end import (
     trackio_points,
 )
 from tests.support.mlflow_servers import mlflow_server
-from tests.support.scene import STEP, Play, Scene, nothing
+from tests.support.scenario import STEP, Scenario, StartScenario, nothing
 from tests.support.swanlab_cloud import SwanLabCloud
 from tests.support.trackio_servers import TOKEN, trackio_server
 from tests.support.wandb_cloud import Answer, WandbCloud
 
 
-def aim(what: str, at_step: int = STEP) -> Play:
+def aim(what: str, at_step: int = STEP) -> StartScenario:
     """A real `aim server` that is down or does not answer at the start, or is killed or stopped after a
     step."""
 
     @contextlib.contextmanager
-    def play(folder: Path, name: str) -> Iterator[Scene]:
+    def start(folder: Path, name: str) -> Iterator[Scenario]:
         port, repository = free_port(), folder / "remote"
         with contextlib.ExitStack() as servers:
             server = None
@@ -56,21 +56,21 @@ def aim(what: str, at_step: int = STEP) -> Play:
 
             options = {"repo": f"aim://127.0.0.1:{port}"}
             points = functools.partial(aim_points, repository, reindex=True)
-            scene = Scene(name, options, points, at_step=at_step, heal=start_again)
+            scenario = Scenario(name, options, points, at_step=at_step, recover=start_again)
             if what == "killed":
-                scene.strike = end(signal.SIGKILL)
+                scenario.inject = end(signal.SIGKILL)
             elif what == "stopped":
-                scene.strike, scene.heal = end(signal.SIGSTOP), end(signal.SIGCONT)
-            yield scene
+                scenario.inject, scenario.recover = end(signal.SIGSTOP), end(signal.SIGCONT)
+            yield scenario
 
-    return play
+    return start
 
 
-def mlflow(what: str, at_step: int = STEP) -> Play:
+def mlflow(what: str, at_step: int = STEP) -> StartScenario:
     """A real `mlflow server` that is down at the start, or is killed after a step."""
 
     @contextlib.contextmanager
-    def play(folder: Path, name: str) -> Iterator[Scene]:
+    def start(folder: Path, name: str) -> Iterator[Scenario]:
         port, home = free_port(), folder / "server"
         with contextlib.ExitStack() as servers:
             server = None if what == "refused" else servers.enter_context(mlflow_server(home, port))
@@ -82,22 +82,22 @@ def mlflow(what: str, at_step: int = STEP) -> Play:
             def start() -> None:
                 servers.enter_context(mlflow_server(home, port))
 
-            scene = Scene(
+            scenario = Scenario(
                 name, {"tracking_uri": f"http://127.0.0.1:{port}"},
-                functools.partial(mlflow_points, home / "mlflow.db"), at_step=at_step, heal=start,
+                functools.partial(mlflow_points, home / "mlflow.db"), at_step=at_step, recover=start,
             )  # fmt: skip
             if server is not None:
-                scene.strike = kill
-            yield scene
+                scenario.inject = kill
+            yield scenario
 
-    return play
+    return start
 
 
-def trackio(what: str) -> Play:
+def trackio(what: str) -> StartScenario:
     """A real trackio server that is down at the start, or is killed after a step."""
 
     @contextlib.contextmanager
-    def play(folder: Path, name: str) -> Iterator[Scene]:
+    def start(folder: Path, name: str) -> Iterator[Scenario]:
         port, home = free_port(), folder / "server"
         with contextlib.ExitStack() as servers:
             server = None if what == "refused" else servers.enter_context(trackio_server(home, port))
@@ -109,33 +109,33 @@ def trackio(what: str) -> Play:
             def start() -> None:
                 servers.enter_context(trackio_server(home, port))
 
-            scene = Scene(
+            scenario = Scenario(
                 name, {"server_url": f"http://127.0.0.1:{port}"},
-                functools.partial(trackio_points, home / "fmstune.db"), heal=start,
+                functools.partial(trackio_points, home / "fmstune.db"), recover=start,
                 environment={"TRACKIO_WRITE_TOKEN": TOKEN},
             )  # fmt: skip
             if server is not None:
-                scene.strike = kill
-            yield scene
+                scenario.inject = kill
+            yield scenario
 
-    return play
+    return start
 
 
-def wandb(answer: Answer | Literal["refused"], at_step: int) -> Play:
+def wandb(answer: Answer | Literal["refused"], at_step: int) -> StartScenario:
     """W&B's real SDK against a cloud that gives this answer from a step on; step 0 is the start."""
 
     @contextlib.contextmanager
-    def play(folder: Path, name: str) -> Iterator[Scene]:
+    def start(folder: Path, name: str) -> Iterator[Scenario]:
         with WandbCloud() as cloud:
             cloud.delay = 0.8  # opening a run takes five or more requests
 
-            def strike() -> None:
+            def inject() -> None:
                 if answer == "refused":
                     cloud.hang_up()
                 else:
                     cloud.answer = answer
 
-            def heal() -> None:
+            def recover() -> None:
                 cloud.answer = "ok"
                 if answer == "refused":
                     cloud.listen()
@@ -151,55 +151,55 @@ def wandb(answer: Answer | Literal["refused"], at_step: int) -> Play:
                 }
 
             if at_step == 0:
-                strike()
-            yield Scene(
+                inject()
+            yield Scenario(
                 name,
                 {"mode": "online", "project": "faults", "dir": str(folder)},
                 points,
-                strike,
+                inject,
                 at_step,
-                heal,
+                recover,
                 {"WANDB_BASE_URL": cloud.url, "WANDB_API_KEY": cloud.key, "WANDB_INIT_TIMEOUT": "3"},
-                begun=lambda: cloud.runs,
+                started=lambda: cloud.runs,
             )
 
-    return play
+    return start
 
 
-def comet(answer: int | Literal["refused"], at_step: int) -> Play:
+def comet(answer: int | Literal["refused"], at_step: int) -> StartScenario:
     """Comet's tracker against a server that gives this answer from a step on; step 0 is the start."""
 
     @contextlib.contextmanager
-    def play(folder: Path, name: str) -> Iterator[Scene]:
+    def start(folder: Path, name: str) -> Iterator[Scenario]:
         with CometCloud() as cloud:
 
-            def strike() -> None:
+            def inject() -> None:
                 if answer == "refused":
                     cloud.hang_up()
                 else:
                     cloud.answer = answer
 
-            def heal() -> None:
+            def recover() -> None:
                 cloud.answer = "ok"
                 if answer == "refused":
                     cloud.listen()
 
             if at_step == 0:
-                strike()
-            yield Scene(
+                inject()
+            yield Scenario(
                 name, {"mode": "online", "project": "faults"}, lambda: comet_points(cloud.run.read()),
-                strike, at_step, heal, {"COMET_URL_OVERRIDE": cloud.url, "COMET_API_KEY": cloud.key},
-                begun=lambda: cloud.experiments,
+                inject, at_step, recover, {"COMET_URL_OVERRIDE": cloud.url, "COMET_API_KEY": cloud.key},
+                started=lambda: cloud.experiments,
             )  # fmt: skip
 
-    return play
+    return start
 
 
-def swanlab(at_step: int) -> Play:
+def swanlab(at_step: int) -> StartScenario:
     """SwanLab's cloud, which refuses connections from a step on; step 0 is the start."""
 
     @contextlib.contextmanager
-    def play(folder: Path, name: str) -> Iterator[Scene]:
+    def start(folder: Path, name: str) -> Iterator[Scenario]:
         with SwanLabCloud() as cloud:
 
             def points() -> Points:
@@ -208,35 +208,35 @@ def swanlab(at_step: int) -> Play:
 
             if at_step == 0:
                 cloud.hang_up()
-            strike = nothing if at_step == 0 else cloud.hang_up
+            inject = nothing if at_step == 0 else cloud.hang_up
             environment = cloud.environment
-            yield Scene(
-                name, {}, points, strike, at_step, cloud.listen, environment, begun=lambda: cloud.runs
+            yield Scenario(
+                name, {}, points, inject, at_step, cloud.listen, environment, started=lambda: cloud.runs
             )
 
-    return play
+    return start
 
 
-def clearml(answer: int, at_step: int) -> Play:
+def clearml(answer: int, at_step: int) -> StartScenario:
     """ClearML's tracker against a server that gives this answer from a step on."""
 
     @contextlib.contextmanager
-    def play(folder: Path, name: str) -> Iterator[Scene]:
+    def start(folder: Path, name: str) -> Iterator[Scenario]:
         with ClearmlCloud() as cloud:
 
-            def strike() -> None:
+            def inject() -> None:
                 cloud.answer = answer
 
-            def heal() -> None:
+            def recover() -> None:
                 cloud.answer = "ok"
 
             def points() -> Points:
                 (task,) = cloud.tasks
                 return clearml_points(cloud.events(task))
 
-            yield Scene(
-                name, {"project": "faults"}, points, strike, at_step, heal, cloud.environment,
-                begun=lambda: cloud.tasks,
+            yield Scenario(
+                name, {"project": "faults"}, points, inject, at_step, recover, cloud.environment,
+                started=lambda: cloud.tasks,
             )  # fmt: skip
 
-    return play
+    return start

@@ -14,9 +14,9 @@ from fmstune.trackers import registry
 from fmstune.trackers.registry import register_tracker, tracker_class
 from tests.sample_trackers import Collector, collected
 from tests.support.end_to_end import Points
-from tests.support.scene import LAST, STEP, Play, Scene
-from tests.support.service_scenes import aim, clearml, comet, mlflow, swanlab, trackio, wandb
-from tests.support.storage_scenes import (
+from tests.support.scenario import LAST, STEP, Scenario, StartScenario
+from tests.support.service_scenarios import aim, clearml, comet, mlflow, swanlab, trackio, wandb
+from tests.support.storage_scenarios import (
     aim_on_a_disk_that_fills,
     comet_on_a_disk_that_fills,
     dvclive_on_a_disk_that_fills,
@@ -30,14 +30,14 @@ from tests.support.warm_shippers import Around, around
 
 BAD_IMPORT = "tests.bad_import"
 _OTHERS = 4
-"""Rounds of the trackers that have an SDK, each with a few of every tracker's scenes."""
+"""Rounds of the trackers that have an SDK, each with a few of every tracker's scenarios."""
 
 
-def plugin(fault: str, at: str) -> Play:
+def plugin(fault: str, at: str) -> StartScenario:
     """A user's tracker that misbehaves in its own process."""
 
     @contextlib.contextmanager
-    def play(folder: Path, name: str) -> Iterator[Scene]:
+    def start(folder: Path, name: str) -> Iterator[Scenario]:
         well, path = folder / "well", folder / "collected"
         options = {"path": str(path), "fault": fault, "at": at, "until": str(well)}
 
@@ -51,23 +51,23 @@ def plugin(fault: str, at: str) -> Play:
 
         if at == "import":
             name, environment = f"{BAD_IMPORT}:{fault}", {"BAD_IMPORT": f"{fault} {well}"}
-            yield Scene(name, options, points, heal=well.touch, environment=environment)
+            yield Scenario(name, options, points, recover=well.touch, environment=environment)
         else:
-            yield Scene(name, options, points, heal=well.touch)
+            yield Scenario(name, options, points, recover=well.touch)
 
-    return play
+    return start
 
 
 @contextlib.contextmanager
-def leaking_plugin(folder: Path, name: str) -> Iterator[Scene]:
+def leaking_plugin(folder: Path, name: str) -> Iterator[Scenario]:
     """A user's tracker that leaks 50 MB per call, with a limit that the demo's few calls reach."""
-    with pytest.MonkeyPatch.context() as limits, plugin("leak", "track")(folder, name) as scene:
+    with pytest.MonkeyPatch.context() as limits, plugin("leak", "track")(folder, name) as scenario:
         limits.setattr("fmstune.delivery.shippers._MOST_MEMORY", 300_000_000)
         limits.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.1)
-        yield scene
+        yield scenario
 
 
-SCENES: dict[str, tuple[str, Play]] = {
+SCENARIOS: dict[str, tuple[str, StartScenario]] = {
     "raises on every call": ("a plug-in", plugin("raise", "track")),
     "raises when it is opened": ("a plug-in", plugin("raise", "open")),
     "raises on params": ("a plug-in", plugin("raise", "set_params")),
@@ -124,7 +124,7 @@ SCENES: dict[str, tuple[str, Play]] = {
 def _rounds() -> dict[str, int]:
     """The plug-ins have a round of their own, because its limits are too low for an SDK."""
     others = itertools.cycle(range(1, _OTHERS + 1))
-    return {fault: 0 if who == "a plug-in" else next(others) for fault, (who, _) in SCENES.items()}
+    return {fault: 0 if who == "a plug-in" else next(others) for fault, (who, _) in SCENARIOS.items()}
 
 
 ROUNDS = _rounds()
@@ -132,24 +132,24 @@ ROUNDS = _rounds()
 
 
 @contextlib.contextmanager
-def played(number: int, folder: Path) -> Iterator[dict[str, Scene]]:
+def running(number: int, folder: Path) -> Iterator[dict[str, Scenario]]:
     """The scenarios of a round, by fault. Several trackers of a kind are registered under additional
     names."""
     counts: Counter[str] = Counter()
-    scenes: dict[str, Scene] = {}
+    scenarios: dict[str, Scenario] = {}
     with contextlib.ExitStack() as stack:
         registered = stack.enter_context(pytest.MonkeyPatch.context())
         registered.setattr(registry, "_registered", dict(registry._registered))
         for fault in (each for each, of in ROUNDS.items() if of == number):
-            who, play = SCENES[fault]
+            who, start = SCENARIOS[fault]
             kind = "collector" if who == "a plug-in" else who
             counts[kind] += 1
             name = kind if counts[kind] == 1 else f"{kind}-{counts[kind]}"
             if name not in registry.BUILT_IN:
                 register_tracker(name, Collector if kind == "collector" else tracker_class(kind))
-            place = folder / str(len(scenes))
+            place = folder / str(len(scenarios))
             place.mkdir()
-            scene = scenes[fault] = stack.enter_context(play(place, name))
-            around[scene.name] = Around(scene.environment)
-            stack.callback(around.pop, scene.name)
-        yield scenes
+            scenario = scenarios[fault] = stack.enter_context(start(place, name))
+            around[scenario.name] = Around(scenario.environment)
+            stack.callback(around.pop, scenario.name)
+        yield scenarios
