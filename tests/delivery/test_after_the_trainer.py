@@ -1,4 +1,4 @@
-"""What is delivered when the trainer is gone, by its shipper or by a later sync: real processes."""
+"""Delivery after the trainer has died, by its shipper or by a later sync: real processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.shipping import COLLECTOR, alive, deliver, job, record_steps,
 from tests.support.waiting import wait_for
 
 
-def test_the_shipper_outlives_a_killed_trainer_and_says_how_the_run_ended(
+def test_the_shipper_outlives_a_killed_trainer_and_reports_how_the_run_ended(
     run_directory: Path, tmp_path: Path
 ) -> None:
     trainer, shipper = start_trainer(run_directory, {"path": str(tmp_path / "c")})
@@ -34,9 +34,7 @@ def test_the_shipper_outlives_a_killed_trainer_and_says_how_the_run_ended(
     assert ledger.state == "complete"
 
 
-def test_a_shipper_that_hangs_ends_itself_when_its_trainer_is_gone(
-    run_directory: Path, tmp_path: Path
-) -> None:
+def test_a_hanging_shipper_ends_itself_when_its_trainer_is_gone(run_directory: Path, tmp_path: Path) -> None:
     trainer, shipper = start_trainer(
         run_directory, {"path": str(tmp_path / "c"), "fault": "hang", "at": "open"}
     )
@@ -47,7 +45,7 @@ def test_a_shipper_that_hangs_ends_itself_when_its_trainer_is_gone(
     assert len(list(JournalReader(journal_path(run_directory)))) == 20
 
 
-def test_trainer_and_shipper_killed_together_lose_nothing(run_directory: Path, tmp_path: Path) -> None:
+def test_a_trainer_and_shipper_killed_together_lose_nothing(run_directory: Path, tmp_path: Path) -> None:
     trainer, shipper = start_trainer(run_directory, {"path": str(tmp_path / "c"), "fault": "slow"})
     wait_for(lambda: len(steps_in(tmp_path / "c")) >= 3)
     os.killpg(shipper, signal.SIGKILL)
@@ -56,13 +54,13 @@ def test_trainer_and_shipper_killed_together_lose_nothing(run_directory: Path, t
     (line,) = sync(run_directory, None, {"collector": {"fault": ""}}, str)
     assert line.state == "complete", line
     steps = steps_in(tmp_path / "c")
-    # The one call that was under way when the kill came may have been made already.
+    # The call that was in progress at the kill may have taken effect.
     assert sorted(set(steps)) == list(range(1, 21))
     assert len(steps) <= 21
     assert len({call["id"] for call in collected(tmp_path / "c") if call["call"] == "open"}) == 1
 
 
-def test_a_second_sync_at_the_same_time_says_that_there_is_a_first(
+def test_a_second_sync_at_the_same_time_reports_the_first(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     record_steps(recorder, 1, 10)
@@ -79,9 +77,7 @@ def test_a_second_sync_at_the_same_time_says_that_there_is_a_first(
     assert steps_in(tmp_path / "c") == list(range(1, 11))
 
 
-def test_a_run_that_is_still_going_is_not_synced(
-    recorder: Recorder, run_directory: Path, tmp_path: Path
-) -> None:
+def test_a_running_run_is_not_synced(recorder: Recorder, run_directory: Path, tmp_path: Path) -> None:
     record_steps(recorder, 1, 2)
     (line,) = sync(
         run_directory, "collector", {"collector": {"path": str(tmp_path / "c")}}, lambda _: COLLECTOR
@@ -90,7 +86,7 @@ def test_a_run_that_is_still_going_is_not_synced(
     assert not (tmp_path / "c").exists()
 
 
-def test_a_whole_run_moves_to_another_tracker_and_a_second_time_changes_nothing(
+def test_a_run_moves_to_another_tracker_and_moving_it_twice_changes_nothing(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     deliver(
@@ -108,7 +104,7 @@ def test_a_whole_run_moves_to_another_tracker_and_a_second_time_changes_nothing(
     assert (tmp_path / "c").read_bytes() == before
 
 
-def test_a_resumed_run_goes_on_in_the_same_run_of_the_tracker(
+def test_a_resumed_run_continues_in_the_same_tracker_run(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
 

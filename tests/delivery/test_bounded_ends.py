@@ -1,4 +1,4 @@
-"""The end of a run has a deadline, whatever shippers, pipes and files do that it has to do with."""
+"""The end of a run has a deadline, whatever shippers, pipes and files do."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from tests.support.shipping import job, record_steps, steps_in
 from tests.support.waiting import wait_for
 
 LARGE = tuple(f"{number}-secret-{'x' * 1000}" for number in range(150))
-"""More than a pipe holds."""
+"""More than a pipe's buffer holds."""
 
 
 def within(seconds: float, call: Callable[[], object]) -> None:
-    """Call, and fail when that takes longer: a call that never returns would end no test."""
+    """Call, and fail if that takes longer: a call that never returns would block the test."""
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(seconds)
     assert not thread.is_alive(), f"it did not return within {seconds} s"
 
 
-def test_secrets_larger_than_a_pipe_do_not_hold_a_training_up_behind_a_tracker_that_hangs_at_its_import(
+def test_secrets_larger_than_a_pipe_do_not_block_a_training_when_a_tracker_hangs_at_import(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     module = tmp_path / "hangs_at_import.py"
@@ -45,7 +45,7 @@ def test_secrets_larger_than_a_pipe_do_not_hold_a_training_up_behind_a_tracker_t
     made = Job("hangs", "hangs_at_import:Mine", module_path=str(tmp_path), options={"note": "y" * 100_000})
     fleet = Fleet([made], check_within=None, close_timeout=1)
     within(20, lambda: fleet.sail(run_directory, secrets=LARGE))
-    fleet._ships[0].process.kill()  # so that the watcher starts another one, which hangs as well
+    fleet._ships[0].process.kill()  # so that the watcher starts another one, which also hangs
     wait_for(lambda: fleet._ships[0].again_at is not None or fleet._ships[0].process.exit_code is None)
     recorder.close("finished")
     within(30, fleet.finish)
@@ -61,7 +61,7 @@ def test_secrets_larger_than_a_pipe_arrive(recorder: Recorder, run_directory: Pa
     assert steps_in(tmp_path / "c") == [1, 2, 3]
 
 
-def test_a_watcher_that_is_held_up_does_not_hold_up_the_end(
+def test_a_blocked_watcher_does_not_block_the_end(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     held, free = threading.Event(), threading.Event()
@@ -97,7 +97,7 @@ def test_stopped_supervisors_and_shippers_end_together(
     recorder.close("finished")
     began = time.monotonic()
     fleet.finish()
-    assert time.monotonic() - began < 20  # one after the other, they took 8 s each
+    assert time.monotonic() - began < 20  # one after the other, they would take 8 s each
     assert not any(process.is_running() for process in stopped)
 
 
@@ -111,7 +111,7 @@ def pipe_at() -> Callable[[Path], None]:
     return put
 
 
-def test_a_ledger_that_is_a_pipe_is_set_aside_and_everything_arrives(
+def test_a_ledger_that_is_a_pipe_is_moved_aside_and_everything_arrives(
     recorder: Recorder, run_directory: Path, tmp_path: Path, pipe_at: Callable[[Path], None]
 ) -> None:
     fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=300)
@@ -126,7 +126,7 @@ def test_a_ledger_that_is_a_pipe_is_set_aside_and_everything_arrives(
     within(60, lambda: report(run_directory, ["collector"]))
 
 
-def test_no_file_of_a_run_that_is_a_pipe_is_waited_for(
+def test_no_file_of_a_run_blocks_if_it_is_a_pipe(
     run_directory: Path, tmp_path: Path, pipe_at: Callable[[Path], None]
 ) -> None:
     tracking = run_directory / TRACKING_DIR
@@ -154,7 +154,7 @@ def test_no_file_of_a_run_that_is_a_pipe_is_waited_for(
     assert JournalReader(journal_path(run_directory)).read()[-1][0].status == "finished"
 
 
-def test_a_journal_that_becomes_a_pipe_during_the_run_is_written_again(
+def test_a_journal_that_becomes_a_pipe_during_the_run_is_rewritten(
     recorder: Recorder, run_directory: Path, tmp_path: Path, pipe_at: Callable[[Path], None]
 ) -> None:
     fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=300)

@@ -1,5 +1,5 @@
-"""The models of checkpoints reach the trackers as they were saved, whatever becomes of the checkpoints, of
-links and of the process that hands them over; and their disk is given back."""
+"""The models of checkpoints reach the trackers as they were saved, whatever happens to the checkpoints, to
+hard links and to the process that hands them over; and their disk space is freed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.shipping import delivered_by
 
 
 class Copying(Tracker):
-    """Keeps the files, as a service does."""
+    """Copies the files, as a service does."""
 
     takes_artifacts = True
 
@@ -76,7 +76,7 @@ def no_links() -> Iterator[None]:
         yield
 
 
-def test_a_checkpoint_that_is_rotated_away_arrives_and_its_disk_is_given_back(
+def test_a_rotated_checkpoint_arrives_and_its_disk_space_is_freed(
     run_directory: Path, recorder: Recorder
 ) -> None:
     made, said = [], list[str]()
@@ -99,7 +99,7 @@ def test_a_checkpoint_that_is_rotated_away_arrives_and_its_disk_is_given_back(
     assert line.artifacts == "2 artifacts, 0.0 MB"
 
 
-def test_where_no_link_can_be_made_they_are_copied_though_the_checkpoint_is_gone_by_then(
+def test_without_hard_links_files_are_copied_before_the_checkpoint_is_deleted(
     run_directory: Path, recorder: Recorder, no_links: None
 ) -> None:
     said: list[str] = []
@@ -128,12 +128,12 @@ def test_where_no_link_can_be_made_they_are_copied_though_the_checkpoint_is_gone
     assert "take their size twice until they are delivered" in warning
 
 
-def test_what_an_end_leaves_no_time_for_is_handed_over_by_the_resumed_run(
+def test_checkpoints_that_the_deadline_cuts_off_are_handed_over_by_the_resumed_run(
     run_directory: Path, recorder: Recorder
 ) -> None:
     said: list[str] = []
     at_work = handed(run_directory, recorder, said)
-    at_work._stopped = True  # as if the deadline had come
+    at_work._stopped = True  # as if the deadline had passed
     at_work.add(run_directory / "checkpoint-1", save(run_directory, 1, b"w1"), 1, "model")
     at_work.end(0)
     assert said == ["checkpoint-1 is handed to the trackers when the run is resumed"]
@@ -146,7 +146,7 @@ def test_what_an_end_leaves_no_time_for_is_handed_over_by_the_resumed_run(
     assert (event.name, event.step, event.item["from"]) == ("checkpoint-1", 1, "checkpoint-1")
 
 
-def test_a_disk_without_room_costs_the_hand_over_alone_and_is_said(
+def test_a_full_disk_skips_only_the_hand_over_and_is_reported(
     run_directory: Path, recorder: Recorder
 ) -> None:
     said: list[str] = []
@@ -160,7 +160,7 @@ def test_a_disk_without_room_costs_the_hand_over_alone_and_is_said(
     assert event.item == {"type": "model", "lost": "No space left on device"}
 
 
-def test_another_tracker_gets_what_was_given_back_from_the_checkpoint_while_that_is_there(
+def test_another_tracker_gets_the_freed_model_from_its_checkpoint_if_that_still_exists(
     run_directory: Path, recorder: Recorder
 ) -> None:
     at_work = handed(run_directory, recorder)
@@ -185,9 +185,7 @@ def test_another_tracker_gets_what_was_given_back_from_the_checkpoint_while_that
     assert line.artifacts == "1 of 2 artifacts, 0.0 of 0.0 MB"
 
 
-def test_files_that_a_tracker_only_refers_to_stay_where_they_are(
-    run_directory: Path, recorder: Recorder
-) -> None:
+def test_files_that_a_tracker_only_refers_to_stay_in_place(run_directory: Path, recorder: Recorder) -> None:
     at_work = handed(run_directory, recorder)
     at_work.add(run_directory / "checkpoint-1", save(run_directory, 1, b"w1"), 1, "model")
     at_work.end(None)
@@ -199,8 +197,10 @@ def test_files_that_a_tracker_only_refers_to_stay_where_they_are(
     assert len(store(run_directory)) == 1
 
 
-def test_sending_files_has_the_time_that_their_size_takes(run_directory: Path, recorder: Recorder) -> None:
-    """A shipper is ended when a call does not return: an upload of minutes does."""
+def test_the_time_limit_of_an_upload_grows_with_the_file_size(
+    run_directory: Path, recorder: Recorder
+) -> None:
+    """A shipper is ended when a call does not return, and an upload takes minutes."""
     at_work = handed(run_directory, recorder)
     at_work.add(run_directory / "checkpoint-1", save(run_directory, 1, b"w" * 5_000_000), 1, "model")
     at_work.end(None)
@@ -229,7 +229,7 @@ STEPS = st.lists(
 @settings(max_examples=20, deadline=None)
 @given(STEPS, st.booleans())
 def test_every_checkpoint_arrives_once_as_it_was_saved(steps: list[str], links: bool) -> None:
-    """In any order of saving, rotating, kills before anything was read, resumes and deliveries."""
+    """In any order of saving, rotation, kills before anything was read, resumes and deliveries."""
     with (
         tempfile.TemporaryDirectory() as scratch,
         mock.patch.object(

@@ -1,4 +1,4 @@
-"""A run's folder that was copied, and one that was moved: which continues the run?"""
+"""The folder of a run that was copied or moved: which one continues the run?"""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def record(journal: JournalWriter, directory: Path, steps: range, *, end: bool =
     Delivery(directory, tracker, load_ledger(directory, "file") or Ledger("file")).run(lambda: True)
 
 
-def go_on(directory: Path) -> JournalWriter:
-    """What resuming does with a run's folder."""
+def resume_in(directory: Path) -> JournalWriter:
+    """What resuming does to the folder of a run."""
     header = Header(f"id-{directory.name}", directory.name, time.time(), ".")
     if original_of(directory):
         become_own_run(directory, header)
@@ -60,30 +60,30 @@ def stored(directory: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("first", ["run", "copy"])
-def test_a_copy_and_its_original_both_go_on_and_nothing_of_either_is_lost(first: str, original: Path) -> None:
+def test_a_copy_and_its_original_both_continue_and_neither_loses_anything(first: str, original: Path) -> None:
     (original / "checkpoint-3").mkdir(exist_ok=True)
     copy = shutil.copytree(original, original.parent / "copy")
     both = {"run": range(10, 14), "copy": range(20, 22)}
     for name in (first, *(both.keys() - {first})):
-        record(go_on(original.parent / name), original.parent / name, both[name], end=True)
+        record(resume_in(original.parent / name), original.parent / name, both[name], end=True)
     found = stored(original)
     assert [step for run, step in found if run == "id-1"] == [1, 2, 3, *both["run"]]
     assert [step for run, step in found if run == "id-copy"] == [1, 2, 3, *both["copy"]]
     assert [report(each, ["file"])[0].line().split(" ")[0] for each in (original, copy)] == ["8/8", "6/6"]
     assert JournalReader(journal_path(copy)).header.run == "copy"
-    assert original_of(copy) is None  # it is a run of its own by now
+    assert original_of(copy) is None  # it is a separate run by now
     kept = load_ledger(copy / "checkpoint-3", "file")
     assert kept is None or kept.run_id is None
 
 
-def test_a_folder_that_was_moved_stays_the_run_that_it_is(original: Path) -> None:
+def test_a_moved_folder_is_still_the_same_run(original: Path) -> None:
     moved = original.rename(original.parent / "moved")
     assert original_of(moved) is None
-    assert go_on(moved).header.id == "id-1"
+    assert resume_in(moved).header.id == "id-1"
     assert "moved" in (moved / "tracking" / place.PLACE_NAME).read_text()
 
 
-def test_a_run_in_the_place_that_another_was_moved_away_from_is_not_its_original(original: Path) -> None:
+def test_a_run_where_another_was_moved_away_is_not_its_original(original: Path) -> None:
     moved = original.rename(original.parent / "moved")
     (original / "tracking").mkdir(parents=True)
     note_place(original, "id-other")
@@ -96,17 +96,17 @@ def test_another_path_to_the_same_folder_is_no_copy(original: Path) -> None:
     assert original_of(link) is None
 
 
-def test_on_another_machine_nobody_can_tell(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_another_machine_a_copy_is_not_detected(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = shutil.copytree(original, original.parent / "copy")
     assert original_of(copy) == original.resolve()
     monkeypatch.setattr("platform.node", lambda: "elsewhere")
     assert original_of(copy) is None
 
 
-def test_sync_delivers_nothing_of_a_copy_into_the_originals_run(original: Path) -> None:
+def test_sync_delivers_nothing_of_a_copy_to_the_originals_run(original: Path) -> None:
     before = stored(original)
     copy = shutil.copytree(original, original.parent / "copy")
-    journal = open_journal(copy)  # as an earlier version continues it
+    journal = open_journal(copy)  # as an earlier version resumes it
     journal.append("metrics", {"step": 9, "values": {"loss": 1.0}})
     journal.close()
     (line,) = sync(copy, None, {}, str)
@@ -116,10 +116,10 @@ def test_sync_delivers_nothing_of_a_copy_into_the_originals_run(original: Path) 
     assert stored(original) == before
 
 
-def test_a_copy_that_another_tracker_got_a_part_of_is_delivered_there_to_its_end(original: Path) -> None:
+def test_a_copy_that_another_tracker_has_in_part_is_delivered_there_completely(original: Path) -> None:
     copy = shutil.copytree(original, original.parent / "copy")
     (copy / "tracking" / "file.json").unlink()
-    (original / "tracking" / "file.json").unlink()  # the original was tracked in another tracker
+    (original / "tracking" / "file.json").unlink()  # the original used another tracker
     path = original.parent / "other.jsonl"
     options = {"file": {"path": str(path)}}
     (line,) = sync(copy, "file", options, lambda _: "fmstune.trackers.file_tracker:FileTracker")
@@ -141,14 +141,14 @@ def test_a_copy_that_another_tracker_got_a_part_of_is_delivered_there_to_its_end
 
 
 def resume(directory: Path, steps: range) -> None:
-    """Go on with a run, as `fmstune train --resume` does, and deliver."""
-    journal = go_on(directory)
+    """Resume a run as `fmstune train --resume` does, and deliver."""
+    journal = resume_in(directory)
     recorder = Recorder(journal, Redactor({}))
     recorder.resumed(3)
     record(journal, directory, steps, end=True)
 
 
-def test_what_a_run_restored_from_a_backup_tracks_arrives_beside_what_it_had_tracked_before(
+def test_what_a_run_restored_from_a_backup_tracks_arrives_next_to_its_earlier_points(
     original: Path,
 ) -> None:
     backup = shutil.copytree(original, original.parent / "backup")
@@ -160,7 +160,7 @@ def test_what_a_run_restored_from_a_backup_tracks_arrives_beside_what_it_had_tra
     assert [report(original, ["file"])[0].state] == ["complete"]
 
 
-def test_a_copy_and_a_renamed_original_both_go_on_and_nothing_of_either_is_lost(original: Path) -> None:
+def test_a_copy_and_a_renamed_original_both_continue_and_neither_loses_anything(original: Path) -> None:
     shutil.copytree(original, original.parent / "copy")
     moved = original.rename(original.parent / "moved")
     resume(original.parent / "copy", range(10, 14))

@@ -1,4 +1,4 @@
-"""A delivery that is cut off before anything was delivered leaves nothing behind for the next one."""
+"""A delivery that is interrupted before anything was delivered leaves nothing behind for the next one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.journals import open_journal
 
 
 class Refusing(Tracker):
-    """As W&B: what it was given is safe when its run is closed."""
+    """Like W&B: what it received is durable once its run is closed."""
 
     durable_on = "close"
     takes_late = False
@@ -35,7 +35,7 @@ class Refusing(Tracker):
         raise TypeError("unhashable type: 'list'")
 
 
-def test_a_process_that_follows_a_failure_at_the_first_event_is_told_what_was_cut_off(
+def test_a_process_that_follows_a_failure_at_the_first_event_is_told_of_a_redelivery(
     recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.set_params({"a": 1})
@@ -44,12 +44,12 @@ def test_a_process_that_follows_a_failure_at_the_first_event_is_told_what_was_cu
         ledger = load_ledger(run_directory, "refusing") or Ledger("refusing")
         with contextlib.suppress(DeliveryFailed):
             Delivery(run_directory, tracker, ledger).run(lambda: True)
-    # With it, the tracker removes the run that was opened and never closed.
+    # With this flag, the tracker removes the run that was opened and never closed.
     assert [start.redelivery for start in tracker.starts[:3]] == [False, True, True]
 
 
 def test_a_run_that_ended_before_its_first_event_is_complete(recorder: Recorder, run_directory: Path) -> None:
-    recorder.journal.close()  # its process was killed, say
+    recorder.journal.close()  # as if its process was killed
     tracker = Refusing()
     Ledger("refusing").save(run_directory)
     (line,) = report(run_directory, ["refusing"])

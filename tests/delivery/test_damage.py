@@ -1,4 +1,4 @@
-"""Whatever is done to the journal and the ledgers while they are written, nothing is lost in silence."""
+"""Whatever happens to the journal and the ledgers while they are written, no loss is silent."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def steps(path: Path) -> list[int | None]:
 
 @given(st.lists(st.sampled_from(["event", "event", "tend", *DAMAGES]), max_size=15))
 @settings(max_examples=60)
-def test_a_journal_that_is_damaged_at_any_moment_has_all_events_in_the_end(
+def test_a_journal_that_is_damaged_at_any_moment_ends_up_with_all_events(
     script: list[str | Callable[[Path], None]],
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -110,7 +110,7 @@ def test_a_journal_that_is_damaged_at_any_moment_has_all_events_in_the_end(
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_reader_that_is_on_its_way_misses_nothing_of_a_damaged_journal(
+def test_a_reader_misses_nothing_of_a_journal_that_is_damaged_meanwhile(
     damage: Callable[[Path], None], run_directory: Path
 ) -> None:
     journal, path = open_journal(run_directory), journal_path(run_directory)
@@ -147,7 +147,7 @@ def test_what_cannot_be_recovered_is_counted(run_directory: Path, monkeypatch: p
     assert f"{journal.lost} of its events are lost" in said[0]
 
 
-def test_a_run_goes_on_with_a_journal_that_was_damaged_in_between(run_directory: Path) -> None:
+def test_a_run_continues_with_a_journal_that_was_damaged_in_between(run_directory: Path) -> None:
     journal, path = open_journal(run_directory), journal_path(run_directory)
     for step in range(1, 6):
         journal.append("metrics", {"step": step, "values": {"loss": 1.0}})
@@ -163,7 +163,7 @@ def test_a_run_goes_on_with_a_journal_that_was_damaged_in_between(run_directory:
 
 @contextmanager
 def no_room(path: Path, more: int = 0) -> Iterator[None]:
-    """This process can't make its files larger than this one is now."""
+    """No file of this process can grow beyond the current size of this one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + more, before[1]))
     try:
@@ -173,7 +173,7 @@ def no_room(path: Path, more: int = 0) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("more", [0, 50, 120])
-def test_what_comes_while_the_disk_is_full_is_written_in_order_once_there_is_room(
+def test_events_during_a_full_disk_are_written_in_order_once_there_is_space(
     more: int, run_directory: Path
 ) -> None:
     journal, path = open_journal(run_directory), journal_path(run_directory)
@@ -192,7 +192,7 @@ def test_what_comes_while_the_disk_is_full_is_written_in_order_once_there_is_roo
     assert steps(path) == list(range(1, 8))
 
 
-def test_what_exceeds_the_memory_for_a_full_disk_is_counted_but_the_end_is_kept(
+def test_events_beyond_the_memory_limit_of_a_full_disk_are_counted_but_the_status_is_kept(
     run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.journal.writer._MOST_WAITING", 1000)
@@ -208,7 +208,7 @@ def test_what_exceeds_the_memory_for_a_full_disk_is_counted_but_the_end_is_kept(
     assert events[-1].status == "finished"
 
 
-def test_a_ledger_that_finds_no_room_leaves_no_file_behind(run_directory: Path) -> None:
+def test_a_ledger_on_a_full_disk_leaves_no_file_behind(run_directory: Path) -> None:
     Ledger("aim").save(run_directory)
     with no_room(ledger_path(run_directory, "aim"), -100), pytest.raises(OSError, match="File too large"):
         Ledger("aim", error="x" * 500).save(run_directory)
@@ -216,9 +216,7 @@ def test_a_ledger_that_finds_no_room_leaves_no_file_behind(run_directory: Path) 
 
 
 @pytest.mark.parametrize("damage", [delete, empty, make_directory, garbage, deep_json])
-def test_a_checkpoint_has_what_a_damaged_ledger_has_lost(
-    damage: Callable[[Path], None], run_directory: Path
-) -> None:
+def test_a_checkpoint_restores_a_damaged_ledger(damage: Callable[[Path], None], run_directory: Path) -> None:
     ledger = Ledger("pkg.json_x:Aim", run_id="run-1", delivered=3, safe_delivered=3)
     ledger.save(run_directory / "checkpoint-9")
     Ledger("pkg.json_x:Aim", run_id="old").save(run_directory / "checkpoint-10" / "x")
@@ -232,7 +230,7 @@ def test_a_checkpoint_has_what_a_damaged_ledger_has_lost(
     assert load_ledger(run_directory, ledger.tracker) == ledger
 
 
-def test_a_damaged_ledger_without_a_copy_is_named(run_directory: Path) -> None:
+def test_a_damaged_ledger_without_a_copy_is_reported(run_directory: Path) -> None:
     Ledger("aim").save(run_directory)
     Ledger("file", run_id="f").save(run_directory)
     deep_json(ledger_path(run_directory, "aim"))

@@ -1,9 +1,9 @@
-"""Whatever happens on the way, in the end a service holds each event once that it does not refuse: random
-sequences of events, failures, kills, outages, live deliveries and syncs, and random sets of refused events,
-against a model of what must have been delivered.
+"""Whatever happens during delivery, a service ends up with each event that it does not refuse exactly once:
+random sequences of events, failures, kills, outages, live deliveries and syncs, and random sets of refused
+events, against a model of what must have been delivered.
 
-The delivery runs here without its process. A kill is an exception after which nothing that the delivery does
-has an effect any more.
+Delivery runs in-process here. A kill is an exception after which nothing that the delivery does has any
+effect.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def _a_killed_process_writes_nothing() -> Iterator[None]:
 
 
 class Ended(Exception):
-    """A live delivery that has nothing to do is ended from outside."""
+    """A live delivery without work is ended from outside."""
 
 
 @dataclass
 class World:
-    """A run's directory, its recorder, and the processes that deliver it."""
+    """The directory of a run, its recorder, and the processes that deliver it."""
 
     directory: Path
     made: type[Tracker]
@@ -65,7 +65,7 @@ class World:
     processes: int = 0
 
     def process(self, *, live: bool = False, forgive: bool = False) -> str:
-        """One life of a shipper: how it ended."""
+        """One life of a shipper; returns how it ended."""
         self.processes += 1
         World.service.new_process()
         ledger = load_ledger(self.directory, "t") or Ledger("t")
@@ -92,11 +92,12 @@ class World:
         return outcome
 
     def sync(self) -> str:
-        """What `trackers sync` does: processes while they say that another may get further."""
+        """What `trackers sync` does: new processes while the last one reports that another may get
+        further."""
         outcome = self.process(forgive=True)
         while outcome == "again":
             outcome = self.process()
-            assert self.processes < 300, "it never ends"
+            assert self.processes < 300, "sync does not terminate"
         return outcome
 
     @property
@@ -109,7 +110,7 @@ class World:
 
 
 def record(recorder: Recorder, action: str, step: int) -> int | None:
-    """Record one event; its number, if a tracker is given anything for it."""
+    """Record one event; returns its number if a tracker receives anything for it."""
     if action == "metrics":
         recorder.track_point(MetricPoint({"loss": 1.0}, "train", step))
     elif action == "params":
@@ -160,7 +161,7 @@ SEARCH = settings(
 
 @contextlib.contextmanager
 def all_closed() -> Iterator[None]:
-    """Leave no journal open, of which there is one for each example."""
+    """Leave no journal open: each example has its own."""
     try:
         yield
     finally:
@@ -170,7 +171,7 @@ def all_closed() -> Iterator[None]:
 def play(
     directory: Path, script: list[str], ends: bool, made: type[Tracker], service: Service
 ) -> tuple[World, dict[int, str]]:
-    """The world after the script, and what a service without refusals would hold: events by their kind."""
+    """The world after the script, and what a service without refusals would hold: events by kind."""
     (directory / TRACKING_DIR).mkdir()
     World.service = service
     world = World(directory, made, Recorder(open_journal(directory), Redactor({})))
@@ -184,7 +185,7 @@ def play(
             service.older = list(service.stored)
         elif action in ("removed", "older"):
             service.lose(action, knows_again=made.idempotent)
-            # What nobody delivers to any more nobody looks at.
+            # A report only covers runs that something delivers.
             expected[record(world.recorder, "metrics", step) or 0] = "metrics"
         elif (seq := record(world.recorder, action, step)) is not None:
             expected[seq] = action
@@ -195,7 +196,7 @@ def play(
 
 @given(st.lists(st.sampled_from(ACTIONS), max_size=25), TROUBLES, REFUSALS, st.booleans(), GUARANTEES)
 @SEARCH
-def test_in_the_end_each_event_that_is_not_refused_has_arrived_once(
+def test_each_event_that_is_not_refused_arrives_exactly_once(
     script: list[str],
     troubles: list[Trouble],
     refusals: dict[int, Refusal],
@@ -215,7 +216,7 @@ def test_in_the_end_each_event_that_is_not_refused_has_arrived_once(
     GUARANTEES,
 )
 @SEARCH
-def test_so_it_has_when_the_storage_is_lost_again_and_again(
+def test_each_event_arrives_once_though_the_storage_is_lost_repeatedly(
     script: list[str],
     troubles: list[Trouble],
     refusals: dict[int, Refusal],
@@ -249,7 +250,7 @@ def check(
         assert aside >= refused
         if made.takes_late:
             assert aside == refused
-        else:  # a row that failed in several processes was passed over, and others came after it
+        else:  # a row that failed in several processes was skipped, and later ones delivered
             for seq in aside - refused:
                 assert expected[seq] in ROWS
                 assert failed_before[seq] >= 3
@@ -293,7 +294,7 @@ def check(
 @given(st.lists(st.sampled_from(EVENTS), min_size=1, max_size=20), st.lists(st.booleans(), max_size=12),
        st.booleans(), GUARANTEES.filter(lambda guarantees: guarantees["takes_late"]))  # fmt: skip
 @SEARCH
-def test_an_outage_refuses_nothing_and_what_it_held_up_arrives_by_itself(
+def test_an_outage_refuses_nothing_and_what_it_delayed_arrives_without_a_sync(
     events: list[str], lives: list[bool], opens: bool, guarantees: dict[str, Any]
 ) -> None:
     service = Service(down=True, opens=opens)

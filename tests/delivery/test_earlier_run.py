@@ -1,4 +1,4 @@
-"""A run that was recorded before the package had rooms (commit cfabb63) is read, reported and delivered."""
+"""A run recorded by an early version (commit cfabb63) can be read, reported and delivered."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_its_journal_and_ledgers_are_read(earlier: Path) -> None:
     assert lines == {"file": ("complete", 18, 18), "aim": ("complete", 18, 18)}
 
 
-def test_all_of_it_reaches_another_tracker(earlier: Path) -> None:
+def test_all_its_events_reach_another_tracker(earlier: Path) -> None:
     (line,) = sync(earlier, COLLECTOR, {COLLECTOR: {"path": str(earlier / "c")}}, str)
     assert (line.state, line.delivered, line.total) == ("complete", 18, 18)
     calls = collected(earlier / "c")
     assert sorted(call["seq"] for call in calls if call.get("seq")) == list(range(1, 19))
 
 
-def test_its_configuration_is_one_today(earlier: Path) -> None:
+def test_its_configuration_is_valid_today(earlier: Path) -> None:
     config = load(earlier / CONFIG_NAME)
     assert config.training["max_steps"] == 20
     assert config.adapter == "lora"

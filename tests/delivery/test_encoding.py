@@ -1,4 +1,4 @@
-"""Lines of the journal mean what Python's `json` says that they mean, whatever is in them."""
+"""Journal lines are parsed exactly as Python's `json` parses them, whatever they contain."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PLACES = ["seq", "time", "stage", "step", "epoch", "values", "loss", "texts"]
 
 
 def said(read: Any, line: bytes) -> str:
-    """What a reader makes of a line, with the type of each value."""
+    """The result of a reader for a line, with the type of each value."""
     try:
         return repr(read(line))
     except (ValueError, RecursionError) as error:
@@ -49,13 +49,13 @@ def said(read: Any, line: bytes) -> str:
 
 @given(values=st.dictionaries(TEXTS, VALUES, max_size=3), at=st.sampled_from(PLACES), data=st.data())
 @example({"loss": 1.0}, "seq", None)
-def test_a_line_is_read_as_json_reads_it(values: dict[str, Any], at: str, data: Any) -> None:
+def test_a_line_is_parsed_as_json_parses_it(values: dict[str, Any], at: str, data: Any) -> None:
     record: dict[str, Any] = {"seq": 1, "time": 1.5, "kind": "metrics", "stage": "train", "step": 3}
     record |= {"epoch": 0.1, "texts": [], "values": {"loss": 0.5} | values}
     line = json.dumps(record, separators=(",", ":"), ensure_ascii=False)
     if data is not None:
         word = data.draw(st.sampled_from(WORDS) | NUMBERS.map(json.dumps))
-        again = data.draw(st.booleans())  # the key a second time, of which the last value holds
+        again = data.draw(st.booleans())  # a duplicate key, of which the last value wins
         old = json.dumps(at) + ":"
         line = line.replace(old, f"{old}{word},{old}" if again else f'{old}{word},"was":', 1)
         cut = data.draw(st.integers(0, len(line)) | st.just(len(line)))
@@ -66,7 +66,7 @@ def test_a_line_is_read_as_json_reads_it(values: dict[str, Any], at: str, data: 
 
 
 @given(st.dictionaries(TEXTS, st.integers() | st.floats(allow_nan=False, allow_infinity=False), max_size=4))
-def test_a_record_of_finite_numbers_is_written_as_any_other(values: dict[str, float]) -> None:
+def test_a_record_of_finite_numbers_is_written_like_any_other(values: dict[str, float]) -> None:
     record = {
         "time": 1.5,
         "kind": "metrics",
@@ -91,5 +91,5 @@ LINE = st.builds(
 
 
 @given(st.lists(LINE | st.sampled_from([b"", b"{", b"[1]", b"\xff", b'{"kind":"metrics"}']), max_size=4))
-def test_lines_read_together_are_those_read_one_by_one(lines: list[bytes]) -> None:
+def test_lines_parsed_in_a_batch_equal_those_parsed_one_by_one(lines: list[bytes]) -> None:
     assert repr(parsed(lines)) == repr([parse(line) for line in lines])

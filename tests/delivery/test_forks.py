@@ -1,4 +1,4 @@
-"""Children that the training forks write into its journal, and disturb nothing of it."""
+"""Children that the training forks write to its journal without damaging it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def names(directory: Path) -> list[str]:
     return [name for event in events for name in event.values]
 
 
-def test_what_parent_and_children_track_at_the_same_time_is_all_there_once(
+def test_everything_that_parent_and_children_track_at_the_same_time_arrives_once(
     recorder: Recorder, run_directory: Path
 ) -> None:
     def track(who: str) -> None:
@@ -62,15 +62,15 @@ def test_what_parent_and_children_track_at_the_same_time_is_all_there_once(
     assert recorder.journal.unrecorded == 0
 
 
-def test_a_child_that_is_forked_while_another_thread_writes_does_not_wait_for_it(
+def test_a_child_forked_while_another_thread_writes_does_not_wait_for_its_lock(
     recorder: Recorder, run_directory: Path
 ) -> None:
-    with active(recorder), recorder.journal._lock:  # as another thread would have it
+    with active(recorder), recorder.journal._lock:  # as if another thread held it
         assert ended(forked(lambda: fmstune.track(1.0, "child"))) == 0
     assert names(run_directory) == ["child"]
 
 
-def test_a_killed_child_leaves_its_parent_at_work_and_no_number_twice(
+def test_a_killed_child_does_not_stop_its_parent_and_no_number_repeats(
     recorder: Recorder, run_directory: Path
 ) -> None:
     def track_for_ever() -> None:
@@ -107,7 +107,7 @@ def test_a_stopped_child_does_not_stop_the_training(
     for count in range(20):
         recorder.track(float(count), "meanwhile")
     recorder.journal.tend()
-    assert time.monotonic() - began < 15, "all of them wait once, and not each"
+    assert time.monotonic() - began < 15, "they wait once in total, not once each"
     assert recorder.journal.unrecorded == 20
     assert "a stopped process holds" in said[0]
     os.kill(child, signal.SIGCONT)
@@ -117,7 +117,9 @@ def test_a_stopped_child_does_not_stop_the_training(
     assert recorder.journal.unrecorded == 0
 
 
-def test_a_worker_of_a_pool_tracks_and_its_end_is_its_own(recorder: Recorder, run_directory: Path) -> None:
+def test_a_worker_of_a_pool_tracks_and_its_exit_does_not_end_the_run(
+    recorder: Recorder, run_directory: Path
+) -> None:
     with active(recorder), multiprocessing.get_context("fork").Pool(2) as pool:
         pool.starmap(fmstune.track, [(float(n), "worker") for n in range(10)], chunksize=1)
         pool.close()
@@ -139,7 +141,7 @@ def test_a_child_that_closes_everything_of_the_run_closes_nothing_of_its_parent(
     assert names(run_directory) == ["parent"]
 
 
-def test_files_that_somebody_closes_under_the_journal_are_opened_again(
+def test_files_closed_under_the_journal_are_reopened(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     recorder.track(1.0, "before")
@@ -155,7 +157,7 @@ def test_files_that_somebody_closes_under_the_journal_are_opened_again(
 
 
 @pytest.mark.parametrize("when", ["closed", "open"])
-def test_what_a_child_can_not_write_is_counted(
+def test_what_a_child_cannot_write_is_counted(
     when: str, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import resource
@@ -183,7 +185,7 @@ def test_what_a_child_can_not_write_is_counted(
     assert names(run_directory) == []
 
 
-def test_what_children_and_threads_track_after_the_status_is_counted_and_does_not_follow_it(
+def test_what_children_and_threads_track_after_the_status_is_counted_and_not_written(
     recorder: Recorder, run_directory: Path
 ) -> None:
     began, begin = os.pipe()
@@ -210,7 +212,7 @@ def test_what_children_and_threads_track_after_the_status_is_counted_and_does_no
     assert recorder.journal.late == recorder.journal.unrecorded == 5
 
 
-def test_of_children_that_track_all_the_time_nothing_follows_the_status(
+def test_nothing_follows_the_status_though_children_track_all_the_time(
     recorder: Recorder, run_directory: Path
 ) -> None:
     def track_for_ever() -> None:
@@ -245,7 +247,7 @@ with active(Recorder(open_journal(Path(sys.argv[1])), Redactor({}))):
 """
 
 
-def test_a_worker_that_outlives_a_killed_training_neither_locks_the_run_nor_writes_into_it(
+def test_a_worker_that_outlives_a_killed_training_neither_locks_the_run_nor_writes_to_it(
     run_directory: Path,
 ) -> None:
     trainer = subprocess.Popen(
@@ -283,7 +285,7 @@ fmstune.set_params({"a": 1})
 """
 
 
-def test_a_process_that_is_not_forked_is_told_once_that_it_records_nothing(recorder: Recorder) -> None:
+def test_a_process_that_is_not_forked_is_warned_once_that_it_records_nothing(recorder: Recorder) -> None:
     with active(recorder):
         done = subprocess.run([sys.executable, "-c", SPAWNED], capture_output=True, text=True, check=True)
     assert done.stderr.count("\n") == 1
@@ -292,7 +294,7 @@ def test_a_process_that_is_not_forked_is_told_once_that_it_records_nothing(recor
     assert done.stderr == ""
 
 
-def test_trackers_in_the_training_process_are_left_alone_by_its_children(recorder: Recorder) -> None:
+def test_children_do_not_touch_trackers_in_the_training_process(recorder: Recorder) -> None:
     class Guest:
         def give(self, *arguments: object) -> None:
             os._exit(9)

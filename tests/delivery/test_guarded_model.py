@@ -1,4 +1,4 @@
-"""A vendor's callback is handed the real model: what it replaces is put back, what it writes is named."""
+"""A vendor's callback gets the real model: replaced attributes are restored, in-place writes are reported."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ACTS = {**REPLACED, **WRITTEN, "read": read}
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(ACTS)), st.integers(0, 3)), max_size=4))
-def test_what_is_replaced_is_put_back_and_what_is_written_is_said(done: list[tuple[str, int]]) -> None:
+def test_replaced_tensors_are_restored_and_in_place_writes_are_reported(done: list[tuple[str, int]]) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
     model(torch.ones(1, 3)).sum().backward()
@@ -69,7 +69,7 @@ def test_what_is_replaced_is_put_back_and_what_is_written_is_said(done: list[tup
     assert (said is not None) == any(name != "read" for name, _ in done) or same
 
 
-def test_a_callback_that_writes_to_the_model_is_called_no_more() -> None:
+def test_a_callback_that_writes_to_the_model_is_disabled() -> None:
     class Writes(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
             write(next(model.parameters()))
@@ -113,7 +113,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("name", ["script.py"])
-def test_a_tracker_with_a_callback_that_a_script_registers_gets_everything(name: str, tmp_path: Path) -> None:
+def test_a_registered_tracker_with_a_callback_gets_everything_in_a_script(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(SCRIPT)
     done = fmstune(cwd=tmp_path, module=str(tmp_path / name))
     assert json.loads(done.stdout.splitlines()[-1]) == ["complete", True, None], done.stderr

@@ -1,4 +1,4 @@
-"""What a tracker is called with takes account of all that came before, whoever delivered it."""
+"""The calls of a tracker take all earlier events into account, whichever process delivered them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.journals import open_journal
 
 
 class Calls(Tracker):
-    """Keeps its calls."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Strict(Calls):
 
 
 def give(tracker: Tracker, path: Path, *, after: int = 0, again: tuple[int, ...] = ()) -> HandOver:
-    """What a process does that begins after event `after`: the events behind it, then those of `again`."""
+    """What a process does that starts after event `after`: the events that follow, then those of `again`."""
     handover = HandOver(path, tracker, after)
     events = list(JournalReader(path))
     for event in events:
@@ -58,20 +58,20 @@ def give(tracker: Tracker, path: Path, *, after: int = 0, again: tuple[int, ...]
     return handover
 
 
-def test_params_of_a_namespace_add_up_deeply_and_the_last_value_holds(recorder: Recorder) -> None:
+def test_params_of_a_namespace_merge_deeply_and_the_last_value_wins(recorder: Recorder) -> None:
     recorder.set_params({"rows": 8, "hash": {"train": "a"}}, "data")
     recorder.set_params({"source": "tickets", "hash": {"eval": "b"}, "rows": 9}, "data")
     whole = {"rows": 9, "hash": {"train": "a", "eval": "b"}, "source": "tickets"}
-    for after in (0, 1):  # the second time in another process
+    for after in (0, 1):  # the second time as another process
         tracker = Calls()
         give(tracker, recorder.journal.path, after=after)
         assert tracker.params[-1] == ("data", whole)
     late = Calls()
     give(late, recorder.journal.path, after=2, again=(1,))
-    assert late.params == [("data", whole)]  # an event that is tried again does not undo later ones
+    assert late.params == [("data", whole)]  # a retried event does not undo later ones
 
 
-def test_a_tracker_that_keeps_every_call_gets_what_was_given(recorder: Recorder) -> None:
+def test_a_tracker_that_keeps_every_call_gets_the_original_params(recorder: Recorder) -> None:
     class Log(Calls):
         takes_params = "given"
 
@@ -82,7 +82,7 @@ def test_a_tracker_that_keeps_every_call_gets_what_was_given(recorder: Recorder)
     assert tracker.params == [("data", {"a": 1}), ("data", {"b": 2})]
 
 
-def test_a_value_that_a_tracker_cannot_change_is_named(recorder: Recorder) -> None:
+def test_a_value_that_a_tracker_cannot_change_is_reported(recorder: Recorder) -> None:
     recorder.set_params({"a": {"b": 1}, "c": 1}, "data")
     recorder.set_params({"a": {"b": 2, "d": 3}, "c": 1}, "data")
     tracker = Strict()
@@ -91,7 +91,7 @@ def test_a_value_that_a_tracker_cannot_change_is_named(recorder: Recorder) -> No
     assert handover.changes == ("param a.b was given another value; the first one is kept",)
 
 
-def test_values_at_one_step_are_numbered_over_processes_and_from_zero_after_a_resume(
+def test_values_of_one_step_are_numbered_across_processes_and_from_zero_after_a_resume(
     recorder: Recorder,
 ) -> None:
     for step in (1, 1, 2):
@@ -113,7 +113,7 @@ def test_values_at_one_step_are_numbered_over_processes_and_from_zero_after_a_re
     assert [table.repeats for table in late.tables] == [1]
 
 
-def test_two_names_that_a_service_takes_for_one_stay_two_in_every_process(recorder: Recorder) -> None:
+def test_two_names_that_a_service_would_merge_stay_separate_in_every_process(recorder: Recorder) -> None:
     for step, name in enumerate(["f1(a", "F1[a", "f1(a", "F1[a"]):
         recorder.track(float(step), name, "eval", step=step)
     names = []
@@ -128,7 +128,7 @@ def test_two_names_that_a_service_takes_for_one_stay_two_in_every_process(record
 
 
 class Fails(Strict):
-    """Raises once at each event of `at`; takes points by the batch if `whole`."""
+    """Raises once at each event of `at`; takes points in batches if `whole`."""
 
     def __init__(self, at: set[int], whole: bool) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ USUAL = st.integers(1, 9).map(lambda step: MetricPoint({"loss": 1 / step, "lr": 
     st.lists(USUAL | POINTS | st.integers(0, 4), min_size=1, max_size=12), st.sets(st.integers(1, 12)),
     st.booleans(), st.integers(0, 3),
 )  # fmt: skip
-def test_metrics_passed_on_together_are_those_passed_on_one_by_one(
+def test_metrics_delivered_in_batches_equal_those_delivered_one_by_one(
     script: list[MetricPoint | int], failing: set[int], whole: bool, after: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -180,21 +180,21 @@ def test_metrics_passed_on_together_are_those_passed_on_one_by_one(
             stretch = list(itertools.takewhile(lambda event: event.kind == "metrics", events))
             given = other.give_on(stretch, math.inf).events if stretch else 0
             events = events[given:]
-            if events and given < len(stretch or events):  # it failed, or cannot be passed on with others
+            if events and given < len(stretch or events):  # it failed, or cannot be batched with others
                 other.give(events.pop(0))
     assert repr(together.points) == repr(each_alone.points)
     assert sorted(one.changes) == sorted(other.changes)
 
 
 class StopsEarly(Calls):
-    """Takes three points at once, and has no room for the third."""
+    """Takes three points at a time, and has no space for the third."""
 
     def track_points(self, points: Iterator[MetricPoint]) -> None:
         super().track_points(itertools.islice(points, 2))
         next(points, None)
 
 
-def test_a_point_that_a_tracker_took_last_before_it_returned_early_is_given_again(recorder: Recorder) -> None:
+def test_the_last_point_taken_before_an_early_return_is_delivered_again(recorder: Recorder) -> None:
     for step in range(1, 8):
         recorder.track(1 / step, "loss", "train", step=step)
     events, tracker = list(JournalReader(recorder.journal.path)), StopsEarly()
@@ -209,7 +209,7 @@ def test_a_point_that_a_tracker_took_last_before_it_returned_early_is_given_agai
 
 
 class OnlyTogether(Tracker):
-    """Overrides `track_points` alone."""
+    """Overrides only `track_points`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class OnlyTogether(Tracker):
 
 
 class Counts(OnlyTogether):
-    """Overrides it with a call of the base class's."""
+    """Overrides it by calling the base class."""
 
     def track_points(self, points: Iterator[MetricPoint]) -> None:
         taken = list(points)
@@ -228,7 +228,7 @@ class Counts(OnlyTogether):
         Tracker.track_points(self, iter(taken))
 
 
-def test_a_tracker_with_track_points_alone_also_gets_the_points_that_come_one_by_one(
+def test_a_tracker_with_only_track_points_also_gets_points_that_come_one_by_one(
     recorder: Recorder,
 ) -> None:
     for step in range(1, 4):

@@ -1,4 +1,4 @@
-"""Whatever the user's code tracks, the training continues and the journal stays strict JSON."""
+"""Whatever user code tracks, the training continues and the journal stays strict JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def no(*_: Any, **__: Any) -> NoReturn:
 
 
 ERRORS: dict[str, type[BaseException]] = {"now": RuntimeError}
-"""What the hostile objects raise now."""
+"""What the hostile objects currently raise."""
 
 
 class Mute:
@@ -82,7 +82,7 @@ HOSTILE = [
 
 
 def strict(path: Path) -> list[Any]:
-    """The journal's lines, read by the rules of JSON alone."""
+    """The lines of the journal, parsed as strict JSON."""
 
     def refuse(word: str) -> NoReturn:
         raise AssertionError(word)
@@ -95,10 +95,10 @@ def strict(path: Path) -> list[Any]:
     st.sampled_from(["track", "params", "table", "rows"]),
     st.lists(
         st.integers(0, len(HOSTILE) - 1), min_size=4, max_size=4
-    ),  # hypothesis would compare the objects
+    ),  # hypothesis would compare the objects otherwise
     st.sampled_from([RuntimeError, SystemExit, asyncio.CancelledError, KeyboardInterrupt, KeyError]),
 )
-def test_hostile_values_names_stages_and_steps_raise_nothing_but_the_interfaces_value_errors(
+def test_hostile_values_names_stages_and_steps_raise_only_documented_value_errors(
     recorder: Recorder, call: str, chosen: list[int], error: type[BaseException]
 ) -> None:
     value, name, stage, step = (HOSTILE[index] for index in chosen)
@@ -123,11 +123,11 @@ def test_hostile_values_names_stages_and_steps_raise_nothing_but_the_interfaces_
     assert len(lines) == before + recorded
     assert not refused or call != "track" or value is None or name is None
     events = list(JournalReader(recorder.journal.path))
-    assert len(events) == len(lines) - 1  # without the header: each is an event for those who deliver
+    assert len(events) == len(lines) - 1  # without the header: each line is an event
     assert all(isinstance(part, str | None) for event in events for part in (event.name, event.stage))
 
 
-def test_a_mapping_that_another_thread_adds_to_is_tracked(recorder: Recorder) -> None:
+def test_a_mapping_that_another_thread_modifies_is_tracked(recorder: Recorder) -> None:
     stats = {f"sample{n}": n for n in range(1_000)}
     done = threading.Event()
 
@@ -151,7 +151,7 @@ def test_a_mapping_that_another_thread_adds_to_is_tracked(recorder: Recorder) ->
     assert len(events) == 5
 
 
-def test_what_could_not_be_read_of_a_table_is_named_in_it(recorder: Recorder) -> None:
+def test_unreadable_parts_of_a_table_are_marked_in_it(recorder: Recorder) -> None:
     with active(recorder):
         fmstune.track_table(Half(), "half")
         fmstune.track_table([Items(a=1), Lazy()], "unreadable")
@@ -160,7 +160,7 @@ def test_what_could_not_be_read_of_a_table_is_named_in_it(recorder: Recorder) ->
     assert unreadable.rows == ({"a": 1}, {"value": "<Lazy>"})
 
 
-def test_a_table_beyond_all_bounds_is_cut_and_the_cut_is_named(
+def test_an_oversized_table_is_truncated_and_says_so(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.recorder.MOST_TABLE_VALUES", 1000)
@@ -173,7 +173,7 @@ def test_a_table_beyond_all_bounds_is_cut_and_the_cut_is_named(
 
 
 @pytest.mark.parametrize("name", [["st"], {"s": 1}, ("t", 1), 5, True])
-def test_a_name_that_is_no_text_becomes_one_in_the_journal(recorder: Recorder, name: Any) -> None:
+def test_a_name_that_is_no_string_is_stored_as_one(recorder: Recorder, name: Any) -> None:
     recorder.track(1.0, name, name)
     recorder.set_params({"a": 1}, name)
     recorder.track_table(Table(name, ({"a": 1},), name))

@@ -1,4 +1,4 @@
-"""A vendor's callback works in the training's process and has no say in the training."""
+"""A vendor's callback runs in the training process and cannot affect the training."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ EVENTS = sorted(name for name in dir(TrainerCallback) if name.startswith("on_"))
 
 
 class Panic(BaseException):
-    """As the one of a Rust extension."""
+    """Like that of a Rust extension."""
 
 
 class Vendor(Tracker):
-    """A tracker with a callback of its own, which does the same at each event."""
+    """A tracker with a callback that does the same at each event."""
 
     def __init__(self, act: Any) -> None:
         super().__init__("vendor")
@@ -80,7 +80,9 @@ def spoil(args: Any, state: Any, control: Any, kwargs: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_what_a_vendors_callback_changes_is_its_own(event: str, tmp_path: Path, recorder: Recorder) -> None:
+def test_a_vendors_callback_changes_only_its_own_copies(
+    event: str, tmp_path: Path, recorder: Recorder
+) -> None:
     warnings: list[str] = []
     args = TrainingArguments(str(tmp_path), max_steps=9, lr_scheduler_kwargs={"a": 1}, report_to=[])
     state = TrainerState(
@@ -123,10 +125,10 @@ def state_of_process() -> list[Any]:
 
 @pytest.mark.parametrize("act", [draw, seed, fail_after_all])
 @pytest.mark.parametrize("hook", ["callback", "track", "close"])
-def test_a_vendor_changes_nothing_of_the_process_that_the_training_depends_on(
+def test_a_vendor_changes_no_process_state_that_the_training_depends_on(
     hook: str, act: Any, recorder: Recorder
 ) -> None:
-    """A random number that it draws would give the model other weights, and a folder another place."""
+    """A random number that it draws would change the model's weights, and a chdir the output folder."""
     vendor = Vendor(act)
     vendor.track = vendor.close = act  # type: ignore[method-assign]
     guest = guest_of(vendor)
@@ -145,13 +147,13 @@ def test_a_vendor_changes_nothing_of_the_process_that_the_training_depends_on(
 @pytest.mark.parametrize(
     "error", [RuntimeError, SystemExit, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, Panic]
 )
-def test_whatever_a_vendors_callback_raises_disables_it_with_a_word(
+def test_whatever_a_vendors_callback_raises_disables_it_with_a_warning(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch, recorder: Recorder
 ) -> None:
     def fail(*_: Any) -> None:
         raise error("client went away")
 
-    monkeypatch.setattr(signal, "getsignal", lambda _: print)  # as in a run, which has its own handler
+    monkeypatch.setattr(signal, "getsignal", lambda _: print)  # as in a run, which installs its own handler
     warnings: list[str] = []
     callback = attached(guest_of(Vendor(fail), warnings.append), recorder)
     for _ in range(2):
@@ -160,7 +162,7 @@ def test_whatever_a_vendors_callback_raises_disables_it_with_a_word(
     assert warnings == [said]
 
 
-def test_ctrl_c_while_a_vendor_is_called_is_no_fault_of_the_vendors(recorder: Recorder) -> None:
+def test_ctrl_c_during_a_vendors_call_is_not_blamed_on_the_vendor(recorder: Recorder) -> None:
     def stop(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(3600)
@@ -172,7 +174,7 @@ def test_ctrl_c_while_a_vendor_is_called_is_no_fault_of_the_vendors(recorder: Re
     assert guest.trouble is None
 
 
-def test_a_call_that_does_not_return_is_given_up_with_a_word_and_does_nothing_more(
+def test_a_call_that_does_not_return_is_abandoned_with_a_warning_and_has_no_further_effect(
     recorder: Recorder, run_directory: Path
 ) -> None:
     woken, goes_on, warnings = threading.Event(), threading.Event(), list[str]()
@@ -182,7 +184,7 @@ def test_a_call_that_does_not_return_is_given_up_with_a_word_and_does_nothing_mo
             woken.wait(3600)
         finally:
             goes_on.set()
-        seed()  # what it would do when it wakes up long after
+        seed()  # what it does when it wakes up long afterwards
 
     callback = attached(guest_of(Vendor(hang), warnings.append, seconds=0.2), recorder)
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
@@ -201,7 +203,7 @@ def test_a_call_that_does_not_return_is_given_up_with_a_word_and_does_nothing_mo
 
 
 class Everything(Vendor):
-    """A tracker with a callback, which keeps what it gets besides."""
+    """A tracker with a callback, which records everything else that it receives."""
 
     def __init__(self) -> None:
         super().__init__(lambda *_: None)
@@ -224,15 +226,15 @@ class Everything(Vendor):
         self.got.append(("close", status))
 
 
-def test_besides_its_events_it_gets_all_that_is_recorded_from_the_first_to_the_end(
+def test_besides_its_callback_it_gets_every_event_from_the_first_to_the_last(
     recorder: Recorder, run_directory: Path
 ) -> None:
-    recorder.set_params({"team": "nlp"}, "params")  # before it is attached
+    recorder.set_params({"team": "nlp"}, "params")  # before the callback is attached
     vendor = Everything()
     guest = guest_of(vendor)
     callback = attached(guest, recorder)
     recorder.set_params({"lr": 1.0}, "params")
-    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))  # by the Trainer, which calls `on_log`
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))  # by the Trainer, through `on_log`
     happens(callback, logs={"loss": 1.0})
     recorder.track(0.5, "reward", "eval", step=1)
     recorder.track_table(Table("samples", ({"a": 1}, {"a": 2}), "eval", 1))
@@ -250,7 +252,7 @@ def test_besides_its_events_it_gets_all_that_is_recorded_from_the_first_to_the_e
     assert there.state == "complete"
 
 
-def test_what_it_holds_until_flush_counts_as_delivered_from_then_on(recorder: Recorder) -> None:
+def test_buffered_events_count_as_delivered_after_flush(recorder: Recorder) -> None:
     held: list[float] = []
     stored: list[float] = []
 
@@ -272,7 +274,7 @@ def test_what_it_holds_until_flush_counts_as_delivered_from_then_on(recorder: Re
     assert guest._ledger.safe_delivered == recorder.journal.last_seq
 
 
-def test_a_resumed_run_goes_on_in_its_run_and_gets_nothing_twice(
+def test_a_resumed_run_continues_in_its_tracker_run_and_gets_nothing_twice(
     recorder: Recorder, run_directory: Path
 ) -> None:
     first, second = Everything(), Everything()
@@ -287,7 +289,7 @@ def test_a_resumed_run_goes_on_in_its_run_and_gets_nothing_twice(
     assert second.got == [("open", "run", "run-7"), ("params", "data", ["lr"])]
 
 
-def test_what_it_tracks_itself_within_an_event_reaches_it(recorder: Recorder) -> None:
+def test_what_a_callback_tracks_itself_reaches_its_tracker(recorder: Recorder) -> None:
     vendor = Everything()
     vendor._act = lambda *_: recorder.track(1.0, "own", step=3)
     callback = attached(guest_of(vendor), recorder)
@@ -295,9 +297,7 @@ def test_what_it_tracks_itself_within_an_event_reaches_it(recorder: Recorder) ->
     assert ("track", "own", None, 3) in vendor.got
 
 
-def test_a_vendor_that_has_failed_is_in_the_report_and_known_to_sync(
-    recorder: Recorder, run_directory: Path
-) -> None:
+def test_a_failed_vendor_is_in_the_report_and_known_to_sync(recorder: Recorder, run_directory: Path) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("client went away")
 

@@ -1,4 +1,4 @@
-"""Signal handlers track, at whatever moment of a write they come."""
+"""Signal handlers may track at any moment of a write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.journals import journal_path
 
 @contextmanager
 def sampling(every: float) -> Iterator[Counter[str]]:
-    """A monitor that tracks from a timer's signal; how often it did."""
+    """A monitor that tracks from a timer signal; counts its samples."""
     count = Counter[str]()
 
     def sample(signum: int, frame: object) -> None:
@@ -43,7 +43,7 @@ def recorded(directory: Path) -> Counter[str]:
     return Counter(name for event in events for name in event.values)
 
 
-def test_a_monitor_whose_signals_interrupt_each_write_neither_stops_the_training_nor_loses_a_sample(
+def test_a_monitor_whose_signals_interrupt_writes_neither_stops_the_training_nor_loses_samples(
     recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = recorder.journal._file.put
@@ -63,7 +63,7 @@ def test_a_monitor_whose_signals_interrupt_each_write_neither_stops_the_training
     assert recorder.journal.unrecorded == 0
 
 
-def test_signals_that_come_while_another_thread_writes_are_queued(
+def test_signals_that_arrive_while_another_thread_writes_are_queued(
     recorder: Recorder, run_directory: Path
 ) -> None:
     held, waiting = threading.Event(), threading.Event()
@@ -85,7 +85,7 @@ def test_signals_that_come_while_another_thread_writes_are_queued(
     assert recorded(run_directory) == {"loss": 1, "sample": count["sample"]}
 
 
-def test_what_a_handler_tracks_is_bounded_and_what_is_dropped_is_counted(
+def test_what_a_handler_tracks_is_bounded_and_dropped_events_are_counted(
     recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.journal.writer._MOST_WAITING", 1000)

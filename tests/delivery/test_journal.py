@@ -1,4 +1,4 @@
-"""The journal keeps every event, whatever it is given and whatever happens to its file."""
+"""The journal keeps every event, whatever it contains and whatever happens to the file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from fmstune.trackers.values.plain import plain
 from tests.support.journals import journal_path, open_journal
 
 
-def test_the_first_line_says_which_run_it_is_and_events_are_numbered_from_one(run_directory: Path) -> None:
+def test_the_first_line_identifies_the_run_and_events_are_numbered_from_one(run_directory: Path) -> None:
     journal = open_journal(run_directory)
     journal.append("params", {"name": "params", "values": {"team": "nlp"}})
     journal.append("metrics", {"stage": "train", "step": 12, "epoch": 0.4, "values": {"loss": 1.93}})
@@ -75,7 +75,9 @@ def test_every_line_is_strict_json_although_numbers_may_not_be_finite(run_direct
     assert event.values["c"] == -math.inf
 
 
-def test_a_torn_last_line_is_no_event_and_the_next_one_is_not_glued_to_it(run_directory: Path) -> None:
+def test_a_truncated_last_line_is_no_event_and_the_next_one_is_not_appended_to_it(
+    run_directory: Path,
+) -> None:
     journal = open_journal(run_directory)
     journal.append("metrics", {"stage": "train", "values": {"loss": 1.0}})
     journal.append("metrics", {"stage": "train", "values": {"loss": 2.0}})
@@ -91,7 +93,7 @@ def test_a_torn_last_line_is_no_event_and_the_next_one_is_not_glued_to_it(run_di
     assert reader.damaged == 1
 
 
-def test_going_on_with_a_journal_keeps_its_header_and_its_numbers(run_directory: Path) -> None:
+def test_a_reopened_journal_keeps_its_header_and_its_numbers(run_directory: Path) -> None:
     first = open_journal(run_directory)
     for _ in range(5):
         first.append("metrics", {"values": {"x": 1}})
@@ -101,7 +103,7 @@ def test_going_on_with_a_journal_keeps_its_header_and_its_numbers(run_directory:
     assert second.append("metrics", {"values": {"x": 1}}) == 6
 
 
-def test_last_seq_is_found_from_the_end_even_behind_a_very_long_line(run_directory: Path) -> None:
+def test_last_seq_is_found_from_the_end_even_after_a_very_long_line(run_directory: Path) -> None:
     journal = open_journal(run_directory)
     journal.append("params", {"name": "big", "values": {"text": "x" * 300_000}})
     assert last_seq(journal_path(run_directory)) == 1
@@ -116,7 +118,7 @@ def test_last_seq_is_found_from_the_end_even_behind_a_very_long_line(run_directo
     torn=st.sampled_from([b"", b"{", b"damaged\n", b'{"seq":99,"time":1,"kind":"status","status":"failed"}']),
     window=st.integers(1, 200),
 )
-def test_the_final_status_is_the_last_one_that_no_resumption_follows(
+def test_the_final_status_is_the_last_one_without_a_later_resume(
     tmp_path_factory: pytest.TempPathFactory, kinds: list[str], lengths: list[int], torn: bytes, window: int
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / JOURNAL_NAME
@@ -146,7 +148,7 @@ def test_a_reader_sees_what_is_appended_after_it_was_opened(run_directory: Path)
     assert offset == journal_path(run_directory).stat().st_size == reader.offset
 
 
-def test_events_from_many_threads_are_all_there_once(run_directory: Path) -> None:
+def test_events_from_many_threads_all_arrive_once(run_directory: Path) -> None:
     journal = open_journal(run_directory)
 
     def write(number: int) -> None:
@@ -163,7 +165,7 @@ def test_events_from_many_threads_are_all_there_once(run_directory: Path) -> Non
     assert len({tuple(event.values.items()) for event in events}) == 800
 
 
-def test_a_full_disk_is_said_once_counted_and_never_raised(run_directory: Path) -> None:
+def test_a_full_disk_is_reported_once_counted_and_never_raised(run_directory: Path) -> None:
     said: list[str] = []
     header = Header("id", "run", 0.0, "/")
     journal = JournalWriter(Path("/dev/full"), header, on_trouble=said.append)
@@ -183,7 +185,7 @@ def test_two_processes_cannot_write_one_journal(run_directory: Path) -> None:
     assert not is_being_written(journal_path(run_directory))
 
 
-def test_a_file_that_is_no_journal_is_named_as_such(tmp_path: Path) -> None:
+def test_a_file_that_is_no_journal_is_reported_as_such(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"loss": 1}\n')
     with pytest.raises(JournalError, match="does not begin with a journal's header"):
@@ -201,7 +203,7 @@ class Hostile:
         raise RuntimeError("no item")
 
 
-def test_any_object_becomes_something_json_can_hold() -> None:
+def test_any_object_becomes_something_json_can_represent() -> None:
     import numpy as np
     import torch
 
@@ -214,7 +216,7 @@ def test_any_object_becomes_something_json_can_hold() -> None:
     assert plain(torch.ones(2)) == [1.0, 1.0]
 
 
-def test_what_contains_itself_or_is_too_large_never_raises_into_the_training(recorder: Recorder) -> None:
+def test_recursive_and_oversized_values_never_raise_into_the_training(recorder: Recorder) -> None:
     circle: dict[str, Any] = {"a": 1}
     circle["self"] = circle
     recorder.set_params(circle, "circle")
@@ -278,13 +280,13 @@ def test_damaged_bytes_never_crash_a_reader_and_are_never_silent(seed: int) -> N
 
 
 @pytest.mark.parametrize("name", [["x"], {"n": 1}, 5, 5.5, True])
-def test_a_name_in_an_earlier_journal_that_is_no_text_is_read_as_one(name: Any) -> None:
+def test_a_name_in_an_earlier_journal_that_is_no_string_is_read_as_one(name: Any) -> None:
     event = parse(json.dumps({"seq": 1, "time": 0, "kind": "params", "name": name, "stage": name}).encode())
     assert event is not None
     assert event.name == event.stage == str(name)
 
 
-def test_a_text_that_is_a_word_for_a_number_stays_a_text(recorder: Recorder, run_directory: Path) -> None:
+def test_a_string_that_spells_a_number_stays_a_string(recorder: Recorder, run_directory: Path) -> None:
     values = {"said": "NaN", "was": float("nan"), "way": "-Infinity", "up": np.float32("inf"), "loss": 1.0}
     recorder.track_point(MetricPoint(values, "train", 1))
     (event,) = JournalReader(journal_path(run_directory))
@@ -293,14 +295,14 @@ def test_a_text_that_is_a_word_for_a_number_stays_a_text(recorder: Recorder, run
     assert event.values["up"] == float("inf")
 
 
-def test_of_a_journal_of_an_earlier_version_such_words_are_numbers(run_directory: Path) -> None:
+def test_in_an_earlier_versions_journal_such_strings_are_numbers(run_directory: Path) -> None:
     journal = open_journal(run_directory)
     journal.append("metrics", {"values": {"loss": "NaN"}})
     (event,) = JournalReader(journal_path(run_directory))
     assert math.isnan(event.values["loss"])
 
 
-def test_a_reader_passes_any_number_of_damaged_lines(recorder: Recorder) -> None:
+def test_a_reader_skips_any_number_of_damaged_lines(recorder: Recorder) -> None:
     path = recorder.journal.path
     recorder.track(1.0, "loss", "train", step=1)
     whole = path.read_bytes()
@@ -312,7 +314,7 @@ def test_a_reader_passes_any_number_of_damaged_lines(recorder: Recorder) -> None
 
 
 @pytest.mark.parametrize("length", [10, (1 << 20) - 20, (1 << 20) - 8, 3 << 20])
-def test_a_line_is_found_by_what_it_contains_wherever_it_is(tmp_path: Path, length: int) -> None:
+def test_a_line_is_found_by_its_content_wherever_it_is(tmp_path: Path, length: int) -> None:
     lines = [b"x" * length, b"a %s b" % RESUME, b"", RESUME * 2, b"y", b"last %s" % RESUME]
     path = tmp_path / "lines"
     path.write_bytes(b"\n".join(lines))

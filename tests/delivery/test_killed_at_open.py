@@ -1,4 +1,4 @@
-"""A process that is killed when it has made a run in the service, and has told nobody its id."""
+"""A process that is killed after it created a run in the service, before it could store the run's id."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ Delivery(directory, tracker, ledger).run(lambda: True)
 
 @dataclass
 class Service:
-    """A service with a tracker's options, and the points of the one run that it holds."""
+    """A service with a tracker's options, and the points of the only run that it holds."""
 
     tracker: str
     options: dict[str, Any]
@@ -194,7 +194,7 @@ SERVICES: dict[str, Callable[[Path], AbstractContextManager[Service]]] = {
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_next_process_opens_the_run_that_is_there_and_makes_no_second_one(
+def test_the_next_process_opens_the_existing_run_and_creates_no_second_one(
     service: str, tmp_path: Path
 ) -> None:
     run = make_run(tmp_path / "run", {1: 2.0, 2: 1.5, 3: 1.25})

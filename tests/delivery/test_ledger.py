@@ -1,4 +1,4 @@
-"""The ledger survives kills and damage, and says what is known."""
+"""The ledger survives kills and damage, and reports what is known."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_a_tracker_named_by_a_dotted_path_has_a_ledger_too(tmp_path: Path) -> No
     assert [ledger.tracker for ledger in all_ledgers(tmp_path)] == ["my.module:Tracker/x"]
 
 
-def test_there_is_no_ledger_of_a_tracker_that_was_not_used(tmp_path: Path) -> None:
+def test_an_unused_tracker_has_no_ledger(tmp_path: Path) -> None:
     assert load_ledger(tmp_path, "aim") is None
     assert all_ledgers(tmp_path) == []
 
 
-def test_what_a_later_version_adds_is_ignored(tmp_path: Path) -> None:
+def test_fields_of_a_later_version_are_ignored(tmp_path: Path) -> None:
     Ledger("aim", delivered=3).save(tmp_path)
     path = ledger_path(tmp_path, "aim")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "blue"}))
@@ -69,7 +69,7 @@ def test_a_ledger_of_an_earlier_version_means_the_same(tmp_path: Path) -> None:
     assert load_ledger(tmp_path, "aim") == ledger
 
 
-def test_thousands_of_refused_events_are_all_kept_in_a_small_file(tmp_path: Path) -> None:
+def test_thousands_of_refused_events_fit_in_a_small_file(tmp_path: Path) -> None:
     suspicion = Suspicion()
     for seq in (*range(1, 4001, 2), *range(10_000, 20_000)):
         suspicion = suspicion.failed(seq, f"ValueError: {seq} " + "x" * 400, "raised", leads=True)
@@ -82,7 +82,9 @@ def test_thousands_of_refused_events_are_all_kept_in_a_small_file(tmp_path: Path
 
 
 @given(st.sets(st.integers(1, 40)), st.sets(st.integers(1, 40)), st.integers(1, 40), st.integers(1, 40))
-def test_spans_are_sets_of_numbers(numbers: set[int], others: set[int], one: int, another: int) -> None:
+def test_spans_behave_like_sets_of_numbers(
+    numbers: set[int], others: set[int], one: int, another: int
+) -> None:
     spans = spans_of(numbers)
     low, high = sorted((one, another))
     assert list(spans) == sorted(numbers)
@@ -98,7 +100,7 @@ def test_spans_are_sets_of_numbers(numbers: set[int], others: set[int], one: int
 
 
 @given(st.binary(max_size=200) | st.text().map(str.encode) | st.just(b'{"tracker":"aim","delivered":"many"}'))
-def test_a_damaged_ledger_is_set_aside_and_never_crashes_a_reader(data: bytes) -> None:
+def test_a_damaged_ledger_is_moved_aside_and_never_crashes_a_reader(data: bytes) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""What is complete is looked at by `trackers sync`: somebody may have removed a tracker's storage since."""
+"""`trackers sync` checks complete deliveries: a tracker's storage may have been removed since."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REMOVED: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("what", REMOVED)
-def test_a_storage_that_was_removed_gets_everything_again(
+def test_a_removed_storage_gets_everything_again(
     what: str, recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     name = what.partition(",")[0]
@@ -58,7 +58,7 @@ def test_a_storage_that_was_removed_gets_everything_again(
     assert "not checked" not in str(line.note)
 
 
-def test_a_tracker_that_cannot_tell_is_said_not_to_have_been_looked_at(
+def test_a_storage_that_cannot_be_checked_is_reported_as_not_checked(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     deliver(recorder, run_directory, job(tmp_path / "c"))
@@ -71,7 +71,7 @@ def test_a_tracker_that_cannot_tell_is_said_not_to_have_been_looked_at(
     assert report(run_directory, ["collector"])[0].note is None
 
 
-def test_what_a_storage_holds_is_told_without_making_one(tmp_path: Path) -> None:
+def test_checking_a_storage_does_not_create_one(tmp_path: Path) -> None:
     assert stored_in(tmp_path / "none.jsonl", "a" * 32, 0) is False
     assert stored_in(Path("/dev/null"), "a" * 32, 3) is None
     tracker = AimStackTracker(tracker_config={"repo": str(tmp_path)})
@@ -81,7 +81,7 @@ def test_what_a_storage_holds_is_told_without_making_one(tmp_path: Path) -> None
 
 
 class Buffered(Tracker):
-    """Rows wait for `flush`, and the service is away at the second one."""
+    """Rows wait for `flush`, and the service is down at the second one."""
 
     idempotent = True
 
@@ -106,7 +106,7 @@ class Buffered(Tracker):
         return max([*self._service, *self._waiting], default=0) >= last
 
 
-def test_what_only_waited_for_a_service_that_died_was_not_lost_by_it(run_directory: Path) -> None:
+def test_rows_that_were_waiting_when_the_service_died_are_not_lost(run_directory: Path) -> None:
     service: list[int] = []
     journal = open_journal(run_directory)
     for step in (1, 2):
@@ -125,7 +125,7 @@ def test_what_only_waited_for_a_service_that_died_was_not_lost_by_it(run_directo
 
 
 class Frugal(Tracker):
-    """Says itself what it leaves out of the first step."""
+    """Reports itself what it leaves out of the first step."""
 
     idempotent = True
 
@@ -142,7 +142,7 @@ class Frugal(Tracker):
             self.said.append("something is left out")
 
 
-def test_what_a_tracker_left_out_in_an_earlier_process_is_still_said(run_directory: Path) -> None:
+def test_what_a_tracker_left_out_in_an_earlier_process_is_still_reported(run_directory: Path) -> None:
     journal = open_journal(run_directory)
     for step in (1, 2):
         journal.append("metrics", {"step": step, "values": {"loss": 1.0}})

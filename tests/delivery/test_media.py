@@ -1,5 +1,5 @@
-"""`fmstune.track_text`, `track_image`, `track_histogram`: what stands in the journal's line and what beside
-it, what is refused, and that nothing of it raises for the disk or leaks a secret."""
+"""`fmstune.track_text`, `track_image`, `track_histogram`: what is stored in the journal line and what next to
+it, what is refused, and that none of them raises because of the disk or leaks a secret."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pixels(data: bytes) -> Any:
         return np.asarray(image)
 
 
-def test_what_is_small_is_in_the_line_and_the_rest_once_beside_it(
+def test_small_media_are_in_the_line_and_large_ones_once_next_to_it(
     recorder: Recorder, run_directory: Path
 ) -> None:
     long = "x" * 5000
@@ -62,7 +62,7 @@ def test_what_is_small_is_in_the_line_and_the_rest_once_beside_it(
     assert pixels(kept(path, image["item"]).read_bytes()).tolist() == RED.tolist()
 
 
-def test_without_a_run_nothing_happens_but_mistakes_are_told(run_directory: Path) -> None:
+def test_without_a_run_nothing_happens_but_user_errors_raise(run_directory: Path) -> None:
     fmstune.track_text("a", "b")
     fmstune.track_image(RED, "b")
     fmstune.track_histogram([1], "b")
@@ -76,7 +76,7 @@ def test_without_a_run_nothing_happens_but_mistakes_are_told(run_directory: Path
             call()
 
 
-def test_a_full_disk_is_an_event_that_says_so(
+def test_a_full_disk_is_recorded_in_the_event(
     recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -89,7 +89,7 @@ def test_a_full_disk_is_an_event_that_says_so(
     assert event.item["lost"] == "No space left on device"
 
 
-def test_secrets_in_texts_and_captions_are_hidden(run_directory: Path) -> None:
+def test_secrets_in_text_and_captions_are_hidden(run_directory: Path) -> None:
     know_secrets(["swordfish-7Q"])
     with active(Recorder(open_journal(run_directory), process_redactor())):
         fmstune.track_text("the password is swordfish-7Q" + " and so on" * 1000, "answer")
@@ -113,7 +113,7 @@ def test_secrets_in_texts_and_captions_are_hidden(run_directory: Path) -> None:
     ],
     ids=lambda image: type(image).__module__,
 )
-def test_images_come_from_whatever_python_has_them_in(image: Any, tmp_path: Path) -> None:
+def test_images_are_accepted_in_all_common_python_types(image: Any, tmp_path: Path) -> None:
     data, suffix, changed = encoded_image(image)
     assert (suffix, changed) == (".png", "")
     assert pixels(data).tolist() == RED.tolist()
@@ -124,7 +124,7 @@ def test_images_come_from_whatever_python_has_them_in(image: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("form", ["JPEG", "GIF", "WEBP"])
-def test_files_of_other_formats_stay_as_they_are(form: str) -> None:
+def test_files_of_other_formats_are_stored_unchanged(form: str) -> None:
     file = io.BytesIO()
     Image.fromarray(RED).save(file, form)
     suffix = form.lower().replace("jpeg", "jpg")
@@ -159,7 +159,7 @@ def test_a_png_has_the_pixels_of_its_array(array: Any) -> None:
     assert pixels(data).reshape(array.shape).tolist() == array.tolist()
 
 
-def test_pixels_beyond_are_scaled_to_fit() -> None:
+def test_out_of_range_pixels_are_scaled_to_fit() -> None:
     for tracked, seen in (
         ([-1.0, 0.0, 1.0], [0, 128, 255]),
         ([0.0, 127.5, 255.0], [0, 128, 255]),
@@ -175,7 +175,9 @@ def test_pixels_beyond_are_scaled_to_fit() -> None:
 
 
 @given(st.lists(st.floats() | st.integers(-1000, 1000), min_size=1), st.integers(1, 512))
-def test_a_histogram_has_each_finite_number_once_and_counts_the_others(values: list[Any], bins: int) -> None:
+def test_a_histogram_counts_each_finite_number_once_and_reports_the_others(
+    values: list[Any], bins: int
+) -> None:
     finite = [value for value in values if np.isfinite(value)]
     try:
         item = histogram_of(values, bins)
@@ -193,13 +195,13 @@ def test_a_histogram_has_each_finite_number_once_and_counts_the_others(values: l
 
 
 @pytest.mark.parametrize("values", [[], [float("nan")], ["a"], None, object(), [1j]])
-def test_what_has_no_histogram_is_refused(values: Any) -> None:
+def test_values_without_a_histogram_are_refused(values: Any) -> None:
     with pytest.raises(ValueError, match="histogram"):
         histogram_of(values, 8)
 
 
 @pytest.mark.parametrize("bins", [0, 513, "8", True, None])
-def test_bins_are_of_a_number_that_trackers_can_hold(bins: Any) -> None:
+def test_the_number_of_bins_is_one_that_trackers_can_hold(bins: Any) -> None:
     with pytest.raises(ValueError, match="1 to 512 bins"):
         histogram_of([1], bins)
 
@@ -207,6 +209,6 @@ def test_bins_are_of_a_number_that_trackers_can_hold(bins: Any) -> None:
 @pytest.mark.parametrize(
     "item", [{}, {"file": "../../journal.jsonl"}, {"file": "a" * 64 + ".png"}, {"file": 5}]
 )
-def test_a_line_names_no_file_but_its_own(item: dict[str, Any], run_directory: Path) -> None:
+def test_a_line_refers_to_no_file_but_its_own(item: dict[str, Any], run_directory: Path) -> None:
     with pytest.raises(FileLost):
         kept(journal_path(run_directory), item)

@@ -1,4 +1,5 @@
-"""A run that is synced in another shell continues where it began, or says that this is another place."""
+"""A run synced from another shell continues in the original location, or reports that the location
+differs."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ NAME = "vendor:Vendor"
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a vendor's tracker, with two stores; nothing says which."""
+    """The folder of a vendor's tracker, with two stores; nothing selects one."""
     for folder in ("a", "b", "default"):
         (tmp_path / folder).mkdir()
     (tmp_path / "vendor.py").write_text(VENDOR)
@@ -65,7 +66,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tracked(recorder: Recorder, directory: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of two steps whose second one the store of the variable did not take."""
+    """A run of two steps, the second of which the store of the variable did not receive."""
     with monkeypatch.context() as shell:
         shell.setenv("VENDOR_STORE", store)
         fleet = Fleet([Job(NAME, NAME)], check_within=None, close_timeout=2)
@@ -88,7 +89,7 @@ def steps(folder: Path) -> list[str]:
     return [line for line in path.read_text().split() if line.isdigit()] if path.exists() else []
 
 
-def test_a_sync_without_the_variable_continues_in_the_store_where_the_run_began(
+def test_a_sync_without_the_variable_continues_in_the_store_where_the_run_started(
     here: Path, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracked(recorder, run_directory, str(here / "a"), monkeypatch)
@@ -100,7 +101,7 @@ def test_a_sync_without_the_variable_continues_in_the_store_where_the_run_began(
     assert "  adapted: metric worst was not finite at times" in done.stdout
 
 
-def test_a_run_that_its_store_never_had_is_delivered_there_too(
+def test_a_run_that_its_store_never_received_is_delivered_there(
     here: Path, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracked(recorder, run_directory, str(here / "later"), monkeypatch)
@@ -111,7 +112,7 @@ def test_a_run_that_its_store_never_had_is_delivered_there_too(
 
 
 @pytest.mark.parametrize("by", ["variable", "option"])
-def test_another_store_is_named_as_one_and_the_sync_after_it_stays_there(
+def test_another_store_is_reported_and_the_next_sync_continues_there(
     by: str, here: Path, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracked(recorder, run_directory, str(here / "a"), monkeypatch)
@@ -122,11 +123,11 @@ def test_another_store_is_named_as_one_and_the_sync_after_it_stays_there(
             shell.setenv("VENDOR_STORE", str(here / "b"))
         note = str(synced(run_directory, **options).note)
     assert note == f"this is another place than before, where VENDOR_STORE was {here / 'a'}"
-    assert synced(run_directory).note is None  # it was looked for there, and nothing was done
+    assert synced(run_directory).note is None  # it was found there, and nothing was done
     assert (steps(here / "a"), steps(here / "b")) == (["1"], ["1", "2"])
 
 
-def test_a_secret_in_the_address_is_not_kept_but_asked_for(
+def test_a_secret_in_the_address_is_not_stored_but_asked_for(
     here: Path, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = "https://me:hunter2hunter2@example.invalid/a"
@@ -140,7 +141,7 @@ def test_a_secret_in_the_address_is_not_kept_but_asked_for(
     assert not steps(here / "default")
 
 
-def test_a_run_that_was_delivered_again_says_so_once(
+def test_a_run_that_was_redelivered_is_reported_once(
     here: Path, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "a" / "well").touch()
@@ -151,7 +152,7 @@ def test_a_run_that_was_delivered_again_says_so_once(
 
 
 @pytest.mark.parametrize("name", ["mlflow", "trackio", "wandb", "tensorboard", "swanlab", "comet", "clearml"])
-def test_the_variables_that_stand_in_for_the_place_of_a_run_are_noted(name: str) -> None:
+def test_the_variables_that_determine_the_location_of_a_run_are_recorded(name: str) -> None:
     tracker = tracker_class(name)
     noted = {each for group in tracker.places for each in group}
     named = {each.name: each.variables for each in described(name, tracker).options or ()}
@@ -161,7 +162,7 @@ def test_the_variables_that_stand_in_for_the_place_of_a_run_are_noted(name: str)
     assert named.keys() - others <= noted
 
 
-def test_a_ledger_whose_place_is_none_is_damaged(run_directory: Path, tmp_path: Path) -> None:
+def test_a_ledger_without_a_location_is_damaged(run_directory: Path, tmp_path: Path) -> None:
     path = run_directory / "tracking" / "t.json"
     path.write_text(json.dumps({"tracker": "t", "place": {"A": 1}}))
     assert load_ledger(run_directory, "t") is None

@@ -1,4 +1,4 @@
-"""Shippers take what the training leaves of the processor, and their share when it has ended."""
+"""Shippers run at idle priority during training, and at normal priority once it has ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linu
 
 
 def standing(process: int) -> tuple[int, int | None]:
-    """The scheduling policy of a process, and the nice value of its session, where sessions have one."""
+    """The scheduling policy of a process, and the nice value of its session, if sessions have one."""
     try:
         of_session = int(Path(f"/proc/{process}/autogroup").read_text().split()[-1])
     except (OSError, IndexError):
@@ -32,7 +32,8 @@ def standing(process: int) -> tuple[int, int | None]:
 
 
 def nice_of_session(process: int, nice: int) -> int | None:
-    """`nice` where the session of this process has a nice value, as others may have while ours has none."""
+    """`nice` if the session of this process has a nice value; other sessions may have one while ours does
+    not."""
     return nice if standing(process)[1] is not None else None
 
 
@@ -44,7 +45,7 @@ def sleeper() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("returns", [True, False])
-def test_who_gives_way_comes_forward_again_and_takes_no_policy_that_it_could_not_leave(
+def test_a_lowered_priority_is_raised_again_and_no_policy_is_used_that_could_not_be_left(
     returns: bool, sleeper: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(priority, "_may_return", lambda: returns)
@@ -57,7 +58,7 @@ def test_who_gives_way_comes_forward_again_and_takes_no_policy_that_it_could_not
         assert standing(sleeper)[0] == before[0] == os.SCHED_OTHER
 
 
-def test_a_process_that_has_ended_is_no_trouble(sleeper: int) -> None:
+def test_a_process_that_has_ended_raises_nothing(sleeper: int) -> None:
     os.kill(sleeper, 9)
     wait_for(lambda: psutil.Process(sleeper).status() == psutil.STATUS_ZOMBIE)
     os.waitpid(sleeper, 0)
@@ -66,7 +67,7 @@ def test_a_process_that_has_ended_is_no_trouble(sleeper: int) -> None:
 
 
 @pytest.mark.parametrize("end", ["finish", "trainer killed"])
-def test_a_shipper_gives_way_to_its_training_and_no_more_when_that_has_ended_even_in_a_call(
+def test_a_shipper_has_low_priority_until_its_training_has_ended_even_during_a_call(
     end: str, recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"path": str(tmp_path / "c"), "fault": "hang"}
@@ -101,7 +102,7 @@ def test_a_shipper_gives_way_to_its_training_and_no_more_when_that_has_ended_eve
         wait_for(lambda: not psutil.pid_exists(supervisor))
 
 
-def test_a_shipper_that_falls_behind_takes_its_share_until_it_has_caught_up(
+def test_a_shipper_that_falls_behind_gets_normal_priority_until_it_has_caught_up(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.shippers._BEHIND_SECONDS", 0.3)
@@ -126,7 +127,7 @@ def test_a_shipper_that_falls_behind_takes_its_share_until_it_has_caught_up(
     fleet.finish()
 
 
-def test_a_shipper_that_follows_no_training_takes_its_share(
+def test_a_shipper_without_a_training_has_normal_priority(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     record_steps(recorder, 1, 1)

@@ -1,5 +1,5 @@
-"""Sets of refused events with real shippers: nothing that the tracker takes is held up, in a live run or by
-one `sync`, and what is refused is named."""
+"""Sets of refused events with real shippers: everything that the tracker accepts is delivered, in a live run
+or by one `sync`, and refused events are reported."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from tests.support.waiting import wait_for
 
 
 class Odd(BaseException):
-    """What is no `Exception`."""
+    """An error that is no `Exception`."""
 
 
 @dataclass(frozen=True)
 class PickyOptions:
-    """`faults` maps numbers of events, as texts, to what happens at them, until the file `well` exists."""
+    """`faults` maps event numbers, as strings, to what happens at them, until the file `well` exists."""
 
     path: str = ""
     faults: str = "{}"
 
 
 class Picky(Tracker):
-    """Appends the numbers of events to `path`, and fails at some of them."""
+    """Appends event numbers to `path`, and fails at some of them."""
 
     Config = PickyOptions
     config: PickyOptions
@@ -85,13 +85,13 @@ class Picky(Tracker):
 
 
 class PickyInOrder(Picky):
-    """The same for a service that takes nothing late."""
+    """The same for a service that requires events in order."""
 
     takes_late = False
 
 
 class Scenario:
-    """A run of which events 1 to 12 are params, points, tables and the status, and its picky tracker."""
+    """A run whose events 1 to 12 are params, points, tables and the status, and its picky tracker."""
 
     def __init__(self, recorder: Recorder, directory: Path, path: Path) -> None:
         self.recorder, self.directory, self.path = recorder, directory, path
@@ -147,13 +147,13 @@ def refused(scenario: Scenario) -> set[int]:
     ],
     ids=["raises", "all kinds", "breaks the SDK", "in order"],
 )
-def test_one_sync_delivers_all_that_is_not_refused_and_names_the_rest(
+def test_one_sync_delivers_every_accepted_event_and_reports_the_rest(
     faults: dict[int, str], tracker: type[Tracker], scenario: Scenario
 ) -> None:
     scenario.record(1, 11)
     scenario.end()
     line = scenario.sync(scenario.job(faults, tracker))
-    # Closing the run is the one call that may be made again.
+    # Closing the run is the only call that may be repeated.
     assert sorted(seq for seq in scenario.taken if seq != 12) == [
         seq for seq in range(1, 12) if seq not in faults
     ]
@@ -170,7 +170,7 @@ def test_one_sync_delivers_all_that_is_not_refused_and_names_the_rest(
         assert len([seq for seq in scenario.taken if seq != 12]) == 11
 
 
-def test_a_live_run_delivers_all_that_is_not_refused_while_it_lasts(scenario: Scenario) -> None:
+def test_a_live_run_delivers_every_accepted_event_before_it_ends(scenario: Scenario) -> None:
     faults = {2: "raise", 3: "raise", 5: "kill", 6: "raise", 7: "base"}
     fleet = Fleet([scenario.job(faults)], check_within=None, close_timeout=300)
     fleet.sail(scenario.directory)
@@ -185,7 +185,7 @@ def test_a_live_run_delivers_all_that_is_not_refused_while_it_lasts(scenario: Sc
     assert line.error == "5 events were refused, the first of them event 2: ValueError: out of range"
 
 
-def test_an_event_at_which_the_tracker_hangs_is_put_aside_in_a_live_run_and_by_sync(
+def test_an_event_at_which_the_tracker_hangs_is_skipped_in_a_live_run_and_by_sync(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.shippers._STALLED_SECONDS", 2.0)
@@ -203,7 +203,7 @@ def test_an_event_at_which_the_tracker_hangs_is_put_aside_in_a_live_run_and_by_s
     assert str(line.error).startswith("event 3 was refused: it did not return within ")
 
 
-def test_a_status_that_is_refused_ends_the_attempts_and_is_named(scenario: Scenario) -> None:
+def test_a_refused_status_ends_the_attempts_and_is_reported(scenario: Scenario) -> None:
     scenario.record(1, 3)
     scenario.end()
     line = scenario.sync(scenario.job({4: "base"}))

@@ -1,4 +1,4 @@
-"""An event that a tracker refuses, or dies of, holds up none of the others and is named: real processes."""
+"""An event that a tracker refuses, or dies of, blocks no others and is reported: real processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.shipping import CAUSES, COLLECTOR, job, record_steps, steps_i
 from tests.support.waiting import wait_for
 
 
-def test_damaged_and_reordered_lines_of_the_journal_are_never_lost_in_silence(
+def test_damaged_and_reordered_journal_lines_are_never_lost_in_silence(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     record_steps(recorder, 1, 9)
@@ -38,7 +38,7 @@ def test_damaged_and_reordered_lines_of_the_journal_are_never_lost_in_silence(
     assert line.error == "1 damaged line of the journal (event 7) cannot be read"
 
 
-def test_an_event_that_the_tracker_refuses_for_good_does_not_hold_up_the_others(
+def test_a_permanently_refused_event_does_not_block_the_others(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     fleet = Fleet([job(tmp_path / "c", fault="raise", at="set_params")], check_within=None, close_timeout=300)
@@ -55,7 +55,7 @@ def test_an_event_that_the_tracker_refuses_for_good_does_not_hold_up_the_others(
 
 
 @pytest.mark.parametrize("fault", CAUSES)
-def test_an_event_that_always_ends_the_trackers_process_is_put_aside_named_and_tried_again_by_sync(
+def test_an_event_that_always_kills_the_trackers_process_is_skipped_reported_and_retried_by_sync(
     fault: str, recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     record_steps(recorder, 1, 6)
@@ -80,7 +80,7 @@ def test_an_event_that_always_ends_the_trackers_process_is_put_aside_named_and_t
     assert statuses == {"finished"}
 
 
-def test_an_event_that_ends_the_trackers_process_does_not_hold_up_a_run_that_is_going_on(
+def test_an_event_that_kills_the_trackers_process_does_not_block_a_live_run(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.shippers._LONGEST_PAUSE", 0.1)
@@ -98,7 +98,7 @@ def test_an_event_that_ends_the_trackers_process_does_not_hold_up_a_run_that_is_
     assert line.error == "event 2 was refused: its process died of SIGSEGV"
 
 
-def test_one_refused_event_does_not_keep_sync_from_what_comes_after_it(
+def test_one_refused_event_does_not_keep_sync_from_later_events(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     record_steps(recorder, 1, 3)
@@ -117,7 +117,7 @@ def test_one_refused_event_does_not_keep_sync_from_what_comes_after_it(
     assert collected(tmp_path / "c")[-1]["status"] == "finished"
 
 
-def test_an_event_blamed_for_deaths_is_delivered_in_its_turn_once_the_tracker_is_well(
+def test_an_event_blamed_for_crashes_is_delivered_in_order_once_the_tracker_works(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     record_steps(recorder, 1, 1)
@@ -127,7 +127,7 @@ def test_an_event_blamed_for_deaths_is_delivered_in_its_turn_once_the_tracker_is
     shipper.wait(300)
     ledger = load_ledger(run_directory, "collector")
     assert ledger is not None
-    died = "its process died of SIGKILL"  # three times, the trainer's end before the fourth try
+    died = "its process died of SIGKILL"  # three times; the trainer ends before the fourth try
     ledger = dataclasses.replace(ledger, trying=2)
     for _ in range(3):
         ledger = after_death(ledger, died)
@@ -140,7 +140,7 @@ def test_an_event_blamed_for_deaths_is_delivered_in_its_turn_once_the_tracker_is
     assert steps_in(tmp_path / "c") == [1, 2, 3, 4]
 
 
-def test_what_a_service_would_drop_in_silence_is_said_to_be_missing(
+def test_events_that_a_service_would_drop_silently_are_reported_as_missing(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     record_steps(recorder, 1, 4)

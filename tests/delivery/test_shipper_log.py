@@ -1,4 +1,4 @@
-"""What trackers and their processes print is in a log that ends, to the last words, and without secrets."""
+"""Everything that trackers and their processes print is in a log of limited size, without secrets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA\nq83vEjRWeJCrze8S\n----
 
 
 def written(path: Path, *pieces: bytes) -> str:
-    """What a log holds after it was fed these pieces, the first one before it had a path."""
+    """The content of a log that was fed these pieces, the first one before it had a path."""
     log = BoundedLog(Redactor({}, SECRETS).text)
     log.feed(pieces[0])
     log.write_to(path)
@@ -33,7 +33,7 @@ def written(path: Path, *pieces: bytes) -> str:
 
 
 @given(st.lists(st.sampled_from([*SECRETS, KEY, "x\n", "\r", " ", "é", "\n"]), min_size=1), st.data())
-def test_a_secret_is_found_wherever_the_pieces_end(
+def test_a_secret_is_found_wherever_the_pieces_are_split(
     tmp_path_factory: pytest.TempPathFactory, parts: list[str], data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("log") / "log"
@@ -47,7 +47,7 @@ def test_a_secret_is_found_wherever_the_pieces_end(
         assert text.count("é") == parts.count("é")
 
 
-def test_a_log_ends_at_its_size_and_a_long_line_is_cut(tmp_path: Path) -> None:
+def test_a_log_has_a_maximum_size_and_long_lines_are_cut(tmp_path: Path) -> None:
     long = written(tmp_path / "long", b"x" * 50_000, b"x" * 50_000 + b" planted-secret", b" more\nnext\n")
     assert long.endswith("x… [a long line is cut]\nnext\n")
     assert len(long) < 5000
@@ -58,7 +58,7 @@ def test_a_log_ends_at_its_size_and_a_long_line_is_cut(tmp_path: Path) -> None:
 
 
 def shipped(recorder: Recorder, directory: Path, tracker: str) -> tuple[int | None, str]:
-    """Deliver a short run, and say how the shipper ended and what its log holds then."""
+    """Deliver a short run; returns how the shipper ended and its log."""
     recorder.track(1.0, "loss", step=1)
     recorder.close("finished")
     recorder.journal.close()
@@ -76,7 +76,7 @@ def shipped(recorder: Recorder, directory: Path, tracker: str) -> tuple[int | No
     "tracker",
     ["Prints", "PrintsAndDies", "PrintsAndLeavesADaemon", "PrintsWithTheInterpreterHeld", "ClosesEverything"],
 )
-def test_what_is_printed_by_whatever_means_is_in_the_log_without_secrets_when_the_shipper_has_ended(
+def test_output_of_any_kind_is_in_the_log_without_secrets_when_the_shipper_has_ended(
     tracker: str, recorder: Recorder, run_directory: Path
 ) -> None:
     code, log = shipped(recorder, run_directory, tracker)
@@ -87,7 +87,7 @@ def test_what_is_printed_by_whatever_means_is_in_the_log_without_secrets_when_th
     assert not any(secret in log for secret in SECRETS)
 
 
-def test_a_shipper_that_prints_megabytes_delivers_all_and_fills_no_disk(
+def test_a_shipper_that_prints_megabytes_delivers_everything_and_fills_no_disk(
     recorder: Recorder, run_directory: Path
 ) -> None:
     code, log = shipped(recorder, run_directory, "PrintsMegabytes")

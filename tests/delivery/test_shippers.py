@@ -1,4 +1,4 @@
-"""What the training promises to be spared, and what is delivered all the same: real processes."""
+"""What training is protected from, and what is delivered nevertheless: real processes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_no_tracker_runs_in_the_training_process(
 def test_a_training_with_thousands_of_open_files_is_tracked_like_any_other(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
-    """`select` refuses descriptors past 1,023."""
+    """`select` refuses descriptors beyond 1,023."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     many = [os.open(os.devnull, os.O_RDONLY)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard) if hard >= 0 else 4096, hard))
@@ -81,7 +81,7 @@ def test_a_training_with_thousands_of_open_files_is_tracked_like_any_other(
         *itertools.product(["track"], list(CAUSES)[-2:]),
     ],
 )
-def test_a_tracker_that_fails_is_caught_up_by_sync_once_it_is_well(
+def test_a_failing_tracker_is_caught_up_by_sync_once_it_works(
     at: str, fault: str, recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     well = tmp_path / "well"
@@ -90,7 +90,7 @@ def test_a_tracker_that_fails_is_caught_up_by_sync_once_it_is_well(
     deliver(recorder, run_directory, made, close_timeout=0.2, before_end=told)
     (line,) = report(run_directory, ["collector"])
     assert line.state in ("behind", "failed")
-    # The cause was seen there; a new process may have begun since.
+    # The cause was recorded there; a new process may have started since.
     assert str(line.error).endswith((CAUSES[fault], "not finished in time"))
     assert line.remedy == f"fmstune trackers sync {run_directory}"
     recorder.journal.close()
@@ -98,7 +98,7 @@ def test_a_tracker_that_fails_is_caught_up_by_sync_once_it_is_well(
     well.touch()
     (line,) = sync(run_directory, None, {}, str)
     assert line.state == "complete", line
-    # A process that is killed between a call and its note in the ledger makes the same call again.
+    # A process that is killed between a call and its ledger entry makes the same call again.
     steps = {call["seq"]: call["step"] for call in collected(tmp_path / "c") if call["call"] == "track"}
     assert sorted(steps.values()) == list(range(1, 11))
     assert {call["status"] for call in collected(tmp_path / "c") if call["call"] == "close"} == {"finished"}
@@ -109,16 +109,16 @@ def test_a_tracker_that_fails_is_caught_up_by_sync_once_it_is_well(
 
 
 @pytest.mark.parametrize("at", ["open", "set_params", "track", "close"])
-def test_a_tracker_that_hangs_is_ended_at_the_deadline(
+def test_a_hanging_tracker_is_ended_at_the_deadline(
     at: str, recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     seconds = deliver(recorder, run_directory, job(tmp_path / "c", fault="hang", at=at), close_timeout=1.5)
-    assert 1.4 < seconds < 60  # and not for ever
+    assert 1.4 < seconds < 60  # rather than forever
     (line,) = report(run_directory, ["collector"])
     assert line.state == "behind"
 
 
-def test_when_the_service_comes_back_the_shipper_catches_up_by_itself(
+def test_the_shipper_catches_up_by_itself_when_the_service_is_back(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     well = tmp_path / "well"
@@ -144,7 +144,7 @@ def test_when_the_service_comes_back_the_shipper_catches_up_by_itself(
     assert line.error is None
 
 
-def test_a_tracker_that_hangs_in_mid_run_is_started_again_and_catches_up(
+def test_a_tracker_that_hangs_mid_run_is_restarted_and_catches_up(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.shippers._STALLED_SECONDS", 1.0)
@@ -163,7 +163,7 @@ def test_a_tracker_that_hangs_in_mid_run_is_started_again_and_catches_up(
     assert report(run_directory, ["collector"])[0].state == "complete"
 
 
-def test_a_tracker_that_leaks_is_started_again_before_it_takes_the_trainings_memory(
+def test_a_leaking_tracker_is_restarted_before_it_takes_the_trainings_memory(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.shippers._MOST_MEMORY", 200_000_000)
@@ -182,7 +182,7 @@ def test_a_tracker_that_leaks_is_started_again_before_it_takes_the_trainings_mem
     assert report(run_directory, ["collector"])[0].state == "complete"
 
 
-def test_an_option_that_is_a_secret_is_in_no_process_list_no_ledger_and_no_log(
+def test_a_secret_option_is_in_no_process_list_no_ledger_and_no_log(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     secret = "planted-0123456789"
@@ -200,7 +200,7 @@ def test_an_option_that_is_a_secret_is_in_no_process_list_no_ledger_and_no_log(
         assert secret not in path.read_text()
 
 
-def test_a_tracker_of_the_old_shape_receives_exactly_three_arguments(
+def test_a_tracker_with_the_old_interface_receives_exactly_three_arguments(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     deliver(
@@ -230,11 +230,11 @@ def test_the_memory_of_a_shipper_does_not_grow_with_the_run(
     after = resident_after(20000)
     recorder.close("finished")
     fleet.finish()
-    # The tracker `file` keeps 12 bytes for each event, to know one that comes again.
+    # The tracker `file` keeps 12 bytes per event, to detect repeated ones.
     assert after - before < 2_000_000
 
 
-def test_the_memory_of_the_trainer_does_not_grow_with_an_outage(
+def test_the_memory_of_the_trainer_does_not_grow_during_an_outage(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     import tracemalloc

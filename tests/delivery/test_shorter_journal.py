@@ -1,4 +1,4 @@
-"""A journal may know fewer events than the trackers: after a loss of power, or out of a backup."""
+"""A journal may have fewer events than the trackers: after a power loss, or from a backup."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def arrived(directory: Path, name: str) -> list[int]:
 def test_what_is_tracked_after_the_loss_reaches_every_tracker(
     written: int, kept: int, lagging: int, more: int
 ) -> None:
-    """`kept` lines of events are left, -1: not even the header; one tracker got all, one `lagging` events."""
+    """`kept` event lines are left (-1: not even the header); one tracker got all events, one `lagging`."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / TRACKING_DIR).mkdir()
@@ -73,7 +73,7 @@ def test_what_is_tracked_after_the_loss_reaches_every_tracker(
         assert slow.total == written + more
 
 
-def test_the_numbers_go_on_from_the_newest_ledger_be_it_in_a_checkpoint(run_directory: Path) -> None:
+def test_numbering_continues_from_the_newest_ledger_even_one_in_a_checkpoint(run_directory: Path) -> None:
     Ledger("file", delivered=3).save(run_directory)
     Ledger("file", delivered=7, trying=8).save(run_directory / "checkpoint-5")
     Ledger("wandb", delivered=5).save(run_directory / "checkpoint-10")
@@ -81,7 +81,7 @@ def test_the_numbers_go_on_from_the_newest_ledger_be_it_in_a_checkpoint(run_dire
 
 
 @pytest.mark.parametrize("delivered", [2, 6])
-def test_a_report_names_the_events_that_the_journal_has_lost(delivered: int, run_directory: Path) -> None:
+def test_a_report_counts_the_events_that_the_journal_has_lost(delivered: int, run_directory: Path) -> None:
     track(open_journal(run_directory), range(1, 5))
     Ledger("file", delivered=delivered, safe_delivered=delivered, run_id="r").save(run_directory)
     Ledger("aim", delivered=6, safe_delivered=6, closed=True, run_id="r").save(run_directory)
@@ -91,7 +91,7 @@ def test_a_report_names_the_events_that_the_journal_has_lost(delivered: int, run
         assert file.line().startswith("2/6 · events 5 to 6 are not in the journal any more")
 
 
-def test_a_run_whose_journal_is_empty_is_a_run_that_can_be_gone_on_with(run_directory: Path) -> None:
+def test_a_run_with_an_empty_journal_can_be_resumed(run_directory: Path) -> None:
     journal_path(run_directory).touch()
     assert run_state(run_directory) == "interrupted"
     assert not list(run_directory.glob("*damaged*"))
@@ -99,7 +99,7 @@ def test_a_run_whose_journal_is_empty_is_a_run_that_can_be_gone_on_with(run_dire
         JournalReader(journal_path(run_directory))
 
 
-def test_a_service_that_says_it_holds_more_than_there_is_is_not_believed(run_directory: Path) -> None:
+def test_a_service_that_claims_more_events_than_exist_is_not_believed(run_directory: Path) -> None:
     class Boastful(FileTracker):
         def open(self, start: RunStart) -> TrackerRun:
             return dataclasses.replace(super().open(start), delivered_through=10**9)
@@ -113,7 +113,7 @@ def test_a_service_that_says_it_holds_more_than_there_is_is_not_believed(run_dir
     assert "up to 1000000000" in line.line()
 
 
-def test_a_tracker_that_a_resume_was_not_given_is_said_to_be_unused_and_not_to_be_slow(
+def test_a_tracker_left_out_of_a_resume_is_reported_as_unused_not_as_behind(
     run_directory: Path,
 ) -> None:
     track(open_journal(run_directory), range(1, 5))

@@ -1,4 +1,4 @@
-"""What watches over shippers: nothing that a tracker does outlives them, or keeps them from their end."""
+"""Supervision of shippers: nothing that a tracker does outlives them, or keeps them from ending."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def daemons(path: Path) -> list[int]:
     return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def test_a_tracker_that_hangs_with_the_gil_is_ended_though_its_trainer_was_killed(
+def test_a_tracker_that_hangs_while_holding_the_gil_is_ended_though_its_trainer_was_killed(
     run_directory: Path, tmp_path: Path
 ) -> None:
     options = {"path": str(tmp_path / "c"), "fault": "hang_in_c", "at": "track"}
@@ -52,7 +52,7 @@ def test_a_daemon_of_a_tracker_locks_no_ledger_and_ends_with_its_shipper(
     wait_for(lambda: len(steps_in(tmp_path / "c")) == 20)
     (daemon,) = daemons(tmp_path / "c")
     assert alive(daemon)
-    if end == "supervisor killed":  # then whoever starts the next shipper ends what is left
+    if end == "supervisor killed":  # then the process that starts the next shipper ends what is left
         shipper = psutil.Process(supervisor).children()[0].pid
         os.kill(supervisor, signal.SIGKILL)
         wait_for(lambda: not alive(shipper) and not alive(daemon))
@@ -64,7 +64,7 @@ def test_a_daemon_of_a_tracker_locks_no_ledger_and_ends_with_its_shipper(
     assert locks.holder(ledger_path(run_directory, "collector").with_suffix(".lock")) is None
 
 
-def test_what_a_tracker_has_started_is_ended_with_it(
+def test_processes_that_a_tracker_started_end_with_it(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     deliver(recorder, run_directory, job(tmp_path / "c", fault="daemon", at="track"))
@@ -73,7 +73,7 @@ def test_what_a_tracker_has_started_is_ended_with_it(
     assert report(run_directory, ["collector"])[0].state == "complete"
 
 
-def test_a_shipper_that_has_got_no_order_ends_with_its_starter(
+def test_a_shipper_without_a_job_ends_with_the_process_that_started_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipper = ShipperProcess(job(tmp_path / "c"), check_within=300)
@@ -86,7 +86,7 @@ def test_a_shipper_that_has_got_no_order_ends_with_its_starter(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_how_a_shipper_died_is_told_by_its_supervisor(signum: signal.Signals, tmp_path: Path) -> None:
+def test_the_supervisor_reports_how_a_shipper_died(signum: signal.Signals, tmp_path: Path) -> None:
     shipper = ShipperProcess(job(tmp_path / "c"), check_within=300)
     assert shipper.check().ok
     psutil.Process(shipper.pid).children()[0].send_signal(signum)
@@ -95,7 +95,7 @@ def test_how_a_shipper_died_is_told_by_its_supervisor(signum: signal.Signals, tm
     shipper.kill()
 
 
-def test_some_seconds_without_file_descriptors_do_not_end_the_watch_over_shippers(
+def test_supervision_survives_seconds_without_free_file_descriptors(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.05)
@@ -107,7 +107,7 @@ def test_some_seconds_without_file_descriptors_do_not_end_the_watch_over_shipper
     wait_for(lambda: steps_in(tmp_path / "c") == [1, 2, 3])
     with _no_descriptors():
         fleet._ships[0].process._process.kill()
-        time.sleep(0.6)  # looks, and tries to start it again
+        time.sleep(0.6)  # the watcher looks, and tries to restart it
     record_steps(recorder, 4, 6)
     wait_for(lambda: len(steps_in(tmp_path / "c")) == 6)
     assert fleet._watcher is not None

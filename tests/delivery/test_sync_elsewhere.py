@@ -1,4 +1,5 @@
-"""A run that was tracked with a plug-in is synced from any directory, or says what is missing."""
+"""A run that was tracked with a plug-in can be synced from any directory, or the error says what is
+missing."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ class Mine(Tracker):
 
 @pytest.fixture
 def home(recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a plug-in, from which a run was tracked that the plug-in has missed."""
+    """The folder of a plug-in, and a run tracked from it whose events the plug-in did not receive."""
     home = tmp_path / "home"
     (home / "package").mkdir(parents=True)
     (home / "package" / "mine.py").write_text(PLUGIN)
@@ -63,7 +64,7 @@ def test_the_plug_in_is_found_where_it_was_when_the_run_was_tracked(home: Path, 
     assert (home / "got").read_text() == "1\n"
 
 
-def test_a_plug_in_that_is_gone_is_said_to_be_missing_and_where_it_was(
+def test_a_removed_plug_in_is_reported_as_missing_with_its_former_location(
     home: Path, run_directory: Path, tmp_path: Path
 ) -> None:
     (home / "package").rename(tmp_path / "moved")
@@ -74,7 +75,7 @@ def test_a_plug_in_that_is_gone_is_said_to_be_missing_and_where_it_was(
     assert str(home) in str(line.remedy)
 
 
-def test_of_a_project_that_was_moved_the_file_is_found_where_it_is_now(
+def test_the_file_of_a_moved_project_is_found_in_its_new_location(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, options = tmp_path / "project", {"path": "m.jsonl"}

@@ -1,4 +1,4 @@
-"""Tables, such as samples of what a model writes, reach every tracker as what that tracker has for them."""
+"""Tables, such as samples of generated text, reach every tracker in the form that it supports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLLECTOR = "tests.sample_trackers:Collector"
 
 @pytest.fixture
 def run(run_directory: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run with one table of the evaluation at step 4."""
+    """A finished run with one table of the eval at step 4."""
     monkeypatch.chdir(run_directory.parent)
     with active(recorder):
         fmstune.track_table(ROWS, "samples", "eval", step=4)
@@ -36,13 +36,13 @@ def deliver(run: Path, tracker: str, **options: str) -> None:
     assert line.state == "complete", line
 
 
-def test_the_journal_holds_the_rows_as_they_are(run: Path) -> None:
+def test_the_journal_holds_the_rows_unchanged(run: Path) -> None:
     (table, _) = JournalReader(run / TRACKING_DIR / JOURNAL_NAME)
     assert (table.kind, table.name, table.stage, table.step) == ("table", "samples", "eval", 4)
     assert [dict(row) for row in table.rows] == ROWS
 
 
-def test_in_wandb_it_is_a_table_beside_the_metrics(run: Path) -> None:
+def test_in_wandb_it_is_a_table_next_to_the_metrics(run: Path) -> None:
     deliver(run, "wandb", mode="offline")
     (folder,) = wandb_offline_dirs(run.parent)
     (row,) = read_wandb_offline(folder).history
@@ -82,7 +82,7 @@ def test_in_a_file_it_is_a_line(run: Path) -> None:
     )
 
 
-def test_a_tracker_that_knows_no_tables_gets_it_as_params(run: Path) -> None:
+def test_a_tracker_without_tables_gets_it_as_params(run: Path) -> None:
     deliver(run, COLLECTOR, path="calls")
     (call,) = [each for each in collected(run.parent / "calls") if each["call"] == "set_params"]
     assert (call["name"], call["values"]) == ("eval/samples/step 4", {"1": ROWS[0], "2": ROWS[1]})
@@ -96,6 +96,6 @@ def test_secrets_in_cells_are_redacted_before_the_journal(recorder: Recorder) ->
     assert "pw@" not in text
 
 
-def test_what_is_no_table_is_said(recorder: Recorder) -> None:
+def test_what_is_no_table_is_refused(recorder: Recorder) -> None:
     with active(recorder), pytest.raises(ValueError, match="rows that map columns"):
         fmstune.track_table(["a row"], "samples")  # type: ignore[list-item]

@@ -1,4 +1,4 @@
-"""`fmstune.track` takes each kind of thing for what it is, and refuses what may be two of them."""
+"""`fmstune.track` detects the kind of each value, and refuses ambiguous ones."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize(
-    # No ids of the values: workers have to collect the same, and addresses and random numbers differ.
+    # No ids from the values: workers have to collect the same ids, and addresses and random numbers differ.
     ("kind", "value"),
     [
         pytest.param(kind, value, id=f"{kind} {type(value).__name__}")
@@ -62,7 +62,9 @@ KINDS = [
         for value in values
     ],
 )
-def test_each_is_what_it_is(kind: str, value: Any, recorder: Recorder, run_directory: Path) -> None:
+def test_each_value_is_tracked_as_its_kind(
+    kind: str, value: Any, recorder: Recorder, run_directory: Path
+) -> None:
     with active(recorder):
         fmstune.track(value, "name", "stage", step=3)
     (event,) = events(run_directory)
@@ -83,7 +85,7 @@ def test_each_is_what_it_is(kind: str, value: Any, recorder: Recorder, run_direc
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_array_that_may_be_two_things_is_refused_with_what_to_call(
+def test_an_ambiguous_array_is_refused_with_the_functions_to_call(
     value: Any, recorder: Recorder, run_directory: Path
 ) -> None:
     with (
@@ -94,7 +96,7 @@ def test_an_array_that_may_be_two_things_is_refused_with_what_to_call(
     assert events(run_directory) == []
 
 
-def test_a_path_is_an_image_and_its_name_as_a_text_is_refused(
+def test_a_path_is_an_image_and_its_name_as_a_string_is_refused(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.png"
@@ -110,9 +112,7 @@ def test_a_path_is_an_image_and_its_name_as_a_text_is_refused(
 
 
 @pytest.mark.parametrize("track", [fmstune.track, fmstune.track_text])
-def test_a_text_under_the_name_of_a_secret_is_redacted(
-    track: Any, recorder: Recorder, run_directory: Path
-) -> None:
+def test_text_under_a_secret_name_is_redacted(track: Any, recorder: Recorder, run_directory: Path) -> None:
     with active(recorder):
         track("hunter2", "db_password")
     (event,) = events(run_directory)
@@ -120,7 +120,7 @@ def test_a_text_under_the_name_of_a_secret_is_redacted(
 
 
 class Rude:
-    """An array whose shape raises what a mistake of the call raises."""
+    """An array whose shape raises the exception of a user error."""
 
     ndim, dtype = 1, "float64"
 
@@ -151,7 +151,7 @@ CONTENTS: list[tuple[Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("value", "key", "said"), CONTENTS, ids=[said for *_, said in CONTENTS])
-def test_what_a_value_holds_is_recorded_as_well_as_it_can_be_and_named_once(
+def test_the_content_of_a_value_is_recorded_as_far_as_possible_and_the_rest_reported_once(
     value: Any, key: str, said: str, recorder: Recorder, run_directory: Path, caplog: Logs
 ) -> None:
     with active(recorder):
@@ -163,12 +163,12 @@ def test_what_a_value_holds_is_recorded_as_well_as_it_can_be_and_named_once(
     assert ("unreadable" in first.item) != ("file" in first.item or "counts" in first.item)
     (named,) = caplog.messages
     assert said in named
-    # And so is what the report says of the delivery.
+    # So is the note in the delivery report.
     assert said in "".join((why_not(first, {first.kind}) or "", *changed(first, Limits())))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_mode_of_pillow_is_an_image(mode: str, recorder: Recorder, run_directory: Path) -> None:
+def test_every_pillow_mode_is_an_image(mode: str, recorder: Recorder, run_directory: Path) -> None:
     with active(recorder):
         fmstune.track(Image.new(mode, (3, 2)), "name")
     (event,) = events(run_directory)
@@ -183,7 +183,7 @@ ANY_ARRAY = arrays.arrays(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=ANY_ARRAY | st.lists(st.none() | st.floats() | st.integers() | st.text() | st.booleans()))
-def test_whatever_arrays_and_lists_hold_raises_nothing(value: Any, recorder: Recorder) -> None:
+def test_no_content_of_arrays_and_lists_raises(value: Any, recorder: Recorder) -> None:
     with active(recorder):
         with contextlib.suppress(Ambiguous):
             fmstune.track(value, "name")
@@ -192,7 +192,9 @@ def test_whatever_arrays_and_lists_hold_raises_nothing(value: Any, recorder: Rec
         fmstune.track_text(value, "name")
 
 
-def test_a_value_that_raises_as_it_is_looked_at_is_a_metric(recorder: Recorder, run_directory: Path) -> None:
+def test_a_value_that_raises_when_it_is_inspected_is_a_metric(
+    recorder: Recorder, run_directory: Path
+) -> None:
     with active(recorder):
         fmstune.track(Rude(), "name")
     assert [event.kind for event in events(run_directory)] == ["metrics"]
@@ -220,7 +222,7 @@ FRAMES = [
 
 
 @pytest.mark.parametrize(("frame", "rows"), FRAMES)
-def test_a_frame_keeps_its_index_and_columns_of_one_name(
+def test_a_frame_keeps_its_index_and_duplicate_columns(
     frame: Any, rows: list[dict[str, Any]], recorder: Recorder, run_directory: Path
 ) -> None:
     with active(recorder):
@@ -231,7 +233,7 @@ def test_a_frame_keeps_its_index_and_columns_of_one_name(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.sampled_from(["a", "a (2)", "1", 1, 1.0, True, None]), min_size=1, max_size=6))
-def test_no_cell_of_a_frame_is_lost_for_what_columns_are_called(names: list[Any]) -> None:
+def test_no_cell_of_a_frame_is_lost_whatever_its_columns_are_called(names: list[Any]) -> None:
     frame = pandas.DataFrame(
         [list(range(len(names)))], columns=pandas.Index(names, dtype=object), index=["x"]
     )

@@ -1,5 +1,5 @@
-"""Somebody removes a tracker's storage in mid-run, replaces it or restores an older state of it: what the
-report counts as delivered can be read back all the same, through the tracker's own SDK."""
+"""A tracker's storage is removed mid-run, replaced, or restored from an older copy: everything that the
+report counts as delivered can still be read back through the tracker's own SDK."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ STEPS = range(1, 13)
 
 
 @pytest.mark.parametrize(("kind", "how"), SCENARIOS)
-def test_a_storage_that_is_lost_in_mid_run_has_all_in_the_end(
-    kind: str, how: str, run_directory: Path
-) -> None:
+def test_a_storage_lost_mid_run_has_everything_in_the_end(kind: str, how: str, run_directory: Path) -> None:
     journal = open_journal(run_directory)
     for step in STEPS:
         journal.append("metrics", {"stage": "train", "step": step, "values": {"loss": step / 8}})
@@ -48,7 +46,7 @@ def test_a_storage_that_is_lost_in_mid_run_has_all_in_the_end(
     reference = f"tests.support.vanishing:Vanishing{kind}"
     life = lives(kind.lower())
     deliver = functools.partial(life.deliver, run_directory, reference, options(kind))
-    # MLflow's SQLite raises before the loss is seen, which takes a process more.
+    # MLflow's SQLite raises before the loss is detected, which takes one more process.
     assert [deliver() for _ in range(3 if kind == "Mlflow" else 2)][-1]
 
     stored = life.read(f"tests.support.stored:from_{kind.lower()}", run_directory.parent)
@@ -72,7 +70,7 @@ def replace(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [remove, cut, replace])
-def test_a_file_that_is_damaged_between_run_and_resume_has_all_in_the_end(
+def test_a_file_damaged_between_run_and_resume_has_everything_in_the_end(
     damage: Callable[[Path], None], run_directory: Path
 ) -> None:
     path = run_directory.parent / "m.jsonl"
