@@ -39,20 +39,20 @@ class Ledger:
     """The delivery of one run to one tracker.
 
     `delivered` and `total` count events of the journal. Events are numbered from 1 without gaps, so the
-    first `delivered` of them have been delivered, up to byte `offset` of the journal, except those that the
-    tracker failed on (`suspicion`) and those that could not be read from the journal (`missing`). `safe_*`
-    is the part that no kill of the shipper can lose. `closed`: the tracker's run has its final status. A
-    `careful` delivery, after the tracker killed a process, records in `trying` the event that it is
-    delivering. `last_row` is the last metric or table that the tracker has stored, `last_given` the last
-    event other than a status. `begun_again` counts how often everything had to be delivered again, because
-    the tracker's run had lost it. `sending` is the size in bytes of the files that are being delivered now;
-    `refers`: the tracker refers to files in place. `cwd` is the directory that relative paths in `options`,
-    and the tracker's defaults, start from; `module_path` the one that its plug-in was imported from. `note`
-    is the tracker's message for the user. `adapted` are those of the `changes` that the tracker itself
-    made, in any process. `place` are the options and variables that decided where the run was stored when
-    it was opened, by name; `None` if unknown. `moved` is a sentence if that location has changed.
-    `new_run_id` is the id that the tracker is asked to give a new run, until the run is known to have one.
-    give a new run, until it is known to have one.
+    first `delivered` of them have been delivered, up to byte `offset` of the journal, except those that
+    the tracker failed on (`suspicion`) and those that could not be read from the journal (`missing`).
+    `safe_*` is the part that no kill of the shipper can lose. `closed`: the tracker's run has its final
+    status. Events up to `careful` were on their way when a process died or a flush failed: they are
+    delivered one by one, and `trying` is the one that is being delivered. `last_row` is the last metric
+    or table that the tracker has stored, `last_given` the last event other than a status. `begun_again`
+    counts how often everything had to be delivered again, because the tracker's run had lost it.
+    `sending` is the size in bytes of the files that are being delivered now; `refers`: the tracker refers
+    to files in place. `cwd` is the directory that relative paths in `options`, and the tracker's
+    defaults, start from; `module_path` the one that its plug-in was imported from. `note` is the
+    tracker's message for the user. `adapted` are those of the `changes` that the tracker itself made, in
+    any process. `place` are the options and variables that decided where the run was stored when it was
+    opened, by name; `None` if unknown. `moved` is a sentence if that location has changed. `new_run_id`
+    is the id that the tracker is asked to give a new run, until the run is known to have one.
     """
 
     tracker: str
@@ -77,7 +77,7 @@ class Ledger:
     changes: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
     closed: bool = False
-    careful: bool = False
+    careful: int = 0
     trying: int = 0
     last_row: int = 0
     last_given: int = 0
@@ -198,7 +198,7 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     known = {field.name for field in dataclasses.fields(Ledger)}
     values = {key: value for key, value in raw.items() if key in known}
     counts = ("delivered", "total", "offset", "safe_delivered", "safe_offset", "trying", "last_row")
-    for count in (*counts, "last_given", "begun_again", "sending"):
+    for count in (*counts, "last_given", "begun_again", "sending", "careful"):
         if not isinstance(values.get(count, 0), int) or values.get(count, 0) < 0:
             raise ValueError(count)
     for text in ("run_id", "new_run_id", "url", "note", "moved", "error"):
@@ -207,9 +207,8 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     for text in ("cwd", "module_path"):
         if not isinstance(values.get(text, ""), str):
             raise ValueError(text)
-    for flag in ("careful", "refers"):
-        if not isinstance(values.get(flag, False), bool):
-            raise ValueError(flag)
+    if not isinstance(values.get("refers", False), bool):
+        raise ValueError("refers")
     place = values.get("place")
     if place is not None and not all(isinstance(value, str) for value in dict(place).values()):
         raise ValueError("place")

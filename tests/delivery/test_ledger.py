@@ -19,7 +19,7 @@ def test_a_ledger_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
         "aim", "m:C", {"repo": "."}, "/here", "id", "url", delivered=3, total=5, offset=120, safe_delivered=2,
         safe_offset=80,
         state="behind", suspicion=Suspicion().failed(4, "no", "outage", leads=True).refuse(1, "late"),
-        missing=spans_of([2]), changes=("x is y",), careful=True, trying=5, last_row=3, error="e",
+        missing=spans_of([2]), changes=("x is y",), careful=7, trying=5, last_row=3, error="e",
         error_time=1.5,
     )  # fmt: skip
     ledger.save(tmp_path)

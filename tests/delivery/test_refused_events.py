@@ -130,7 +130,7 @@ def test_an_event_blamed_for_crashes_is_delivered_in_order_once_the_tracker_work
     died = "its process died of SIGKILL"  # three times; the trainer ends before the fourth try
     ledger = dataclasses.replace(ledger, trying=2)
     for _ in range(3):
-        ledger = after_death(ledger, died)
+        ledger = after_death(ledger, died, last=2)
     ledger.save(run_directory)
     record_steps(recorder, 2, 4)
     recorder.close("finished")

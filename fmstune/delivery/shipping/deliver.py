@@ -119,11 +119,12 @@ class Delivery(GivingOn):
             return True
         if self._handover.takes(event):
             self._note_sending(int(event.item.get("size", 0)))
-        if self._careful or again:
+        careful = self._careful(event.seq) or again
+        if careful:
             self._save(trying=event.seq)
         try:
             called = self._hand_over(event)
-            if event.kind != "status" and (self._careful or again):
+            if event.kind != "status" and careful:
                 self._tracker.flush()  # an SDK that sends in the background must fail here, not later
         # SystemExit, KeyboardInterrupt or any other BaseException of an SDK is a failure like another.
         except BaseException as error:
@@ -308,8 +309,9 @@ class Delivery(GivingOn):
                 self._tracker.flush()
                 whole = self._tracker.holds(self.ledger.last_given)
             except BaseException as error:
-                # A process that waits after each event will find out which one it was.
-                self._confirmed = dataclasses.replace(self._confirmed, careful=True)
+                # A process that waits after each of these events will find out which one it was.
+                careful = max(self.ledger.careful, self.ledger.delivered)
+                self._confirmed = dataclasses.replace(self._confirmed, careful=careful)
                 self._end(error)
             if not whole:
                 self._begin_again()

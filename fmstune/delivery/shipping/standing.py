@@ -93,9 +93,9 @@ class Standing:
     def _in_order(self) -> bool:
         return not self._tracker.takes_late
 
-    @property
-    def _careful(self) -> bool:
-        return self.ledger.careful
+    def _careful(self, seq: int) -> bool:
+        """Whether to deliver the event by itself, as it may be the one that breaks the tracker."""
+        return seq <= self.ledger.careful
 
     def _note_failure(self, event: Event, error: BaseException, *, fresh: bool) -> None:
         self._error = error
@@ -139,7 +139,7 @@ class Standing:
         )
         if self.ledger.closed:
             self._confirm(proved=True)
-        elif self._careful or not self._tracker.idempotent:
+        elif self._careful(seq) or not self._tracker.idempotent:
             self._confirm(proved=False)
 
     def _note_sending(self, size: int) -> None:
@@ -179,7 +179,7 @@ class Standing:
             state="behind" if done.suspicion.suspects else left,
             error=sentence,
             error_time=time.time() if sentence else None,
-            careful=False,
+            careful=0,
         )
         self._confirm(proved=False)
         return self.ledger
@@ -217,8 +217,8 @@ class Standing:
         if isinstance(trouble, BaseException):
             self._error, text = trouble, cause_text(trouble)
             # The next process is careful and can tell, or is not broken by what this one tried.
-            hope = hope or self._confirmed.careful > self.ledger.careful
-            hope = hope or (bool(self._failing) and suspicion.rounds < most_rounds)
+            new = bool(self._failing) or self._confirmed.careful > self.ledger.careful
+            hope = hope or (new and suspicion.rounds < most_rounds)
         else:
             text = suspicion.cause(next(iter(self._failing), 0))
         if isinstance(trouble, Event) and trouble.kind == "status":  # a status cannot be skipped

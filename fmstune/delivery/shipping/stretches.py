@@ -35,7 +35,8 @@ class GivingOn(Standing):
             or ledger.closed
         ):
             return 0
-        if self._careful or not self._tracker.idempotent or ledger.suspicion.last > ledger.delivered:
+        careful = self._careful(ledger.delivered + 1)
+        if careful or not self._tracker.idempotent or ledger.suspicion.last > ledger.delivered:
             return 0
         events = _consecutive_metrics(batch, at, ledger.delivered + 1)
         if not events or events[0].seq <= self._held:
