@@ -31,11 +31,12 @@ def settle(folder: Path) -> None:
 
 
 def take_place(folder: Path, target: Path) -> None:
-    """Give a complete checkpoint its name."""
+    """Give a complete checkpoint its name. Raises `FileExistsError` if something else has it."""
     if os.path.lexists(target):
+        _require_folder(target)
         # A rename does not replace a directory, unless it is empty.
         waiting = folder.with_name(target.name)
-        shutil.rmtree(waiting, ignore_errors=True)
+        discard(waiting)
         target.rename(waiting)
         try:
             folder.rename(target)
@@ -51,8 +52,22 @@ def take_place(folder: Path, target: Path) -> None:
         _remove_empty(folder.parent)
 
 
+def require_names(run: Path) -> None:
+    """Raise `FileExistsError` if a file has the name of a checkpoint: no checkpoint could take its place."""
+    for entry in sorted(run.glob("checkpoint-*")):
+        if is_checkpoint(entry):
+            _require_folder(entry)
+
+
+def _require_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file with the name of a checkpoint: move or rename it.")
+
+
 def discard(folder: Path) -> None:
-    """Remove what was written of a checkpoint."""
+    """Remove what was written of a checkpoint; of one elsewhere, the link to it."""
+    if folder.is_symlink():
+        folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     _remove_empty(folder.parent)
 

@@ -33,6 +33,10 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
     # Left over from a killed run: a rehearsal, and an incomplete checkpoint.
     shutil.rmtree(Path(trainer.args.output_dir) / SCRATCH, ignore_errors=True)
     unfinished.clear(Path(trainer.args.output_dir))
+    try:
+        unfinished.require_names(Path(trainer.args.output_dir))
+    except FileExistsError as error:
+        raise RunError(str(error)) from error
     require_room(trainer, built.steps, Path(trainer.args.output_dir))
     if config.run.auto_batch:
         phase("finding the batch size")

@@ -8,6 +8,7 @@ names its process, so that the next one takes over from a dead one.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -18,10 +19,13 @@ from torch.utils.file_baton import FileBaton
 from fmstune.system.locks import Process, folder_held, named, sign, signer
 
 _SECONDS_TO_REPORT = 20.0
+_SECONDS_OF_A_CACHED_BUILD = 5.0
 
 
 class BuildLock(FileBaton):  # type: ignore[misc]
     """torch's lock of a build folder, which ends with its process."""
+
+    _notice: threading.Timer | None = None
 
     def try_acquire(self) -> bool:
         """Take the lock, also from a process that has ended. If another one holds it, wait for its build and
@@ -37,7 +41,17 @@ class BuildLock(FileBaton):  # type: ignore[misc]
             if not path.exists():
                 return False
         sign(path)
+        # torch does not tell whether it compiles, or finds an earlier build.
+        self._notice = threading.Timer(_SECONDS_OF_A_CACHED_BUILD, warnings.warn, (_compiling(path),))
+        self._notice.daemon = True
+        self._notice.start()
         return True
+
+    def release(self) -> None:
+        """Give the lock back after the build."""
+        if self._notice is not None:
+            self._notice.cancel()
+        super().release()
 
     def _removed_of_dead(self, path: Path) -> bool:
         if not signer(path).ended:
@@ -48,6 +62,10 @@ class BuildLock(FileBaton):  # type: ignore[misc]
                 with contextlib.suppress(FileNotFoundError):
                     path.unlink()
         return ended
+
+
+def _compiling(path: Path) -> str:
+    return f"compiling the kernels in {path.parent}, which takes minutes; later runs use them from there"
 
 
 def _waiting(path: Path, process: Process) -> str:

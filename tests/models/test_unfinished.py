@@ -112,3 +112,33 @@ def test_each_writing_has_a_folder_of_its_own_and_takes_no_other_with_it(tmp_pat
     assert (other / "file").exists()
     unfinished.discard(other)
     assert not (tmp_path / UNFINISHED).exists()
+
+
+def test_a_link_to_a_checkpoint_elsewhere_is_replaced_and_what_it_leads_to_is_kept(
+    tmp_path: Path, whole: Path
+) -> None:
+    run = tmp_path / "run"
+    folder = saved_again(run, whole)
+    elsewhere = (run / "checkpoint-4").rename(tmp_path / "elsewhere")
+    (run / "checkpoint-4").symlink_to(elsewhere)
+    unfinished.take_place(folder, run / "checkpoint-4")
+    assert [entry.name for entry in run.iterdir()] == ["checkpoint-4"]
+    assert not (run / "checkpoint-4").is_symlink()
+    assert (run / "checkpoint-4/name").read_text() == "new"
+    assert (elsewhere / "name").read_text() == "old"
+
+
+def test_a_file_with_the_name_of_a_checkpoint_is_refused_and_kept(tmp_path: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    folder = saved_again(run, whole)
+    shutil.rmtree(run / "checkpoint-4")
+    unfinished.require_names(run)
+    (run / "checkpoint-4").write_text("mine")
+    for refused in (
+        lambda: unfinished.require_names(run),
+        lambda: unfinished.take_place(folder, run / "checkpoint-4"),
+    ):
+        with pytest.raises(FileExistsError, match=r"checkpoint-4 is a file .*: move or rename it\."):
+            refused()
+    assert (run / "checkpoint-4").read_text() == "mine"
+    assert (folder / "name").read_text() == "new"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,29 @@ def test_the_build_of_a_living_process_is_awaited_and_reported(
         monkeypatch.setattr(kernel_builds.warnings, "warn", finish)
         assert not BuildLock(str(tmp_path / "lock")).try_acquire()  # what it has built is used
     assert other.returncode == 0
+
+
+def test_a_long_build_is_reported_while_it_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_builds, "_SECONDS_OF_A_CACHED_BUILD", 0.0)
+    said: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(kernel_builds.warnings, "warn", said.put)
+    lock = BuildLock(str(tmp_path / "lock"))
+    assert lock.try_acquire()
+    assert said.get() == (
+        f"compiling the kernels in {tmp_path}, which takes minutes; later runs use them from there"
+    )
+    lock.release()
+
+
+def test_a_build_that_has_ended_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(kernel_builds.warnings, "warn", said.put)
+    lock = BuildLock(str(tmp_path / "lock"))
+    assert lock.try_acquire()
+    lock.release()
+    assert lock._notice is not None
+    lock._notice.join()
+    assert said.empty()
 
 
 def test_torch_compiles_with_this_lock(monkeypatch: pytest.MonkeyPatch) -> None:

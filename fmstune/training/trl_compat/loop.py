@@ -41,5 +41,10 @@ class AsksOnce:
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's."""
+        this = as_trainer(self)
+        if this.is_deepspeed_enabled:
+            # The Trainer tells accelerate 1, as it accumulates itself. accelerate then takes DeepSpeed's
+            # number, with a warning about a mismatch that nobody can act on.
+            this.accelerator.gradient_accumulation_steps = this.args.gradient_accumulation_steps
         with asked_once():
             return as_trainer(super()).train(*args, **kwargs)
