@@ -288,7 +288,7 @@ def outcome(call: Callable[[], RunConfig]) -> None:
 FREE = st.text() | st.integers() | st.floats() | st.booleans() | st.none() | st.dates() | st.datetimes()
 NESTED = st.recursive(FREE, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 KEYS = st.sampled_from([*known_keys(), "trackers.wandb.tags", "trackers.x.y", "params.a", "training", "zz"])
-fuzz = settings(max_examples=150, deadline=None)
+fuzz = settings(max_examples=100, deadline=None)
 
 
 @fuzz

@@ -68,7 +68,7 @@ FORMS: dict[str, Callable[[list[Any], Any], str]] = {
 
 
 @given(st.sampled_from(sorted(FORMS)), tables, dialects, st.sampled_from((1 << 25, 32)))
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_table_in_any_form_is_read_as_it_was_written(
     tmp_path: Path, form: str, rows: list[Any], dialect: dict[str, Any], at_once: int
 ) -> None:
@@ -107,7 +107,7 @@ def all_found(path: Path) -> Iterator[str]:
     st.sampled_from((".json", ".jsonl")),
     st.sampled_from((1 << 25, 8)),
 )
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_valid_json_is_never_called_invalid(
     tmp_path: Path, given: list[Any], indent: int | None, between: str, suffix: str, at_once: int
 ) -> None:

@@ -21,7 +21,7 @@ SUFFIXES = (
 
 
 @given(st.sampled_from(SUFFIXES), st.binary(max_size=200))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_rows_or_refused(tmp_path: Path, suffix: str, data: bytes) -> None:
     read_or_refused(tmp_path / f"x{suffix}", data)
 
@@ -35,7 +35,7 @@ def test_any_bytes_are_rows_or_refused(tmp_path: Path, suffix: str, data: bytes)
         max_size=20,
     ),
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_anything_that_looks_like_rows_is_rows_or_refused(
     tmp_path: Path, suffix: str, pieces: list[str]
 ) -> None:
@@ -60,7 +60,7 @@ json_values = st.recursive(
         max_size=3,
     )
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_objects_are_rows_or_refused(tmp_path: Path, rows: list[Any]) -> None:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     read_or_refused(tmp_path / "x.jsonl", text.encode())

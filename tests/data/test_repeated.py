@@ -65,7 +65,7 @@ def prompts(draw: Any) -> list[dict[str, str]]:
     st.sampled_from(("sft", "kto", "dpo", "reward")),
     st.sampled_from(("", " ", "\n")),
 )
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_wherever_the_repetition_begins_the_prompt_is_written_once(
     tmp_path: Path, prompt: list[dict[str, str]], begins: int, method: str, blank: str
 ) -> None:

@@ -100,7 +100,7 @@ def functions(draw: Any) -> tuple[dict[str, Any], dict[str, list[str]]]:
 
 
 @given(functions(), st.sampled_from(WITH_TOOLS))
-@settings(max_examples=250)
+@settings(max_examples=100)
 def test_names_descriptions_and_values_that_are_not_written_are_named_and_no_others(
     drawn: tuple[dict[str, Any], dict[str, list[str]]], template: str
 ) -> None:

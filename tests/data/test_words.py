@@ -80,7 +80,7 @@ pieces = st.lists(texts | st.sampled_from(["<|im_start|>assistant\n", "<|im_end|
 
 
 @given(rows=st.lists(pieces, min_size=1, max_size=5))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_tokens_and_labels_are_those_of_the_whole_text(rows: list[list[str]]) -> None:
     using = tokenizer_with("qwen2_5_vl")
     given = parts(rows)
@@ -142,7 +142,7 @@ def test_many_added_tokens_and_offsets_without_blanks_are_left_to_the_tokenizer(
 
 
 @given(st.sets(st.text("ab.|(", min_size=1, max_size=5), min_size=1, max_size=20), st.text("ab.|(x"))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_the_longest_of_some_texts_is_found_first(added: set[str], text: str) -> None:
     longest_first = "|".join(map(re.escape, sorted(added, key=len, reverse=True)))
     assert re.split(f"({module._longest_of(added)})", text) == re.split(f"({longest_first})", text)

@@ -90,7 +90,7 @@ def strict(path: Path) -> list[Any]:
     return [json.loads(line, parse_constant=refuse) for line in path.read_bytes().splitlines()]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(
     st.sampled_from(["track", "params", "table", "rows"]),
     st.lists(

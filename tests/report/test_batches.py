@@ -87,7 +87,7 @@ def said(directory: Path) -> list[Any]:
 @example(
     ['{"seq":1,"time":1,"kind":"metrics","stage":"a","step":null,"epoch":null,"values":{"b":-0.0}}'], True, 1
 )
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_columns_say_what_the_lines_say(lines: list[str], in_file: bool, at_once: int) -> None:
     with tempfile.TemporaryDirectory() as name, mock.patch.object(columns, "_AT_ONCE", at_once):
         path = Path(name) / TRACKING_DIR / JOURNAL_NAME

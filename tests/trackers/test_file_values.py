@@ -72,7 +72,7 @@ def journal_value(value: Any) -> Any:
     return json.loads(json.dumps(plain(value)))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(EVENTS, TEXT.filter(bool), st.data())
 def test_whatever_the_names_and_values_are_each_event_is_read_back_once_after_a_kill_at_any_byte(
     events: list[tuple[str, Mapping[str, Any]]], run: str, data: st.DataObject
