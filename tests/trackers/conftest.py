@@ -1,4 +1,4 @@
-"""Fixtures for tests of trackers."""
+"""Fixtures for tracker tests."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.support.wandb_isolation import isolate_wandb
 
 
 @pytest.fixture
-def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def isolated_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Each test has its own home and current folder, and no W&B settings but its own."""
     isolate_wandb(tmp_path, monkeypatch)
     yield tmp_path
-    wandb.teardown()  # its session keeps the environment that it saw first
+    wandb.teardown()  # its session keeps the environment of its first use
 
 
 @pytest.fixture
@@ -28,4 +28,4 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbCloud]:
         monkeypatch.setenv("WANDB_API_KEY", cloud.key)
         yield cloud
         cloud.answer = "ok"
-        wandb.teardown()  # while the cloud still answers
+        wandb.teardown()  # while the cloud still responds

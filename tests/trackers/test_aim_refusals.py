@@ -1,4 +1,5 @@
-"""Adjacent events that an Aim run refuses block nothing, and what the report counts is in the repository."""
+"""Consecutive events that an Aim run refuses block no others, and every event reported as delivered is
+stored."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from tests.support.readers import read_aim
 
 
 class PickyAim(AimStackTracker):
-    """Aim, that refuses params of one namespace and points of some steps until the file `well` exists."""
+    """Aim, but it refuses params of one namespace and points of some steps until the file `well` exists."""
 
     def track_point(self, point: MetricPoint) -> None:
         if point.step in (3, 4, 5, 8) and not Path("well").exists():
@@ -32,11 +33,11 @@ class PickyAim(AimStackTracker):
         super().set_params(params, name)
 
 
-def test_adjacent_refused_events_are_left_out_of_an_aim_run_and_added_by_sync_later(
+def test_consecutive_refused_events_are_skipped_in_an_aim_run_and_added_by_a_later_sync(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # Under the name of the built-in one it is forked from an interpreter that has Aim's SDK.
+    # Under the built-in name it is forked from an interpreter that has Aim's SDK.
     made = Job("aim", f"{__name__}:{PickyAim.__name__}", {"repo": str(tmp_path)})
     fleet = Fleet([made], check_within=None, close_timeout=300)
     fleet.sail(run_directory)

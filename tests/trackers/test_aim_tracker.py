@@ -1,4 +1,4 @@
-"""The tracker `aim` on Aim's real repository, and on a real `aim server`."""
+"""The tracker `aim` with a real Aim repository, and with a real `aim server`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AIM = "fmstune.trackers.aimstack_tracker:AimStackTracker"
 
 @pytest.fixture(autouse=True, scope="module")
 def _database() -> None:
-    """New repositories have a database at once; other processes of these tests let Aim make theirs."""
+    """New repositories get a database at once; other processes of these tests let Aim create theirs."""
     importlib.import_module("tests.support.aim_database")
     provide_database()
 
@@ -120,7 +120,7 @@ def test_neither_environment_variables_nor_the_command_line_reach_the_repository
             assert b"postgres-planted-secret" not in path.read_bytes()
 
 
-def test_the_default_repository_is_aims_own_the_nearest_one_upwards(
+def test_the_default_repository_is_the_nearest_one_upwards_as_in_aim(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     AimStackTracker().open(RunStart("up", "."))
@@ -139,7 +139,7 @@ def test_a_check_of_a_folder_writes_nothing(in_tmp: Path) -> None:
     assert list(in_tmp.iterdir()) == []
 
 
-def test_a_check_says_what_is_wrong_with_the_repository(in_tmp: Path) -> None:
+def test_a_check_reports_what_is_wrong_with_the_repository(in_tmp: Path) -> None:
     (in_tmp / "file").write_text("")
     found = AimStackTracker(tracker_config={"repo": str(in_tmp / "file" / "below")}).check(5)
     assert found.state == "no_permission"
@@ -159,7 +159,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_check_says_of_a_damaged_repository_what_is_damaged_and_leaves_it_alone(
+def test_a_check_reports_what_is_damaged_in_a_repository_and_changes_nothing(
     damage: str, in_tmp: Path
 ) -> None:
     shutil.copytree(empty_repository(), in_tmp / "repo")
@@ -172,7 +172,7 @@ def test_a_check_says_of_a_damaged_repository_what_is_damaged_and_leaves_it_alon
     assert contents(in_tmp) == before
 
 
-def test_an_unfinished_repository_is_said_to_be_one_and_is_completed_by_a_run(in_tmp: Path) -> None:
+def test_an_incomplete_repository_is_reported_and_completed_by_a_run(in_tmp: Path) -> None:
     (in_tmp / ".aim").mkdir()
     found = AimStackTracker().check(5)
     assert (found.state, "unfinished" in found.detail) == ("ok", True)
@@ -183,13 +183,13 @@ def test_an_unfinished_repository_is_said_to_be_one_and_is_completed_by_a_run(in
     assert [run.name for run in read_aim(in_tmp)] == ["run-1"]
 
 
-def test_a_repository_of_an_older_aim_is_said_to_be_one(in_tmp: Path) -> None:
+def test_a_repository_of_an_older_aim_is_reported_as_such(in_tmp: Path) -> None:
     (in_tmp / ".aim" / "objects").mkdir(parents=True)
     found = AimStackTracker().check(5)
     assert (found.state, "older Aim" in found.detail) == ("no_permission", True)
 
 
-def test_processes_that_begin_at_once_in_a_fresh_folder_make_one_repository(
+def test_processes_that_start_together_in_a_new_folder_create_one_repository(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = """
@@ -209,7 +209,7 @@ for number in range(3):
 assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
 os._exit(0)
 """
-    monkeypatch.delenv("PYTEST_AIM_DATABASE", raising=False)  # Aim makes its database
+    monkeypatch.delenv("PYTEST_AIM_DATABASE", raising=False)  # Aim creates its database
     done = run_code(script, tracker="aim")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert sorted(run.name for run in read_aim(in_tmp)) == ["run-0", "run-1", "run-2"]
@@ -217,7 +217,7 @@ os._exit(0)
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Everything under a folder."""
+    """Everything below a folder."""
     paths = sorted(folder.rglob("*"))
     return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
 
@@ -235,10 +235,10 @@ def test_a_server_that_is_down_or_silent_is_unreachable(in_tmp: Path) -> None:
         found = AimStackTracker(tracker_config={"repo": address}).check(0.5)
     assert found.state == "unreachable"
     assert "did not answer" in found.detail
-    assert time.monotonic() - began < 60  # and not for ever
+    assert time.monotonic() - began < 60  # rather than forever
 
 
-def test_an_aim_server_that_dies_and_comes_back_gets_every_point_and_nobody_waits(
+def test_an_aim_server_that_dies_and_comes_back_gets_every_point_and_blocks_nothing(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     port, repository = free_port(), tmp_path / "remote"
@@ -268,13 +268,13 @@ def test_an_aim_server_that_dies_and_comes_back_gets_every_point_and_nobody_wait
         fleet.finish()
         (line,) = report(run_directory, ["aim"])
         assert line.state == "complete", line
-    assert slowest < 10, "the server was away for as long as this lasted"
+    assert slowest < 10, "a call blocked while the server was down"
     (run,) = read_aim(repository, reindex=True)
     assert [step for step, _ in run.points[("loss", "train")]] == list(range(1, 41))
     assert run.params["status"] == "finished"
 
 
-def test_used_alone_what_would_break_the_run_is_adapted(tmp_path: Path) -> None:
+def test_without_fmstune_values_that_would_break_the_run_are_adapted(tmp_path: Path) -> None:
     tracker = AimStackTracker(tracker_config={"repo": str(tmp_path)})
     tracker.track(2.0, "", "eval", step=1)
     tracker.track(2**70, "large", step=1)
@@ -286,7 +286,7 @@ def test_used_alone_what_would_break_the_run_is_adapted(tmp_path: Path) -> None:
     assert run.params["params"] == {"_": 1, "half\\ud800": str(2**70)}
 
 
-def test_used_alone_a_forked_child_is_refused_by_name(tmp_path: Path) -> None:
+def test_without_fmstune_a_forked_child_is_refused_with_a_clear_error(tmp_path: Path) -> None:
     tracker = AimStackTracker(tracker_config={"repo": str(tmp_path)})
     tracker.track(1.0, "loss", step=1)
     reads, writes = os.pipe()
@@ -305,7 +305,7 @@ def test_used_alone_a_forked_child_is_refused_by_name(tmp_path: Path) -> None:
     tracker.close("finished")
 
 
-def test_a_run_that_was_closed_just_now_is_opened_again_not_made_a_second_time(tmp_path: Path) -> None:
+def test_a_run_that_was_just_closed_is_reopened_not_created_again(tmp_path: Path) -> None:
     tracker = AimStackTracker("aim", {"repo": str(tmp_path)})
     first = tracker.open(RunStart("run", ".", run_id="id-1", new_run_id="a" * 24))
     tracker.close("finished")
@@ -315,7 +315,7 @@ def test_a_run_that_was_closed_just_now_is_opened_again_not_made_a_second_time(t
     assert [path.name for path in (tmp_path / ".aim" / "meta" / "chunks").iterdir()] == [first.id]
 
 
-def test_a_server_which_takes_no_files_holds_nothing_up_and_that_is_named(
+def test_a_server_that_accepts_no_files_blocks_nothing_and_is_reported(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     tracker = AimStackTracker("aim", {"repo": "aim://127.0.0.1:1"})

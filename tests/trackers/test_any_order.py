@@ -1,5 +1,5 @@
-"""Whatever is tracked, in any order, with kills and failures in any of its deliveries and a resume in
-between: each tracker holds it once, or the report says what it does not hold. Read back through the SDKs."""
+"""Whatever is tracked, in any order, with kills and failures in any delivery and a resume in between: each
+tracker stores it exactly once, or the report says what is missing. Read back through the SDKs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = ("text", "image", "histogram")
 
 @dataclass(frozen=True)
 class Place:
-    """A tracker, what it has room for, and how often it is tried."""
+    """A tracker, the kinds that it supports, and how often delivery is attempted."""
 
     reference: str
     options: dict[str, Any]
@@ -53,14 +53,14 @@ PLACES = {
 }  # fmt: skip
 
 EVENTS = st.lists(st.sampled_from([*KINDS, "artifact", "metric", "params", "table"]), min_size=1, max_size=8)
-# Where rows have to come in order (W&B, TensorBoard), one that fails three times is passed over, and named.
+# Where rows must arrive in order (W&B, TensorBoard), one that fails three times is skipped and reported.
 TROUBLES = st.lists(
     st.builds(Kill, st.integers(1, 6), st.booleans()) | st.builds(Failure, st.integers(1, 6)), max_size=2
 )
 
 
 def track(kind: str, number: int, folder: Path) -> list[Any]:
-    """Track something of a kind that is like no other; how a reader finds it."""
+    """Track a unique value of a kind; returns how a reader finds it."""
     where = {"stage": "eval", "step": number}
     if kind == "text":
         fmstune.track(f"text {number}", "said", **where)  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def track(kind: str, number: int, folder: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_each_is_there_once_or_named(name: str) -> None:
+def test_each_value_is_stored_once_or_reported(name: str) -> None:
     place = PLACES[name]
 
     @settings(
@@ -119,7 +119,7 @@ def test_each_is_there_once_or_named(name: str) -> None:
             (line,) = report(run, ["t"])
             assert (line.state, line.delivered) == ("complete", line.total), line
             found = lives(name).read(f"tests.support.media:from_{name}", root)
-            found = [each for each in found if each[1] != "eval/rows"]  # Aim's tables are texts
+            found = [each for each in found if each[1] != "eval/rows"]  # Aim stores tables as text
             wanted = [each for each in expected if each and each[0] in place.kinds]
             assert sorted(map(repr, found)) == sorted(map(repr, wanted))
             files = [each for each in expected if each and each[0] == "artifact"]

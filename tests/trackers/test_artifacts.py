@@ -1,4 +1,4 @@
-"""Files that a run hands over arrive in each tracker that holds files, once, as they were when they were
+"""The files of a run arrive exactly once in each tracker that stores files, as they were when they were
 handed over, whatever kills the delivery. Read back through the real SDKs."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PLACES = {
 
 @pytest.fixture
 def given(tmp_path: Path) -> Path:
-    """A folder that somebody hands over."""
+    """A folder that a user hands over."""
     folder = tmp_path / "given"
     (folder / "deep").mkdir(parents=True)
     (folder / "a.bin").write_bytes(bytes(range(256)))
@@ -48,7 +48,7 @@ def given(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kills", [(), (Kill(2, True), Kill(1, False), Kill(2, True))], ids=["", "killed"])
 @pytest.mark.parametrize("name", PLACES)
-def test_files_arrive_as_they_were(
+def test_files_arrive_as_they_were_when_handed_over(
     name: str,
     kills: tuple[Kill, ...],
     run_directory: Path,
@@ -82,7 +82,7 @@ def test_files_arrive_as_they_were(
     }  # fmt: skip
 
 
-def test_a_plug_in_without_room_for_files_says_so(
+def test_a_plug_in_that_cannot_store_files_reports_it(
     run_directory: Path, recorder: Recorder, given: Path
 ) -> None:
     with active(recorder):
@@ -95,7 +95,7 @@ def test_a_plug_in_without_room_for_files_says_so(
     )
 
 
-def test_files_of_the_run_are_linked_not_copied_and_a_change_is_found(
+def test_files_of_the_run_are_hard_linked_and_a_later_change_is_detected(
     run_directory: Path, recorder: Recorder, given: Path
 ) -> None:
     record(recorder, {"model.bin": given / "a.bin"}, "model", "model", link=True)
@@ -114,7 +114,7 @@ def test_files_of_the_run_are_linked_not_copied_and_a_change_is_found(
     assert "has changed or is missing" in str(line.error)
 
 
-def test_what_cannot_be_handed_over_is_refused_or_named(recorder: Recorder, run_directory: Path) -> None:
+def test_what_cannot_be_handed_over_is_refused_or_reported(recorder: Recorder, run_directory: Path) -> None:
     for wrong in ("nowhere", 5, None):
         with pytest.raises(ValueError, match="track_artifact"):
             fmstune.track_artifact(wrong)  # type: ignore[arg-type]
@@ -123,9 +123,7 @@ def test_what_cannot_be_handed_over_is_refused_or_named(recorder: Recorder, run_
     assert not list((journal_path(run_directory).parent / "files").iterdir())
 
 
-def test_a_run_directory_is_handed_over_without_its_own_journal(
-    recorder: Recorder, run_directory: Path
-) -> None:
+def test_a_run_directory_is_handed_over_without_its_journal(recorder: Recorder, run_directory: Path) -> None:
     (run_directory / "model.bin").write_bytes(b"m")
     with active(recorder):
         fmstune.track_artifact(run_directory, "all")

@@ -1,4 +1,4 @@
-"""Runs that begin at the same second, where there is no storage yet, all arrive at the first try."""
+"""Runs that start in the same second, where no storage exists yet, all arrive at the first attempt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLACES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_three_runs_at_once_make_one_storage(name: str, tmp_path: Path) -> None:
+def test_three_simultaneous_runs_create_one_storage(name: str, tmp_path: Path) -> None:
     for run in NAMES:
         (tmp_path / run / TRACKING_DIR).mkdir(parents=True)
         recorder = Recorder(open_journal(tmp_path / run), Redactor({}))

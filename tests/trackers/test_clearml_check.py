@@ -1,4 +1,5 @@
-"""ClearML's check tells causes apart, ends in time and makes nothing, against a stand-in for its server."""
+"""ClearML's check distinguishes causes, ends in time and creates nothing, against a stand-in for its
+server."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ClearmlCl
 
 @pytest.fixture
 def web() -> Iterator[str]:
-    """The address of a web server that is none of ClearML's."""
+    """The address of a web server that is not ClearML's."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -70,7 +71,7 @@ def silent() -> Iterator[str]:
         ("refused", {"offline": True, "dir": "broken.conf/x"}, {}, "bad_option", "is not a folder"),
     ],
 )
-def test_the_check_tells_causes_apart_and_makes_nothing(
+def test_the_check_distinguishes_causes_and_creates_nothing(
     where: str, options: Mapping[str, Any], variables: Mapping[str, str], state: str, said: str,
     cloud: ClearmlCloud, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -91,7 +92,7 @@ def test_the_check_tells_causes_apart_and_makes_nothing(
     assert list(tmp_path.iterdir()) == [tmp_path / "broken.conf"]
 
 
-def test_the_file_of_clearml_names_server_and_account(
+def test_clearmls_configuration_file_sets_server_and_account(
     cloud: ClearmlCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in cloud.environment:
@@ -108,7 +109,7 @@ def test_an_unknown_option_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(("code", "state"), [(401, "rejected_credentials"), (500, "unreachable")])
-def test_a_session_that_is_refused_after_its_login_is_not_taken_for_an_account(
+def test_a_session_that_is_refused_after_login_is_not_reported_as_an_account(
     code: int, state: str, cloud: ClearmlCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def login(of: ClearmlCloud, _: Any) -> dict[str, Any]:

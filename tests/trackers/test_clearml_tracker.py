@@ -1,5 +1,5 @@
 """ClearML's tracker: against a stand-in for its server, which cannot run here, and in offline sessions, which
-its own SDK reads."""
+ClearML's own SDK reads."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def delivered(directory: Path, **options: Any) -> Ledger:
-    """What the ledger says after a delivery in this process."""
+    """The ledger after a delivery in this process."""
     return delivered_by(ClearmlTracker("clearml", options), directory)
 
 
 def delivered_in_the_end(directory: Path, **options: Any) -> Ledger:
-    """What the ledger says after as many deliveries as fail, in this process."""
+    """The ledger after delivering in this process until it succeeds."""
     for _ in range(5):
         try:
             return delivered(directory, **options)
@@ -58,7 +58,7 @@ def delivered_in_the_end(directory: Path, **options: Any) -> Ledger:
 
 
 def tracked(recorder: Recorder, directory: Path) -> Path:
-    """Track some of each kind; a folder that was handed over."""
+    """Track one of each kind; returns a folder that was handed over."""
     (given := directory.parent / "given").mkdir()
     (given / "ü.bin").write_bytes(bytes(range(256)))
     with active(recorder):
@@ -86,7 +86,7 @@ MEDIA = [
 ]
 
 
-def test_an_online_task_is_there_once_as_users_of_clearml_expect_it(
+def test_an_online_task_is_stored_once_in_the_form_that_clearml_users_expect(
     cloud: ClearmlCloud, recorder: Recorder, run_directory: Path, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -94,7 +94,7 @@ def test_an_online_task_is_there_once_as_users_of_clearml_expect_it(
     tracked(recorder, run_directory)
     recorder.close("failed", "ValueError: no")
     ledger = delivered(run_directory, tags=("x",))
-    Ledger("clearml", run_id=ledger.run_id).save(run_directory)  # as one that was restored from a backup
+    Ledger("clearml", run_id=ledger.run_id).save(run_directory)  # like one that was restored from a backup
     assert delivered(run_directory, tags=("x",)).run_id == ledger.run_id
     (task,) = cloud.tasks.values()
     assert ledger.url == f"{cloud.url}/projects/{task['project']}/experiments/{task['id']}/output/log"
@@ -104,7 +104,7 @@ def test_an_online_task_is_there_once_as_users_of_clearml_expect_it(
         {},
         {},
         {},
-    )  # nobody's code or packages
+    )  # no code and no packages
     events = cloud.events(task["id"])
     assert {(event["metric"], event["variant"], event["iter"]) for event in events} >= {
         ("train", "loss", 7), ("eval", "loss", 7), ("eval", "loss (2)", 7),
@@ -126,7 +126,7 @@ def test_an_online_task_is_there_once_as_users_of_clearml_expect_it(
     assert cloud.secret_key not in (run_directory / "tracking" / "clearml.json").read_text()
 
 
-def test_a_resumed_task_continues_at_the_same_iterations_and_its_params_add_up(
+def test_a_resumed_task_continues_its_iterations_and_merges_its_params(
     cloud: ClearmlCloud, recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.set_params({"a": {"x": 1}}, "params")
@@ -161,7 +161,7 @@ def reset(cloud: ClearmlCloud, task: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("what", [deleted, published, reset])
-def test_what_somebody_did_to_the_task_on_the_server_loses_nothing(
+def test_changes_to_the_task_on_the_server_lose_nothing(
     what: Callable[[ClearmlCloud, dict[str, Any]], None], cloud: ClearmlCloud, recorder: Recorder,
     run_directory: Path,
 ) -> None:  # fmt: skip
@@ -181,7 +181,7 @@ def test_what_somebody_did_to_the_task_on_the_server_loses_nothing(
     ]  # fmt: skip
 
 
-def test_a_task_that_was_stopped_on_its_page_takes_params_all_the_same(
+def test_a_task_that_was_stopped_in_the_web_ui_still_accepts_params(
     cloud: ClearmlCloud, tmp_path: Path
 ) -> None:
     tracker = ClearmlTracker()
@@ -214,7 +214,7 @@ def test_events_that_the_server_refuses_are_not_counted_as_delivered(
     assert len(stored(task, cloud.events(task["id"]))["points"]) == 2
 
 
-def test_two_futures_of_a_run_are_two_tasks(
+def test_two_diverging_resumes_of_a_run_are_two_tasks(
     cloud: ClearmlCloud, recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
@@ -235,7 +235,7 @@ def test_two_futures_of_a_run_are_two_tasks(
     assert str(noted).startswith("a run of its own there")
 
 
-def test_what_the_service_would_take_for_one_is_two_and_is_named(
+def test_names_that_the_service_would_merge_stay_separate_and_are_reported(
     cloud: ClearmlCloud, recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.set_params({"x": 1}, "_a")
@@ -253,7 +253,7 @@ def test_what_the_service_would_take_for_one_is_two_and_is_named(
     assert {" a is called _a_2", "train_loss is called train_loss_2"} <= set(ledger.changes)
 
 
-def test_used_alone_it_needs_no_journal(cloud: ClearmlCloud) -> None:
+def test_without_fmstune_it_needs_no_journal(cloud: ClearmlCloud) -> None:
     tracker = get_tracker("clearml", project="alone")
     tracker.track(0.5, "f1(macro)", "eval", step=1)
     tracker.set_params({"a": {"b": None}})
@@ -272,7 +272,7 @@ def test_used_alone_it_needs_no_journal(cloud: ClearmlCloud) -> None:
 
 
 @pytest.mark.parametrize("answer", [500, 503, "black_hole"])
-def test_an_outage_ends_in_time_and_what_it_held_up_arrives_later(
+def test_an_outage_ends_in_time_and_delayed_events_arrive_later(
     answer: Any, cloud: ClearmlCloud, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clearml_server._session_class(), "_session_timeout", (0.3, 0.3))
@@ -301,13 +301,13 @@ def test_an_outage_ends_in_time_and_what_it_held_up_arrives_later(
 
 
 def imported(folder: Path) -> str:
-    """The task as which ClearML's SDK imports the session in a folder."""
+    """The task that ClearML's SDK creates by importing the session in a folder."""
     from clearml import Task
 
     return str(Task.import_offline_session(str(folder)))
 
 
-def test_clearmls_own_import_has_all_of_an_offline_session(
+def test_clearmls_own_import_has_everything_of_an_offline_session(
     cloud: ClearmlCloud, recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     tracked(recorder, run_directory)
@@ -330,7 +330,7 @@ def test_clearmls_own_import_has_all_of_an_offline_session(
     assert cloud.files[artifact["uri"].removeprefix(f"{cloud.url}/")] == bytes(range(256))
 
 
-def test_half_a_line_of_a_killed_process_is_not_left_in_a_session(
+def test_a_killed_process_leaves_no_truncated_line_in_a_session(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
@@ -348,7 +348,7 @@ def test_half_a_line_of_a_killed_process_is_not_left_in_a_session(
     assert task["status"] == "completed"
 
 
-def test_a_session_that_was_cut_off_is_delivered_again(
+def test_a_truncated_session_is_delivered_again(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     for step in (1, 2):

@@ -1,4 +1,4 @@
-"""Comet's tracker online, with the SDK's own requests against a stand-in for the server, which is a cloud."""
+"""Comet's tracker online: the SDK's own requests against a stand-in for Comet's server."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def opened(start: RunStart = START, **options: Any) -> tuple[CometTracker, str]:
 
 
 def give(tracker: CometTracker, *seqs: int) -> None:
-    """Events of these numbers: a loss, and at each fourth a table too."""
+    """Track events with these numbers: a loss, and for every fourth one a table too."""
     for seq in seqs:
         tracker.seq = seq
         if seq % 4:
@@ -56,7 +56,7 @@ def give(tracker: CometTracker, *seqs: int) -> None:
 
 
 @pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
-def test_a_run_is_there_as_users_of_comet_expect_it_and_nothing_else_is(
+def test_a_run_is_stored_in_the_form_that_comet_users_expect_and_nothing_else_is(
     status: Any, cloud: CometCloud, recorder: Recorder, run_directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import comet_ml
@@ -91,8 +91,8 @@ def test_a_run_is_there_as_users_of_comet_expect_it_and_nothing_else_is(
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_stand_in_takes_what_the_sdks_own_experiment_sends(cloud: CometCloud) -> None:
-    """So that it is Comet's way of saying things that is compared with."""
+def test_the_stand_in_accepts_what_the_sdks_own_experiment_sends(cloud: CometCloud) -> None:
+    """This ensures that the comparison is with Comet's own format."""
     import comet_ml
 
     own = (
@@ -124,7 +124,7 @@ def test_the_stand_in_takes_what_the_sdks_own_experiment_sends(cloud: CometCloud
     assert {each["kind"] for each in run.assets} == {"asset", "text-sample"}
 
 
-def test_what_is_sent_of_a_run_is_what_comet_upload_sends_of_its_archive(
+def test_a_run_sends_what_comet_upload_sends_for_its_archive(
     cloud: CometCloud, recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     from comet_ml.offline import upload_single_offline_experiment
@@ -163,12 +163,12 @@ def test_what_is_sent_of_a_run_is_what_comet_upload_sends_of_its_archive(
     assert (named["model.bin"]["data"], named["model.bin"]["groupingName"]) == (b"weights", "tuned")
 
 
-def test_a_process_that_was_killed_is_followed_by_one_that_sends_only_what_is_missing(
+def test_the_process_after_a_killed_one_sends_only_what_is_missing(
     cloud: CometCloud,
 ) -> None:
     first, key = opened()
     give(first, 1, 2, 3, 4)
-    first.flush()  # and killed before anybody has noted it
+    first.flush()  # and killed before this was recorded
     again, same = opened(dataclasses.replace(START, tracker_run_id=key, redelivery=True))
     give(again, 1, 2, 3, 4, 5)
     again.flush()
@@ -179,7 +179,7 @@ def test_a_process_that_was_killed_is_followed_by_one_that_sends_only_what_is_mi
     assert len(run.assets) == 1
 
 
-def test_a_run_whose_ledger_is_lost_is_known_by_what_the_server_has_of_it(cloud: CometCloud) -> None:
+def test_a_run_without_its_ledger_is_recognized_by_its_content_on_the_server(cloud: CometCloud) -> None:
     for cloud.old in (False, True):
         tracker, _ = opened()
         give(tracker, 1, 2, 4)
@@ -189,12 +189,12 @@ def test_a_run_whose_ledger_is_lost_is_known_by_what_the_server_has_of_it(cloud:
     assert len(run.assets) == 1
 
 
-def test_a_killed_process_and_a_lost_ledger_too_leave_each_point_there_once(cloud: CometCloud) -> None:
+def test_a_killed_process_and_a_lost_ledger_still_leave_each_point_once(cloud: CometCloud) -> None:
     first, key = opened(dataclasses.replace(START, tags=("a",)))
     give(first, 1, 2)
     first.flush()  # and killed
     then = dataclasses.replace(START, tracker_run_id=key, tags=("a", "b"))
-    opened(then)[0].close("interrupted")  # all had been delivered
+    opened(then)[0].close("interrupted")  # everything had been delivered
     last, _ = opened(then)
     give(last, 1, 2, 3)
     last.close("finished")
@@ -202,7 +202,7 @@ def test_a_killed_process_and_a_lost_ledger_too_leave_each_point_there_once(clou
     assert cloud.run.tags == ["a", "b"]
 
 
-def test_of_two_futures_of_a_run_the_second_gets_its_own(cloud: CometCloud) -> None:
+def test_the_second_of_two_diverging_resumes_gets_its_own_experiment(cloud: CometCloud) -> None:
     first, key = opened()
     give(first, 1, 2)
     first.close("interrupted")
@@ -219,7 +219,7 @@ def test_of_two_futures_of_a_run_the_second_gets_its_own(cloud: CometCloud) -> N
     assert cloud.experiments[own].values("train/loss") == [3 / 8]
 
 
-def test_an_experiment_of_the_environment_that_holds_other_points_is_an_error(
+def test_an_experiment_from_the_environment_with_other_points_is_an_error(
     cloud: CometCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COMET_EXPERIMENT_KEY", "0" * 32)
@@ -231,7 +231,7 @@ def test_an_experiment_of_the_environment_that_holds_other_points_is_an_error(
         opened(dataclasses.replace(START, run_id="another", after=1))
 
 
-def test_what_the_server_refuses_costs_its_own_event_alone_and_is_named(
+def test_a_refused_event_costs_only_itself_and_is_reported(
     cloud: CometCloud, recorder: Recorder, run_directory: Path
 ) -> None:
     with active(recorder):
@@ -252,7 +252,7 @@ def test_what_the_server_refuses_costs_its_own_event_alone_and_is_named(
     assert cloud.run.values("train/loss") == [1.0, 0.5]
 
 
-def test_a_server_that_takes_no_more_in_this_minute_is_waited_for_as_long_as_it_says(
+def test_a_rate_limited_request_waits_as_long_as_the_server_says(
     cloud: CometCloud,
 ) -> None:
     tracker, _ = opened()
@@ -262,7 +262,7 @@ def test_a_server_that_takes_no_more_in_this_minute_is_waited_for_as_long_as_it_
     assert cloud.run.values("train/loss") == [1 / 8, 2 / 8]
 
 
-def test_an_experiment_is_alive_while_its_run_is_silent_and_not_after_its_end(
+def test_an_experiment_is_kept_alive_while_its_run_is_silent_and_not_after_its_end(
     cloud: CometCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmstune.trackers.comet.service._FIRST_BEAT", 0.05)
@@ -277,7 +277,7 @@ def test_an_experiment_is_alive_while_its_run_is_silent_and_not_after_its_end(
 
 
 @pytest.mark.parametrize("trouble", [429, 503, "refused"])
-def test_an_outage_is_one_and_nothing_is_lost_or_doubled(
+def test_an_outage_is_reported_as_such_and_nothing_is_lost_or_duplicated(
     trouble: Any, cloud: CometCloud, recorder: Recorder, run_directory: Path
 ) -> None:
     for step in range(1, 4):
@@ -304,7 +304,7 @@ def test_an_outage_is_one_and_nothing_is_lost_or_doubled(
     assert cloud.run.values("train/loss") == [1 / 8, 2 / 8, 3 / 8]
 
 
-def test_the_check_tells_causes_apart_ends_in_time_and_makes_nothing(
+def test_the_check_distinguishes_causes_ends_in_time_and_creates_nothing(
     cloud: CometCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def checked(timeout: float = 10, **options: Any) -> tuple[str, str]:
@@ -353,7 +353,7 @@ def test_the_check_tells_causes_apart_ends_in_time_and_makes_nothing(
 
 @pytest.mark.parametrize("at", ["workspaces", "projects"])
 @pytest.mark.parametrize(("answer", "state"), [(429, "unreachable"), (500, "unreachable"), (5, "bad_option")])
-def test_each_answer_of_the_check_is_looked_at(
+def test_each_response_in_the_check_is_validated(
     at: str, answer: int, state: str, cloud: CometCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask = Http.ask
@@ -385,7 +385,7 @@ def test_each_answer_of_the_check_is_looked_at(
         ),
     ],
 )
-def test_variables_of_comet_are_obeyed_or_refused(
+def test_comets_environment_variables_are_respected_or_refused(
     variable: str, value: str, state: str, said: str, cloud: CometCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)

@@ -1,4 +1,4 @@
-"""Comet's tracker offline: its archives are what the SDK's own `comet upload` takes."""
+"""Comet's tracker offline: the SDK's own `comet upload` accepts its archives."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def zips(folder: Path) -> list[str]:
 
 @pytest.fixture
 def upload(monkeypatch: pytest.MonkeyPatch) -> Callable[[CometCloud, Path], bool]:
-    """`comet upload` of one archive, to this stand-in."""
+    """`comet upload` of one archive to this stand-in."""
     from comet_ml.offline import upload_single_offline_experiment
 
     def send(cloud: CometCloud, archive: Path) -> bool:
@@ -66,7 +66,7 @@ def upload(monkeypatch: pytest.MonkeyPatch) -> Callable[[CometCloud, Path], bool
     return send
 
 
-def test_comet_upload_takes_the_archives_of_a_run_into_one_experiment(
+def test_comet_upload_merges_the_archives_of_a_run_into_one_experiment(
     recorder: Recorder, run_directory: Path, tmp_path: Path, upload: Callable[[CometCloud, Path], bool]
 ) -> None:
     recorder.set_params({"a": {"lr": 1e-4}}, "config")
@@ -87,10 +87,10 @@ def test_comet_upload_takes_the_archives_of_a_run_into_one_experiment(
     assert second.note == f"offline, send it with `comet upload {archive} {folder / f'{first.run_id}-2.zip'}`"
 
     with CometCloud() as cloud:
-        assert not upload(cloud, folder / f"{first.run_id}-2.zip")  # there is nothing that it continues
+        assert not upload(cloud, folder / f"{first.run_id}-2.zip")  # there is no experiment to continue
         assert upload(cloud, archive)
         assert upload(cloud, folder / f"{first.run_id}-2.zip")
-        assert not upload(cloud, archive)  # it is there
+        assert not upload(cloud, archive)  # it was uploaded already
         run = cloud.run
         assert (run.key, run.project, run.alive) == (first.run_id, "fmstune", False)
         assert run.values("train/loss") == [1 / 8, 2 / 8, 9.0]
@@ -102,14 +102,14 @@ def test_comet_upload_takes_the_archives_of_a_run_into_one_experiment(
         assert table["fileName"] == "eval/samples.step2.csv"
 
 
-def test_the_next_process_continues_what_a_killed_one_has_left(tmp_path: Path) -> None:
+def test_the_next_process_continues_what_a_killed_one_left(tmp_path: Path) -> None:
     first, key = opened()
     give(first, 1, 2)
     first.flush()
-    give(first, 3)  # which is lost with the process
+    give(first, 3)  # lost with the process
     (staged,) = (tmp_path / ".cometml-runs").iterdir()
     with (staged / "messages.json").open("a") as file:
-        file.write('{"type": "metric_msg", "pay')  # and this is half a line of it
+        file.write('{"type": "metric_msg", "pay')  # and this is a truncated line of it
     again, same = opened(dataclasses.replace(START, tracker_run_id=key, redelivery=True))
     give(again, 1, 2, 3)
     again.close("finished")
@@ -118,7 +118,7 @@ def test_the_next_process_continues_what_a_killed_one_has_left(tmp_path: Path) -
     assert zips(tmp_path) == ["1.zip"]
 
 
-def test_a_process_that_was_killed_when_its_archive_was_done_leaves_no_second_one(tmp_path: Path) -> None:
+def test_a_process_killed_after_finishing_its_archive_leaves_no_second_one(tmp_path: Path) -> None:
     first, key = opened()
     give(first, 1)
     first.close("finished")
@@ -129,7 +129,7 @@ def test_a_process_that_was_killed_when_its_archive_was_done_leaves_no_second_on
     assert zips(tmp_path) == ["1.zip"]
 
 
-def test_archives_that_were_sent_and_removed_do_not_come_again_and_the_report_says_so(
+def test_archives_that_were_uploaded_and_removed_are_not_recreated_and_the_report_says_so(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
@@ -151,20 +151,20 @@ def test_archives_that_were_sent_and_removed_do_not_come_again_and_the_report_sa
     )
 
 
-def test_what_is_called_otherwise_is_said_again_of_an_event_that_comes_again() -> None:
+def test_a_renamed_metric_is_reported_again_when_its_event_is_redelivered() -> None:
     event = MetricPoint({"n" * 80: 1.0}, "s" * 80, 1, None, 1e9, 1, {})
     said = []
     for _ in range(2):
         tracker, _ = opened(START)
         tracker.seq = 1
         tracker.track_point(event)
-        tracker.flush()  # and killed before anybody has noted what was said
+        tracker.flush()  # and killed before the report was recorded
         said.append(tracker.adapted)
     assert said[0] == said[1]
     assert "is called" in said[0][0]
 
 
-def test_of_two_futures_of_a_run_the_second_gets_its_own(tmp_path: Path) -> None:
+def test_the_second_of_two_diverging_resumes_gets_its_own_experiment(tmp_path: Path) -> None:
     first, key = opened()
     give(first, 1, 2)
     first.close("interrupted")
@@ -176,7 +176,7 @@ def test_of_two_futures_of_a_run_the_second_gets_its_own(tmp_path: Path) -> None
     assert (same == key, own == key) == (True, False)
 
 
-def test_what_comet_would_sample_and_names_that_it_would_cut_are_named(tmp_path: Path) -> None:
+def test_points_that_comet_would_sample_and_names_it_would_cut_are_reported(tmp_path: Path) -> None:
     tracker, _ = opened()
     long = "n" * 80
     for seq in range(1, 15_003):
@@ -191,7 +191,7 @@ def test_what_comet_would_sample_and_names_that_it_would_cut_are_named(tmp_path:
     assert max(len(name) for archive in archives(tmp_path) for name, _, _ in archive.points()) == 100
 
 
-def test_values_beyond_comets_bins_are_counted_in_the_outermost_ones_and_named(tmp_path: Path) -> None:
+def test_values_beyond_comets_bins_are_counted_in_the_outermost_ones_and_reported(tmp_path: Path) -> None:
     tracker, _ = opened()
     tracker.seq = 1
     tracker.track_media(Media("histogram", "h", counts=(4, 0, 1), low=-1e23, high=1e23, step=1))
@@ -201,7 +201,7 @@ def test_values_beyond_comets_bins_are_counted_in_the_outermost_ones_and_named(t
     assert sum(count for _, count in json.loads(asset.data)["index_values"]) == 5
 
 
-def test_a_run_that_is_disabled_leaves_nothing_and_says_so(
+def test_a_disabled_run_stores_nothing_and_says_so(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COMET_AUTO_LOG_DISABLE", "true")
@@ -214,7 +214,7 @@ def test_a_run_that_is_disabled_leaves_nothing_and_says_so(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_folder_that_takes_no_files_is_an_error_and_none_is_written_elsewhere(
+def test_an_unwritable_folder_is_an_error_and_nothing_is_written_elsewhere(
     recorder: Recorder, run_directory: Path
 ) -> None:
     tracker = CometTracker("comet", {"mode": "offline", "dir": "/proc/here"})
@@ -222,7 +222,7 @@ def test_a_folder_that_takes_no_files_is_an_error_and_none_is_written_elsewhere(
         tracker.open(START)
 
 
-def test_a_tracker_that_is_used_alone_writes_what_it_was_given(tmp_path: Path) -> None:
+def test_without_fmstune_it_writes_what_it_receives(tmp_path: Path) -> None:
     tracker = CometTracker("comet", {"mode": "offline"})
     tracker.set_params({"lr": 0.1, "path": Path("a")}, "config")
     tracker.track(1.0, "loss", "train", step=1)
@@ -233,7 +233,7 @@ def test_a_tracker_that_is_used_alone_writes_what_it_was_given(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("given", [[], [1], [1, 2, 3], [3, 1, 2], [1, 5, 4, 9, 2]])
-def test_events_are_known_by_their_numbers(given: list[int]) -> None:
+def test_events_are_recognized_by_their_numbers(given: list[int]) -> None:
     held = Events()
     for seq in given:
         held.add(seq)

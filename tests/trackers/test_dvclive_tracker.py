@@ -1,4 +1,4 @@
-"""DVCLive's tracker, read back by DVC itself, in a Git repository and without one."""
+"""DVCLive's tracker, read back by DVC itself, inside and outside a Git repository."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def delivered(directory: Path, **options: Any) -> Ledger:
-    """What the ledger says after a delivery in this process."""
+    """The ledger after a delivery in this process."""
     return delivered_by(DvcLiveTracker("dvclive", options), directory)
 
 
 def lines(name: str) -> list[str]:
-    """The lines of a file of metrics."""
+    """The lines of a metrics file."""
     return (RUN / "plots" / "metrics" / f"{name}.tsv").read_text().splitlines()
 
 
 @pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
-def test_a_run_is_there_as_users_of_dvclive_expect_it(
+def test_a_run_is_stored_in_the_form_that_dvclive_users_expect(
     status: Any, recorder: Recorder, run_directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     recorder.set_params({"team": "nlp", "a": {"b": 1e-4}}, "params")
@@ -63,7 +63,7 @@ def test_a_run_is_there_as_users_of_dvclive_expect_it(
 
 
 @pytest.mark.parametrize("git", [False, True], ids=["", "git"])
-def test_dvc_shows_it_and_its_repository_stays_as_it_was(
+def test_dvc_shows_the_run_and_its_repository_stays_unchanged(
     git: bool, recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     from dvc.repo import Repo
@@ -106,7 +106,7 @@ def test_dvc_shows_it_and_its_repository_stays_as_it_was(
         assert "dvclive/run/plots/images/eval/i/2.png" in plots
 
 
-def test_a_resumed_run_takes_back_what_it_logs_again(recorder: Recorder, run_directory: Path) -> None:
+def test_a_resumed_run_replaces_the_steps_that_it_logs_again(recorder: Recorder, run_directory: Path) -> None:
     recorder.set_params({"a": {"x": 1}}, "params")
     for step in (1, 2, 3):
         recorder.track_point(MetricPoint({"loss": float(step)}, "train", step))
@@ -122,7 +122,7 @@ def test_a_resumed_run_takes_back_what_it_logs_again(recorder: Recorder, run_dir
     assert "y: 2" in text
 
 
-def test_another_run_of_the_name_gets_another_folder_or_the_folder(run_directory: Path) -> None:
+def test_another_run_of_the_same_name_gets_its_own_folder_or_replaces_it(run_directory: Path) -> None:
     def run(run_id: str, value: float, **options: Any) -> str | None:
         tracker = get_tracker("dvclive", **options)
         found = tracker.open(RunStart("run", ".", run_id=run_id))
@@ -141,7 +141,7 @@ def test_another_run_of_the_name_gets_another_folder_or_the_folder(run_directory
     assert (notes / "mine.txt").read_text() == "mine"
 
 
-def test_a_folder_that_was_moved_is_found(recorder: Recorder, run_directory: Path, tmp_path: Path) -> None:
+def test_a_moved_folder_is_found(recorder: Recorder, run_directory: Path, tmp_path: Path) -> None:
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
     recorder.close("interrupted")
     delivered(run_directory)
@@ -149,14 +149,14 @@ def test_a_folder_that_was_moved_is_found(recorder: Recorder, run_directory: Pat
     recorder.resumed(1)
     recorder.track_point(MetricPoint({"loss": 0.5}, "train", 2))
     recorder.close("finished")
-    with pytest.raises(DeliveryFailed):  # it is called otherwise now
+    with pytest.raises(DeliveryFailed):  # its name has changed
         delivered(run_directory, dir="elsewhere/{run}")
     delivered(run_directory, dir="elsewhere/{run}")
     assert (tmp_path / "elsewhere/run/plots/metrics/loss.tsv").read_text().count("\n") == 3
     assert not Path("dvclive").exists()
 
 
-def test_two_futures_of_a_run_are_two_runs(recorder: Recorder, run_directory: Path) -> None:
+def test_two_diverging_resumes_of_a_run_are_two_runs(recorder: Recorder, run_directory: Path) -> None:
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
     recorder.close("interrupted")
     first = delivered(run_directory)
@@ -177,7 +177,7 @@ def test_two_futures_of_a_run_are_two_runs(recorder: Recorder, run_directory: Pa
     )  # fmt: skip
 
 
-def test_a_write_that_fails_leaves_no_half_of_an_event(
+def test_a_failed_write_leaves_no_partial_event(
     recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dvclive.plots import Metric
@@ -205,14 +205,14 @@ def test_a_write_that_fails_leaves_no_half_of_an_event(
     assert lines("full") == ["step\tfull", "1\t1.0", "2\t1.0", "3\t1.0"]
 
 
-def test_a_metric_called_step_is_named_otherwise(recorder: Recorder, run_directory: Path) -> None:
+def test_a_metric_called_step_is_renamed(recorder: Recorder, run_directory: Path) -> None:
     recorder.track(0.5, "step", "eval", step=3)
     recorder.close("finished")
     assert "step is called eval/step_" in delivered(run_directory).changes
     assert lines("eval/step_") == ["step\tstep_", "3\t0.5"]
 
 
-def test_an_image_that_dvc_does_not_show_becomes_one_that_it_does(
+def test_an_image_format_that_dvc_does_not_show_is_converted(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "i.webp", lossless=True)
@@ -224,7 +224,7 @@ def test_an_image_that_dvc_does_not_show_becomes_one_that_it_does(
         assert image.getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_used_alone_it_needs_no_journal() -> None:
+def test_without_fmstune_it_needs_no_journal() -> None:
     tracker = get_tracker("dvclive")
     tracker.track(0.5, "f1(macro)", "eval", step=1)
     tracker.set_params({"a": {"b": None}})
@@ -247,7 +247,7 @@ def test_used_alone_it_needs_no_journal() -> None:
         ("s3://x/{run}", "bad_option", "not a folder of this machine"),
     ],
 )
-def test_the_check_tells_causes_apart_and_makes_nothing(
+def test_the_check_distinguishes_causes_and_creates_nothing(
     folder: str, state: str, said: str, tmp_path: Path
 ) -> None:
     Path("here").touch()

@@ -1,4 +1,4 @@
-"""The tracker `file`: every event where the user says, once, readable with `json` and `csv` alone."""
+"""The tracker `file`: every event exactly once, where the user says, readable with only `json` and `csv`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_json_lines_hold_every_event(tmp_path: Path) -> None:
     assert lines[2]["values"] == {"status": "failed", "error": "ValueError: x"}
 
 
-def test_csv_has_one_value_a_row_so_that_late_metrics_need_no_new_column(tmp_path: Path) -> None:
+def test_csv_has_one_value_per_row_so_that_new_metrics_need_no_new_column(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     tracker = opened(path)
     tracker.track_point(MetricPoint({"loss": 0.5, "lr": 0.1}, "train", 1))
@@ -50,14 +50,14 @@ def test_csv_has_one_value_a_row_so_that_late_metrics_need_no_new_column(tmp_pat
         ("loss", 0.5), ("lr", 0.1), ("late, with a comma", 0.5), ("team", "nlp"), ("r", 8), ("version", "12"),
         ("tags", ["a"]), ("none", None), ("yes", True), ("status", "finished"),
     ]  # fmt: skip
-    assert "nlp," in path.read_text()  # a text that is no JSON stands as it is
+    assert "nlp," in path.read_text()  # a string that is not JSON is stored unchanged
 
 
-# -- what is in the file already ----------------------------------------------------------------
+# -- existing content --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
-def test_a_kill_at_any_byte_and_a_redelivery_of_all_leave_each_event_once(tmp_path: Path, name: str) -> None:
+def test_a_kill_at_any_byte_and_a_full_redelivery_leave_each_event_once(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     deliver(path)
     whole = path.read_bytes()
@@ -84,7 +84,7 @@ def test_the_next_run_of_the_same_name_is_another_run(tmp_path: Path, name: str)
     assert sorted(set(map(int, steps))) == [1, 2, 3]
 
 
-def test_the_delivery_of_a_run_knows_its_events_by_its_own_id_though_another_had_its_name(
+def test_a_delivery_recognizes_its_events_by_run_id_though_another_run_had_its_name(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "m.jsonl"
@@ -96,7 +96,7 @@ def test_the_delivery_of_a_run_knows_its_events_by_its_own_id_though_another_had
     for step in (1, 2, 3):
         recorder.track(1.0, "loss", step=step)
     recorder.close("finished")
-    for _ in range(2):  # the second one knows nothing of the first
+    for _ in range(2):  # the second one has no record of the first
         tracker = FileTracker(tracker_config={"path": str(path)})
         ledger = Ledger("file", run_id=str(path))
         Delivery(run_directory, tracker, ledger).run(lambda: True)
@@ -104,14 +104,14 @@ def test_the_delivery_of_a_run_knows_its_events_by_its_own_id_though_another_had
     assert [(row["run_id"], row["seq"]) for row in rows] == [("id-1", seq) for seq in (1, 2, 3, 4)]
 
 
-def test_a_run_is_closed_with_its_status_though_something_follows_that_in_the_journal(
+def test_a_run_is_closed_with_its_status_though_the_journal_has_later_events(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "m.jsonl"
     recorder.track(1.0, "loss", step=1)
     recorder.close("finished")
     recorder.journal.close()
-    with recorder.journal.path.open("ab") as file:  # as a thread did that outlived its run
+    with recorder.journal.path.open("ab") as file:  # as a thread that outlived its run did
         file.write(b'{"seq":3,"time":1.0,"kind":"metrics","values":{"late":1.0}}\n')
     Delivery(run_directory, FileTracker(tracker_config={"path": str(path)}), Ledger("file")).run(lambda: True)
     assert [row["kind"] for row in read_json(path)] == ["metrics", "metrics", "status"]
@@ -135,13 +135,13 @@ def test_closing_again_adds_no_second_status(tmp_path: Path) -> None:
     tracker = opened(path)
     tracker.seq = 9
     tracker.track(1.0, "late")
-    tracker.close("finished")  # under the number of an event that is not the status
+    tracker.close("finished")  # under the number of an event other than the status
     rows = read_json(path)
     assert [row["kind"] for row in rows] == ["metrics"] * 3 + ["status", "metrics", "status"]
     assert [row.get("seq") for row in rows] == [1, 2, 3, 4, 9, None]
 
 
-def test_several_runs_share_a_file_and_each_knows_its_own(tmp_path: Path) -> None:
+def test_several_runs_share_a_file_and_each_recognizes_its_own_events(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     one, two = opened(path, ID, "one"), opened(path, OTHER, "two")
     for seq in (1, 2):
@@ -150,7 +150,7 @@ def test_several_runs_share_a_file_and_each_knows_its_own(tmp_path: Path) -> Non
             tracker.track(math.pi, "loss")
             tracker.flush()
     with path.open("a") as file:
-        file.write('{"run": "one", "run_id": "')  # a third one was killed here
+        file.write('{"run": "one", "run_id": "')  # a third run was killed here
     for run_id, name in ((ID, "one"), (OTHER, "two")):
         again = opened(path, run_id, name)
         again.seq, again.event_time = 2, 1e9 + 2
@@ -182,7 +182,7 @@ def test_a_csv_of_an_earlier_version_keeps_its_rows_and_gets_the_new_column(tmp_
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link.csv", "m.csv"]
 
 
-def test_a_cell_of_an_earlier_version_that_was_cut_off_takes_in_no_later_row(tmp_path: Path) -> None:
+def test_a_truncated_cell_of_an_earlier_version_swallows_no_later_row(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text(OLD + 'run-1,2,1.5,params,p,,,text,"two\nli', newline="")
     deliver(path, upto=1)
@@ -212,7 +212,7 @@ def test_nothing_is_appended_to_a_file_of_another_kind(tmp_path: Path, name: str
     assert path.read_text() == content
 
 
-def test_a_last_line_whose_end_an_editor_took_away_is_kept(tmp_path: Path) -> None:
+def test_a_last_line_whose_newline_an_editor_removed_is_kept(tmp_path: Path) -> None:
     for name in ("m.jsonl", "m.csv"):
         path = tmp_path / name
         deliver(path, upto=1, run_id=OTHER)
@@ -222,7 +222,7 @@ def test_a_last_line_whose_end_an_editor_took_away_is_kept(tmp_path: Path) -> No
         assert path.read_bytes() == whole
 
 
-def test_a_place_that_cannot_be_written_to_is_said_before_the_run(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_reported_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     found = FileTracker(tracker_config={"path": str(tmp_path / "file" / "m.jsonl")}).check(1)
@@ -233,12 +233,12 @@ def test_a_place_that_cannot_be_written_to_is_said_before_the_run(tmp_path: Path
     assert not (tmp_path / "new").exists()
 
 
-def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_line(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     deliver(path, upto=1)
     whole = path.read_bytes()
     pid = os.fork()
-    if pid == 0:  # a limit for this process would stay
+    if pid == 0:  # a limit on this process would persist
         import resource
         import signal
 
@@ -260,7 +260,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/proc/x/y", "/proc/self/m.jsonl", "/sys/m.jsonl"])
-def test_the_check_knows_where_nobody_can_make_a_file(path: str) -> None:
+def test_the_check_detects_where_no_file_can_be_created(path: str) -> None:
     found = FileTracker(tracker_config={"path": path}).check(1)
     assert found.state == "no_permission"
     assert "cannot be written to" in found.detail
@@ -274,7 +274,7 @@ def test_the_check_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
-def test_params_and_statuses_of_a_second_future_are_written_though_the_clock_was_set_back(
+def test_params_and_statuses_of_a_diverging_resume_are_written_though_the_clock_was_set_back(
     tmp_path: Path, name: str
 ) -> None:
     def session(who: str, moment: float, status: str) -> None:
@@ -285,19 +285,19 @@ def test_params_and_statuses_of_a_second_future_are_written_though_the_clock_was
         tracker.seq, tracker.event_time = 6, moment + 1
         tracker.close(status)  # type: ignore[arg-type]
 
-    # The folder was restored from a backup: the second future has the numbers of the first one.
+    # The folder was restored from a backup: the diverging resume reuses the numbers of the first one.
     session("future 1", 1000.0, "finished")
     session("future 2", 900.0, "interrupted")
     text = (tmp_path / name).read_text()
     assert [text.count(said) for said in ("future 1", "future 2", "finished", "interrupted")] == [1] * 4
     session("future 2", 900.0, "interrupted")
     assert (tmp_path / name).read_text() == text
-    # Earlier versions wrote when a line was delivered, which is later than the event.
+    # Earlier versions wrote the time of delivery, which is later than that of the event.
     session("future 1", 990.0, "finished")
     assert (tmp_path / name).read_text() == text
 
 
-def test_a_closed_file_that_lacks_a_line_is_known_though_its_size_is_the_same(tmp_path: Path) -> None:
+def test_a_closed_file_that_lacks_a_line_is_detected_though_its_size_is_the_same(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     for other, whole in ((b"0.25", True), (b"0.7e", False)):
         tracker = opened(path)

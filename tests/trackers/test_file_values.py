@@ -1,4 +1,4 @@
-"""Whatever the names and values are, the tracker `file` writes them so that they are read back."""
+"""Whatever the names and values, the tracker `file` writes them so that they can be read back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fmstune.trackers.values.plain import plain
 from tests.support.tracked_files import name_of, opened, read_csv, read_json
 
 
-def test_numbers_of_numpy_and_those_that_are_not_finite_are_numbers(tmp_path: Path) -> None:
+def test_numpy_and_non_finite_numbers_are_numbers(tmp_path: Path) -> None:
     values = {
         "f": np.float32(0.5), "i": np.int64(3), "b": np.bool_(True), "nan": math.nan, "inf": -math.inf,
         "zero_d": np.array(2.5), "nested": {"f": np.float64(1.5), "nan": math.nan},
@@ -39,7 +39,7 @@ def test_numbers_of_numpy_and_those_that_are_not_finite_are_numbers(tmp_path: Pa
     }  # fmt: skip
 
 
-def test_a_cell_longer_than_pythons_reader_takes_is_read_back_and_the_reader_left_alone(
+def test_a_cell_longer_than_pythons_reader_allows_is_read_back_and_the_limit_restored(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "m.csv"
@@ -68,13 +68,13 @@ EVENTS = st.lists(st.tuples(TEXT, st.dictionaries(TEXT, VALUE, max_size=4)), min
 
 
 def journal_value(value: Any) -> Any:
-    """A value as the journal gives it back."""
+    """A value as the journal returns it."""
     return json.loads(json.dumps(plain(value)))
 
 
 @settings(max_examples=100)
 @given(EVENTS, TEXT.filter(bool), st.data())
-def test_whatever_the_names_and_values_are_each_event_is_read_back_once_after_a_kill_at_any_byte(
+def test_any_names_and_values_are_read_back_once_after_a_kill_at_any_byte(
     events: list[tuple[str, Mapping[str, Any]]], run: str, data: st.DataObject
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +135,7 @@ POINT = st.builds(
 
 @settings(max_examples=100)
 @given(st.lists(POINT, min_size=1, max_size=5), TEXT.filter(bool), st.floats(0, 1), st.booleans())
-def test_points_written_together_are_those_written_one_by_one_also_after_a_kill_at_any_byte(
+def test_points_written_in_a_batch_equal_those_written_one_by_one_even_after_a_kill_at_any_byte(
     points: list[MetricPoint], run: str, cut: float, csv_rows: bool
 ) -> None:
     points = [point._replace(seq=seq) for seq, point in enumerate(points, 1)]

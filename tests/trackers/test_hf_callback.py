@@ -1,4 +1,4 @@
-"""Any tracker gives a plain callback for anybody's own `transformers.Trainer`: one run, and no harm."""
+"""Any tracker provides a callback for a user's own `transformers.Trainer`: one run, and no side effects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.own_trainer import TRACKERS, Rude, log, own_callback, seen_in
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_one_callback_is_one_run_whatever_is_tracked_before_and_after_the_training(
+def test_one_callback_is_one_run_whatever_is_tracked_before_and_after_training(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Logs
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -35,7 +35,7 @@ def test_one_callback_is_one_run_whatever_is_tracked_before_and_after_the_traini
     evaluated.append(trainer.evaluate()["eval_loss"])
     trainer.log({"text": "hello", "numpy": np.float32(1.5)})
     if name == "aim":
-        assert [run.status for run in seen(tmp_path)] == ["finished"]  # while the process lives
+        assert [run.status for run in seen(tmp_path)] == ["finished"]  # while the process still runs
     callback.close()
     wandb.teardown()
 
@@ -86,7 +86,7 @@ def test_no_secret_reaches_the_tracker_or_the_log(
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_a_callback_that_is_asked_for_twice_is_one_and_a_closed_one_takes_nothing_more(
+def test_requesting_a_callback_twice_returns_the_same_one_and_a_closed_one_tracks_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Logs
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -124,17 +124,17 @@ def test_a_trainer_that_has_the_callback_twice_tracks_once() -> None:
     assert tracker.got == ["x", "x"]
 
 
-def test_two_trackers_of_fmstune_are_no_double_for_transformers() -> None:
+def test_transformers_does_not_mistake_two_trackers_for_duplicates() -> None:
     one, two = (get_tracker(name).get_hf_callback() for name in ("none", "none"))
     assert type(one) is not type(two)
 
 
-def test_every_tracker_of_fmstune_gives_a_callback() -> None:
+def test_every_built_in_tracker_provides_a_callback() -> None:
     for name in BUILT_IN:
         assert isinstance(get_tracker(name).get_hf_callback(), TrainerCallback)
 
 
-def test_what_the_trainer_logs_is_sorted_by_stage_under_the_names_of_the_trade() -> None:
+def test_trainer_logs_are_split_by_stage_under_their_usual_names() -> None:
     logs = {
         "loss": 1.0, "eval_loss": 2.0, "test_loss": 3.0, "train_runtime": 4.0, "epoch": 0.5,
         "eval_exact_match": 5.0,

@@ -1,4 +1,4 @@
-"""In somebody's own process a run is closed with its true status, however the process ends."""
+"""In a user's own process a run is closed with its true status, however the process ends."""
 
 from __future__ import annotations
 
@@ -100,16 +100,16 @@ def test_the_end_of_the_process_closes_the_run_with_its_status(
         assert code == -SIGNALS[how]
 
 
-def test_a_handler_of_ones_own_stays(tmp_path: Path) -> None:
+def test_the_users_signal_handler_stays_installed(tmp_path: Path) -> None:
     assert run_script(tmp_path, "file", "handled") == 9
     assert [run.status for run in seen_in_file(tmp_path)] == ["finished", "finished"]
 
 
-def test_a_tracker_that_hangs_does_not_keep_a_terminated_process(tmp_path: Path) -> None:
+def test_a_hanging_tracker_does_not_keep_a_terminated_process_alive(tmp_path: Path) -> None:
     assert run_script(tmp_path, "file", "hangs") == -signal.SIGTERM
 
 
-def test_a_run_of_aim_is_listed_with_its_values_even_if_the_process_is_killed(tmp_path: Path) -> None:
+def test_an_aim_run_is_listed_with_its_values_even_if_the_process_is_killed(tmp_path: Path) -> None:
     script = """
 import os
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""In a training of the user's own no error of a tracker or a value arrives, unless it is strict."""
+"""In a user's own training, errors of trackers and values never reach the training unless strict."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.own_trainer import Rude, log, own_callback, user_trainer
 @pytest.mark.parametrize(
     "at", ["open", "track", "set_params", "train_ended", "close", "everything", "grad_norm"]
 )
-def test_no_error_of_a_tracker_reaches_the_training_and_one_is_told(
+def test_tracker_errors_do_not_reach_the_training_and_are_logged_once(
     at: str, error: BaseException, tmp_path: Path, caplog: Logs
 ) -> None:
     tracker = Rude(at, error)
@@ -37,10 +37,10 @@ def test_no_error_of_a_tracker_reaches_the_training_and_one_is_told(
     assert tracker.opened == 1
     assert caplog.record_tuples[0][:2] == ("fmstune", logging.WARNING)
     assert type(error).__name__ in caplog.messages[0]
-    assert len(caplog.messages) <= 3  # the others: that it is given up, and how much did not reach it
+    assert len(caplog.messages) <= 3  # the others: that it is disabled, and how much it did not receive
     if at in ("track", "set_params", "grad_norm"):
         assert "did not reach it" in caplog.messages[-1]
-    if at == "grad_norm":  # one that is refused takes none of the others with it
+    if at == "grad_norm":  # a refused metric does not affect the others
         assert tracker.got.count("loss") == 2
         assert tracker.got.count("learning_rate") == 2
 
@@ -52,7 +52,7 @@ def test_strict_raises_what_the_tracker_raises(tmp_path: Path) -> None:
 
 
 class Hostile:
-    """A value of a library that does as it likes."""
+    """A value whose every attribute raises."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -104,7 +104,7 @@ EVENTS = [name for name in vars(TrainerCallback) if name.startswith("on_")]
     error=ERRORS,
 )  # fmt: skip
 @settings(max_examples=80)
-def test_no_event_raises_whatever_it_is_given_and_whatever_the_tracker_does(
+def test_no_event_raises_whatever_its_arguments_and_whatever_the_tracker_does(
     events: list[str], logs: Any, args: Any, state: Any, config: Any, at: str, error: BaseException
 ) -> None:
     callback = own_callback(Rude(at, error))
@@ -114,19 +114,19 @@ def test_no_event_raises_whatever_it_is_given_and_whatever_the_tracker_does(
     callback.close("failed", "no")
 
 
-def test_what_raises_takes_no_other_value_with_it() -> None:
+def test_a_raising_value_does_not_affect_other_values() -> None:
     tracker = Rude("nothing", RuntimeError())
     log(own_callback(tracker), {"bad": Hostile(SystemExit(3)), 0: 1.0, "x": 2.0})
     assert tracker.got == ["bad", "0", "x"]
 
 
-def test_strict_raises_what_is_not_the_trackers_too() -> None:
+def test_strict_also_raises_errors_from_outside_the_tracker() -> None:
     logs: Any = Hostile(SystemExit(3))
     with pytest.raises(SystemExit):
         log(own_callback(Rude("nothing", RuntimeError()), strict=True), logs)
 
 
-def test_what_a_person_or_a_signal_handler_raises_is_not_held_up() -> None:
+def test_interrupts_and_exceptions_of_signal_handlers_are_passed_on() -> None:
     def stop(*_: Any) -> None:
         sys.exit(143)
 

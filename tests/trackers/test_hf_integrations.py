@@ -1,4 +1,4 @@
-"""Callbacks of transformers in a shipper: what their real SDKs hold of a run that they have not seen."""
+"""Callbacks of transformers in a shipper: their real SDKs store a run that they did not observe."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def journalled(recorder: Recorder, status: Any = "finished") -> None:
 
 
 def delivered(directory: Path, name: str, **options: Any) -> DeliveryReport:
-    """By a shipper, which imports transformers and the SDK."""
+    """Deliver with a shipper, which imports transformers and the SDK."""
     (line,) = sync(directory, name, {name: options}, reference, check_within=300)
     assert line.state == "complete", line
     return line
 
 
 def given(directory: Path, name: str, **options: Any) -> DeliveryReport:
-    """In a process that is forked from one which has transformers, and imports the SDK."""
+    """Deliver in a process forked from one with transformers, which imports the SDK."""
     assert SharedNursery(None).deliver(directory, reference(name), options)
     (line,) = report(directory, ["t"])
     assert line.state == "complete", line
@@ -94,7 +94,7 @@ def test_tensorboards_callback_writes_what_it_would_have_written_in_the_training
     )
 
 
-def test_mlflows_callback_ends_its_run_in_the_store_that_its_variable_names(
+def test_mlflows_callback_ends_its_run_in_the_store_of_its_environment_variable(
     recorder: Recorder, run_directory: Path
 ) -> None:
     store = store_in(run_directory.parent / "store")
@@ -111,8 +111,8 @@ def test_mlflows_callback_ends_its_run_in_the_store_that_its_variable_names(
     assert "its callback knows no status: the run, which failed, ends there as any" in line.changes
 
 
-def test_a_variable_that_turns_a_callback_off_is_told_before_the_run() -> None:
-    """transformers' callback for Comet warns in its log, and drops what it is given."""
+def test_a_variable_that_disables_a_callback_is_reported_before_the_run() -> None:
+    """transformers' callback for Comet only logs a warning, and drops what it receives."""
     made = tracker_class("hf:comet_ml")
     off = made(None, {"environment": {"COMET_MODE": "offline"}})
     found = off.check(1.0)
@@ -125,7 +125,7 @@ def test_a_variable_that_turns_a_callback_off_is_told_before_the_run() -> None:
 
 
 def test_an_experiment_that_its_callback_leaves_open_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Comet's callback does: at the interpreter's end its archive on this machine was empty."""
+    """As Comet's callback does: without ending, its local archive was empty at exit."""
     from transformers import TrainerCallback
     from transformers.integrations import integration_utils
 
@@ -146,14 +146,14 @@ def test_an_experiment_that_its_callback_leaves_open_is_ended(monkeypatch: pytes
     assert ended == ["training", "experiment"]
 
 
-def test_a_callback_sees_the_events_of_a_training_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_callback_sees_the_events_of_a_training_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import TrainerCallback
     from transformers.integrations import integration_utils
 
     seen: list[Any] = []
 
     class Witness(TrainerCallback):
-        live = SimpleNamespace(step=0)  # as DVCLive's callback has it
+        live = SimpleNamespace(step=0)  # as in DVCLive's callback
 
     def witness(event: str) -> Any:
         def call(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -195,10 +195,10 @@ def test_a_callback_sees_the_events_of_a_training_in_their_order(monkeypatch: py
     ]  # fmt: skip
 
 
-def test_swanlabs_callback_begins_a_run_with_nothing_of_the_shipper_in_it(
+def test_swanlabs_callback_starts_a_run_with_nothing_of_the_shipper_in_it(
     recorder: Recorder, run_directory: Path
 ) -> None:
-    """That of transformers 5.23 asks for a run that is not there yet, at which swanlab 0.10 raises."""
+    """The callback in transformers 5.23 requests a run before there is one, for which swanlab 0.10 raises."""
     journalled(recorder)
     place = run_directory.parent / "swanlog"
     variables = {"SWANLAB_MODE": "offline", "SWANLAB_LOG_DIR": str(place), "SWANLAB_PROJECT": "p"}
@@ -212,7 +212,7 @@ def test_swanlabs_callback_begins_a_run_with_nothing_of_the_shipper_in_it(
     assert not any(key.startswith("__swanlab__") for key, _, _ in swanlab_scalars(place))
 
 
-def test_a_callback_for_which_there_is_a_tracker_says_so() -> None:
+def test_a_callback_with_a_matching_tracker_suggests_it() -> None:
     for name, own in (("swanlab", "swanlab"), ("comet_ml", "comet"), ("clearml", "clearml")):
         assert f"the tracker {own} keeps more" in tracker_class(f"hf:{name}").description
     assert "keeps more" not in tracker_class("hf:codecarbon").description

@@ -1,4 +1,5 @@
-"""What a run is called and sorted by is said to each tracker in its own words; read back by the real SDKs."""
+"""The name, group, tags and notes of a run reach each tracker in its own fields; read back by the real
+SDKs."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ class Place:
     reference: str
     options: dict[str, Any]
     own: dict[str, Any]
-    """Options of the tracker's own, for `OWN`."""
+    """Options of the tracker itself, for `OWN`."""
 
 
 PLACES = {
@@ -67,7 +68,7 @@ Said = Callable[..., tuple[dict[str, Any], str]]
 
 @pytest.fixture
 def said(run_directory: Path) -> Said:
-    """What a tracker calls a run with these labels, and what the report says to it."""
+    """The labels that a tracker stored for a run, and what the report says about them."""
 
     def find(name: str, called: Labels, again: Labels | None = None, own: Any = None) -> tuple[Any, str]:
         place = PLACES[name]
@@ -97,7 +98,7 @@ def said(run_directory: Path) -> Said:
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_each_tracker_has_its_own_words_for_what_a_run_is_called(name: str, said: Said) -> None:
+def test_each_tracker_stores_the_labels_in_its_own_fields(name: str, said: Said) -> None:
     found, _ = said(name, CALLED)
     assert found == {
         "name": "first", "group": "ablations", "tags": ["a", "team=nlp"], "notes": "with a\nlonger warm-up",
@@ -105,7 +106,7 @@ def test_each_tracker_has_its_own_words_for_what_a_run_is_called(name: str, said
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_the_options_of_a_tracker_win(name: str, said: Said) -> None:
+def test_the_options_of_a_tracker_take_precedence(name: str, said: Said) -> None:
     own = PLACES[name].own
     found, _ = said(name, CALLED, own=own)
     assert (found["name"], found["group"]) == ("own", "own group" if name != "comet" else "ablations")
@@ -114,7 +115,7 @@ def test_the_options_of_a_tracker_win(name: str, said: Said) -> None:
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_resumed_run_is_called_as_it_is_called_now(name: str, said: Said, run_directory: Path) -> None:
+def test_a_resumed_run_has_its_current_labels(name: str, said: Said, run_directory: Path) -> None:
     found, _ = said(name, CALLED, Labels("second", "ablations", ("a", "c"), "shorter"))
     assert (found["name"], found["notes"]) == ("second", "shorter")
     assert {"a", "c"} <= set(found["tags"])
@@ -122,7 +123,7 @@ def test_a_resumed_run_is_called_as_it_is_called_now(name: str, said: Said, run_
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_what_a_tracker_cannot_call_a_run_is_adapted_and_named(name: str, said: Said) -> None:
+def test_labels_that_a_tracker_cannot_store_are_adapted_and_reported(name: str, said: Said) -> None:
     found, noted = said(name, RUDE)
     assert found["name"].startswith("half")
     assert len(found["tags"]) == 2
@@ -134,7 +135,7 @@ def test_what_a_tracker_cannot_call_a_run_is_adapted_and_named(name: str, said: 
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_run_without_words_of_its_own_has_none(name: str, said: Said) -> None:
+def test_a_run_without_labels_has_none(name: str, said: Said) -> None:
     found, noted = said(name, Labels("plain"))
     assert (found["name"], found["tags"]) == ("plain", [])
     assert not found["notes"]

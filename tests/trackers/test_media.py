@@ -1,5 +1,5 @@
-"""Texts, images and histograms arrive in each tracker that has room for them, once each, whatever kills the
-delivery; where there is none, the report says so. Read back through the real SDKs."""
+"""Text, images and histograms arrive exactly once in each tracker that supports them, whatever kills the
+delivery; otherwise, the report says so. Read back through the real SDKs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PLACES = {
 
 
 def track(recorder: Recorder) -> list[list[Any]]:
-    """Track some of each kind; what is to be there."""
+    """Track some of each kind; returns what has to arrive."""
     with active(recorder):
         fmstune.track(1.0, "loss", "train", step=1)
         fmstune.track_text("short", "answer", "eval", step=1)
@@ -84,7 +84,7 @@ def track(recorder: Recorder) -> list[list[Any]]:
 
 @pytest.mark.parametrize("kills", [(), (Kill(4, True), Kill(3, False), Kill(3, True))], ids=["", "killed"])
 @pytest.mark.parametrize("name", PLACES)
-def test_each_kind_arrives_once_where_there_is_room_for_it(
+def test_each_kind_arrives_once_where_it_is_supported(
     name: str,
     kills: tuple[Kill, ...],
     run_directory: Path,
@@ -98,7 +98,7 @@ def test_each_kind_arrives_once_where_there_is_room_for_it(
     for kill in kills:
         lives(name).deliver(*where, kill)
     assert lives(name).deliver(*where)
-    assert lives(name).deliver(*where)  # which changes nothing
+    assert lives(name).deliver(*where)  # this changes nothing
 
     (line,) = report(run_directory, ["t"])
     assert (line.state, line.delivered) == ("complete", line.total)
@@ -116,7 +116,9 @@ def test_each_kind_arrives_once_where_there_is_room_for_it(
     )
 
 
-def test_a_plug_in_without_room_for_them_says_so_once_each(run_directory: Path, recorder: Recorder) -> None:
+def test_a_plug_in_that_does_not_support_them_reports_each_once(
+    run_directory: Path, recorder: Recorder
+) -> None:
     track(recorder)
     assert lives("file").deliver(run_directory, "tests.support.stored:Naive", {})
     ledger = load_ledger(run_directory, "t")
@@ -129,9 +131,7 @@ def test_a_plug_in_without_room_for_them_says_so_once_each(run_directory: Path, 
 
 
 @pytest.mark.parametrize("damage", ["removed", "changed"])
-def test_a_file_that_is_lost_costs_its_own_event_alone(
-    damage: str, run_directory: Path, recorder: Recorder
-) -> None:
+def test_a_lost_file_costs_only_its_own_event(damage: str, run_directory: Path, recorder: Recorder) -> None:
     track(recorder)
     (path,) = (journal_path(run_directory).parent / "files").glob("*.txt")
     path.unlink() if damage == "removed" else path.write_text("something else")

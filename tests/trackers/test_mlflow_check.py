@@ -1,4 +1,4 @@
-"""What is said of an MLflow server before a run, and of where its runs are shown."""
+"""The check of an MLflow server before a run, and the URL at which its runs are shown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that asks for a user and a password."""
+    """The address of a server that requires a user and a password."""
     port = free_port()
     with mlflow_server(tmp_path_factory.mktemp("guarded"), port, guarded=True):
         yield f"http://127.0.0.1:{port}"
@@ -39,7 +39,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def web() -> Iterator[str]:
-    """The address of a web server that is none of MLflow's."""
+    """The address of a web server that is not MLflow's."""
     server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -75,7 +75,7 @@ WRONG = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "no"}
         ("databricks", {"experiment": "/Users/me/x"}, {}, "no_credentials", ""),
     ],
 )
-def test_the_check_tells_causes_apart_and_makes_nothing(
+def test_the_check_distinguishes_causes_and_creates_nothing(
     where: str, options: Mapping[str, str], variables: Mapping[str, str], state: str, said: str,
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -93,7 +93,7 @@ def test_the_check_tells_causes_apart_and_makes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_deleted_experiment_is_said_by_the_check() -> None:
+def test_the_check_reports_a_deleted_experiment() -> None:
     client = MlflowClient(shared_server()[0])
     client.delete_experiment(client.create_experiment("gone"))
     found = get_tracker("mlflow", tracking_uri=shared_server()[0], experiment="gone").check(10)
@@ -111,7 +111,7 @@ def test_a_password_in_the_address_is_in_no_message_and_no_url(
     assert "hunter2secret" not in (run_directory / "tracking" / "mlflow.json").read_text()
 
 
-def test_a_store_here_is_shown_by_mlflows_own_command(
+def test_a_local_store_is_shown_by_mlflows_own_command(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     path = store_in(tmp_path / "store")
@@ -123,12 +123,12 @@ def test_a_store_here_is_shown_by_mlflows_own_command(
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_a_server_that_dies_within_a_request_is_said_to_have_done_so(reads: bool) -> None:
+def test_a_server_that_dies_during_a_request_is_reported_as_such(reads: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def die() -> None:
             connection, _ = server.accept()
-            with connection:  # what is not read makes it a reset
+            with connection:  # unread data turns the close into a reset
                 if reads:
                     connection.recv(65536)
                 else:
@@ -142,7 +142,7 @@ def test_a_server_that_dies_within_a_request_is_said_to_have_done_so(reads: bool
     assert (found.state, found.detail) == ("unreachable", f"{address}: {CLOSED}")
 
 
-def test_the_error_of_a_delivery_has_no_tuple_in_it() -> None:
+def test_the_error_of_a_delivery_contains_no_tuple() -> None:
     said = "('Connection aborted.', RemoteDisconnected('Remote end closed connection without response'))"
     reset = "('Connection aborted.', ConnectionResetError(104, 'Connection reset by peer'))"
     for text in (said, reset):

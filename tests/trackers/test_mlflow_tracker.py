@@ -36,12 +36,12 @@ def client() -> MlflowClient:
 
 
 def delivered(directory: Path, **options: Any) -> Ledger:
-    """What the ledger says after a delivery to the server, in this process."""
+    """The ledger after a delivery to the server, in this process."""
     return delivered_by(MlflowTracker("mlflow", {"tracking_uri": shared_server()[0], **options}), directory)
 
 
 def history(client: MlflowClient, run: Run) -> dict[str, list[tuple[int, float]]]:
-    """The step and the value of each point; the server's own order is none."""
+    """The step and value of each point; the server returns them in no order."""
     return {
         name: sorted((each.step, each.value) for each in client.get_metric_history(run.info.run_id, name))
         for name in run.data.metrics
@@ -51,7 +51,7 @@ def history(client: MlflowClient, run: Run) -> dict[str, list[tuple[int, float]]
 @pytest.mark.parametrize(
     ("status", "there"), [("finished", "FINISHED"), ("failed", "FAILED"), ("interrupted", "KILLED")]
 )
-def test_a_run_is_there_as_users_of_mlflow_expect_it(
+def test_a_run_is_stored_in_the_form_that_mlflow_users_expect(
     status: Status, there: str, client: MlflowClient, recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.set_params({"team": "nlp", "a": {"b": 1e-4, "c": [1, "x"], "on": True}}, "params")
@@ -87,7 +87,7 @@ def test_a_run_is_there_as_users_of_mlflow_expect_it(
     assert "f1(macro) is called f1_macro_" in ledger.changes
 
 
-def test_a_resumed_run_goes_on_in_its_run_and_a_changed_param_is_said_not_raised(
+def test_a_resumed_run_continues_and_a_changed_param_is_reported_not_raised(
     client: MlflowClient, recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.set_params({"lr": 1}, "params")
@@ -109,7 +109,7 @@ def test_a_resumed_run_goes_on_in_its_run_and_a_changed_param_is_said_not_raised
     assert "param lr was given another value; the first one is kept" in second.changes
 
 
-def test_a_run_that_goes_on_elsewhere_keeps_the_params_of_the_first_and_says_so(
+def test_a_run_resumed_elsewhere_keeps_its_first_params_and_reports_it(
     client: MlflowClient, recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     recorder.set_params({"dir": "a"}, "params")
@@ -124,7 +124,7 @@ def test_a_run_that_goes_on_elsewhere_keeps_the_params_of_the_first_and_says_so(
     assert client.get_run(first.run_id).data.params == {"params.dir": "a", "params.more": "c"}
 
 
-def test_what_is_delivered_twice_is_there_once(
+def test_points_delivered_twice_are_stored_once(
     client: MlflowClient, recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.set_params({"lr": 1}, "params")
@@ -132,17 +132,17 @@ def test_what_is_delivered_twice_is_there_once(
         recorder.track_point(MetricPoint({"loss": 1.0}, "train", step))
     recorder.close("finished")
     ledger = delivered(run_directory)
-    Ledger("mlflow", run_id=ledger.run_id).save(run_directory)  # as one that was restored from a backup
+    Ledger("mlflow", run_id=ledger.run_id).save(run_directory)  # like one that was restored from a backup
     again = delivered(run_directory)
     assert again.run_id == ledger.run_id
     run = client.get_run(again.run_id)
     assert history(client, run) == {"loss": [(step, 1.0) for step in range(1, 6)]}
 
 
-def test_equal_values_of_a_step_are_all_kept_also_by_a_process_that_sends_them_again(
+def test_equal_values_of_a_step_are_all_kept_even_when_redelivered(
     client: MlflowClient, recorder: Recorder, run_directory: Path
 ) -> None:
-    """MLflow keeps one of those that have the same time: a burst has many in a millisecond."""
+    """MLflow keeps one of several with the same time: a burst has many in a millisecond."""
     moment = time.time()
     for number in range(3000):
         recorder.track_point(MetricPoint({"match": float(number % 2)}, "eval", 1, None, moment))
@@ -160,12 +160,14 @@ def test_equal_values_of_a_step_are_all_kept_also_by_a_process_that_sends_them_a
         "last_given": 0,
     }
     dataclasses.replace(ledger, **nothing, closed=False).save(run_directory)
-    client.set_tag(ledger.run_id, "fmstune", "{}")  # as if the process had been killed before it noted more
+    client.set_tag(
+        ledger.run_id, "fmstune", "{}"
+    )  # as if the process had been killed before it recorded more
     delivered(run_directory)
     assert len(client.get_metric_history(ledger.run_id, name)) == 3000
 
 
-def test_an_integer_that_mlflow_rounds_is_named(
+def test_an_integer_that_mlflow_rounds_is_reported(
     client: MlflowClient, recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.track_point(MetricPoint({"exact": 2**53, "rounded": 2**53 + 1}, "train", 1))
@@ -188,7 +190,7 @@ def test_a_table_of_any_stage_is_read_by_mlflow(
     assert [each.path.rpartition("/")[2] for each in client.list_artifacts(ledger.run_id, folder)] == [name]
 
 
-def test_a_run_that_was_deleted_there_is_delivered_again(
+def test_a_run_that_was_deleted_on_the_server_is_delivered_again(
     client: MlflowClient, recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
@@ -204,7 +206,7 @@ def test_a_run_that_was_deleted_there_is_delivered_again(
     assert history(client, client.get_run(str(again.run_id))) == {"loss": [(1, 1.0)]}
 
 
-def test_more_than_a_batch_holds_goes_in_several(
+def test_more_points_than_a_batch_allows_are_sent_in_several(
     client: MlflowClient, recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.set_params({f"p{n}": n for n in range(250)}, "params")
@@ -221,7 +223,7 @@ def test_more_than_a_batch_holds_goes_in_several(
     assert "param long was cut from 9000 to 6000 characters" in ledger.changes
 
 
-def test_used_alone_it_needs_no_journal(client: MlflowClient) -> None:
+def test_without_fmstune_it_needs_no_journal(client: MlflowClient) -> None:
     tracker = get_tracker("mlflow", tracking_uri=shared_server()[0], experiment="alone")
     tracker.track(0.5, "f1(macro)", "eval", step=1)
     tracker.set_params({"a": {"b": None}})
@@ -232,7 +234,7 @@ def test_used_alone_it_needs_no_journal(client: MlflowClient) -> None:
     assert (history(client, run), run.data.params) == ({"eval_f1_macro_": [(1, 0.5)]}, {"params.a.b": "None"})
 
 
-def test_it_is_delivered_to_by_a_shipper_with_mlflows_own_variable(
+def test_a_shipper_delivers_to_it_with_mlflows_own_variable(
     client: MlflowClient, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", shared_server()[0])
@@ -250,7 +252,7 @@ def test_it_is_delivered_to_by_a_shipper_with_mlflows_own_variable(
 # -- the check --------------------------------------------------------------------------------
 
 
-def test_what_was_adapted_outlives_a_kill_before_the_ledger_has_noted_it(
+def test_reported_adaptations_survive_a_kill_before_the_ledger_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -268,9 +270,9 @@ def test_what_was_adapted_outlives_a_kill_before_the_ledger_has_noted_it(
 
     after = MlflowTracker("mlflow", {"tracking_uri": uri})
     opened = after.open(dataclasses.replace(start, tracker_run_id=there.id))
-    assert opened.delivered_through == 2  # so that these events do not come again
+    assert opened.delivered_through == 2  # so that these events are not redelivered
     assert after.adapted[0] == said
-    assert len(after.adapted) < 201  # of a tag, MLflow takes 5,000 characters
+    assert len(after.adapted) < 201  # MLflow limits a tag to 5,000 characters
     assert after.adapted[-1].endswith("more were adapted, as the process that was killed knew")
     of_another = dataclasses.replace(start, run_id="id-2", after=3, tracker_run_id=there.id)
     another = MlflowTracker("mlflow", {"tracking_uri": uri})

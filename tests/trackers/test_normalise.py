@@ -1,4 +1,4 @@
-"""The normaliser fits values to any tracker's limits, never raises, and says what it changed."""
+"""The normaliser fits values to any tracker's limits, never raises, and reports what it changed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def test_without_limits_nothing_is_changed() -> None:
     assert normaliser.changes == ()
 
 
-def test_names_are_spelt_as_the_tracker_can_and_stay_apart() -> None:
+def test_names_are_spelt_within_the_trackers_limits_and_stay_distinct() -> None:
     normaliser = Normaliser(STRICT)
     assert normaliser.metrics({"f1(macro)": 1.0, "f1[macro]": 2.0}) == {"f1_macro_": 1.0, "f1_macro__2": 2.0}
     assert normaliser.changes == ("f1(macro) is called f1_macro_", "f1[macro] is called f1_macro__2")
 
 
 @given(st.lists(st.text(" ab_\t", max_size=4), unique=True, max_size=8))
-def test_params_stay_apart_where_a_service_takes_white_space_off_their_names(names: list[str]) -> None:
+def test_params_stay_distinct_where_a_service_strips_white_space_from_names(names: list[str]) -> None:
     normaliser = Normaliser(Limits(strips_params=True))
     spaces = [normaliser.namespace(name) for name in names]
     keys = list(normaliser.params(dict.fromkeys(names, 1)))
@@ -40,19 +40,19 @@ def test_params_stay_apart_where_a_service_takes_white_space_off_their_names(nam
     assert len(normaliser.changes) >= bool(changed)
 
 
-def test_what_is_not_finite_or_not_a_number_is_left_out_with_a_word() -> None:
+def test_non_finite_and_non_numeric_values_are_dropped_with_a_report() -> None:
     normaliser = Normaliser(STRICT)
     assert normaliser.metrics({"a": math.nan, "b": "text", "c": True, "d": 2}) == {"c": 1, "d": 2}
     assert len(normaliser.changes) == 2
 
 
-def test_params_are_flattened_and_cut_where_they_must_be() -> None:
+def test_params_are_flattened_and_cut_where_necessary() -> None:
     normaliser = Normaliser(STRICT)
     assert normaliser.params({"a": {"b": {"c": "x" * 30}, "e": {}}}) == {"a.b.c": "x" * 10, "a.e": {}}
     assert normaliser.changes == ("param a.b.c was cut from 30 to 10 characters",)
 
 
-def test_a_change_is_said_once_and_renames_are_bounded() -> None:
+def test_a_change_is_reported_once_and_renames_are_bounded() -> None:
     normaliser = Normaliser(STRICT)
     for _ in range(3):
         normaliser.metrics({"x(": 1.0})
@@ -63,7 +63,7 @@ def test_a_change_is_said_once_and_renames_are_bounded() -> None:
     assert normaliser.changes[-1] == "and 51 more names"
 
 
-def test_what_is_not_there_is_named_first_however_many_names_were_adapted_before() -> None:
+def test_missing_values_are_reported_first_however_many_names_were_adapted() -> None:
     normaliser = Normaliser(STRICT)
     for number in range(300):
         normaliser.metrics({f"x({number}": 1.0})
@@ -74,7 +74,7 @@ def test_what_is_not_there_is_named_first_however_many_names_were_adapted_before
     assert normaliser.changes[60] == "the step last is not a 64-bit integer, and is left out"
 
 
-def test_many_renames_are_summed_up_for_people_and_losses_are_not() -> None:
+def test_many_renames_are_summarized_and_losses_are_not() -> None:
     normaliser = Normaliser(STRICT)
     normaliser.metrics({f"x({number}": 1.0 for number in range(210)} | {"bad": float("nan")})
     lost, summed_up = for_people(normaliser.changes)
@@ -91,7 +91,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.text(), values, max_size=6))
-def test_whatever_comes_fits_the_limits_and_no_name_is_lost(params: dict[str, Any]) -> None:
+def test_any_params_fit_the_limits_and_no_name_is_lost(params: dict[str, Any]) -> None:
     normaliser = Normaliser(STRICT)
     fitted = normaliser.params(params)
     assert len(fitted) == len(list(flatten(params)))
@@ -106,8 +106,8 @@ def test_whatever_comes_fits_the_limits_and_no_name_is_lost(params: dict[str, An
 JOINS = Limits(joins=True, one_series=True, reserved_metrics=frozenset({"train/epoch"}))
 
 
-def test_where_stage_and_name_become_one_name_different_metrics_stay_different() -> None:
-    """W&B has one name for both: `b/c` of the stage `a` would be mixed with `c` of the stage `a/b`."""
+def test_where_stage_and_name_are_joined_different_metrics_stay_different() -> None:
+    """In W&B both have one name: `b/c` of the stage `a` would be merged with `c` of the stage `a/b`."""
     adapt = Normaliser(JOINS)
     found = [
         ("train", *adapt.metrics({"loss": 1, "epoch": 1}, "train")),
@@ -124,7 +124,7 @@ def test_where_stage_and_name_become_one_name_different_metrics_stay_different()
     assert "c is called c_2" in adapt.changes
 
 
-def test_a_table_has_not_the_name_of_a_metric_where_they_would_be_one_series() -> None:
+def test_a_table_does_not_share_a_metrics_name_where_they_would_be_one_series() -> None:
     joins, beside = Normaliser(JOINS), Normaliser(Limits(one_series=True))
     for adapt in (joins, beside):
         adapt.metrics({"samples": 1})
@@ -136,9 +136,9 @@ def test_a_table_has_not_the_name_of_a_metric_where_they_would_be_one_series() -
     assert Normaliser(Limits()).table("samples", "eval") == "samples"
 
 
-def test_flat_params_of_two_namespaces_that_would_be_one_stay_two() -> None:
+def test_flat_params_of_two_namespaces_with_the_same_name_stay_separate() -> None:
     normaliser = Normaliser(Limits(nested=False, text_params=True, joins=True))
-    for _ in range(2):  # as it comes again with each further event of a namespace
+    for _ in range(2):  # as with each further event of a namespace
         assert normaliser.params({"b.c": 1}, "a") == {"b.c": "1"}
         assert normaliser.params({"c": 2, "d": 3}, "a.b") == {"c_2": "2", "d": "3"}
         assert normaliser.params({"b": {"c_2": 4}}, "a") == {"b.c_2_2": "4"}

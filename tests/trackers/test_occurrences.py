@@ -1,4 +1,4 @@
-"""Values of a metric at one step are counted as a dict of all of them would count."""
+"""Repeated values of a metric at a step are counted as a dict of all of them would count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ resumes = st.integers(0, 4)
 
 
 @given(st.lists(values | resumes, max_size=40))
-def test_a_value_is_counted_at_its_step_and_from_zero_at_steps_after_a_resume(
+def test_a_value_is_counted_per_step_and_from_zero_at_steps_after_a_resume(
     script: list[tuple[str, int | None] | int],
 ) -> None:
     counts, seen = Occurrences(), Counter[tuple[str, int | None]]()
@@ -38,7 +38,7 @@ runs = st.integers(-2, 4).flatmap(
 
 
 @given(st.lists(points | runs | resumes, max_size=20))
-def test_names_counted_together_are_counted_as_each_alone(
+def test_names_counted_in_a_batch_are_counted_as_one_by_one(
     script: list[tuple[list[str], list[int | None]] | int],
 ) -> None:
     counts, seen = Occurrences(), Counter[tuple[str, int | None]]()
@@ -68,7 +68,7 @@ numbers = st.integers(-6, 30) | st.sampled_from([-(2**63), 2**63 - 1, 2**62, 0])
 
 
 @given(st.lists(st.tuples(numbers, st.booleans()), max_size=60))
-def test_a_set_of_progressions_holds_what_a_set_would_hold(script: list[tuple[int, bool]]) -> None:
+def test_a_set_of_progressions_behaves_like_a_set(script: list[tuple[int, bool]]) -> None:
     found, wanted = Progressions(), set[int]()
     for number, cut in script:
         if cut and number % 4 == 0:

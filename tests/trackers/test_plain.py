@@ -1,4 +1,4 @@
-"""Whatever a user tracks becomes JSON that says what it was, and never an error in the training."""
+"""Whatever a user tracks becomes JSON that represents it, and never raises in the training."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Hostile:
         pytest.param(Hostile(), "<Hostile>", id="hostile"),
     ],
 )
-def test_a_foreign_value_becomes_the_json_that_says_most_of_it(value: Any, kept: Any) -> None:
+def test_a_foreign_value_becomes_the_most_informative_json(value: Any, kept: Any) -> None:
     assert plain({"value": value}) == {"value": kept}
     json.dumps(plain(value), allow_nan=False)
 
@@ -107,7 +107,7 @@ KINDS: dict[str, Callable[[], Any]] = {
 
 
 def join(nodes: list[Any], source: int, target: int) -> None:
-    """Put one node into another, which may be itself."""
+    """Put one node into another, possibly into itself."""
     at, item = nodes[source], nodes[target]
     if isinstance(at, Node):
         at.children.append(item)
@@ -135,11 +135,11 @@ def test_a_graph_of_any_shape_is_read_within_its_budget(
         join(nodes, source % len(nodes), target % len(nodes))
     found = Walk(500).plain(nodes[0])
     json.dumps(found, allow_nan=False)
-    # Where the budget ends, each container around that place says so, and nothing more is read.
+    # Where the budget ends, each enclosing container says so, and nothing more is read.
     assert values_in(found) <= 500 + 65
 
 
-def test_a_tree_whose_nodes_know_their_parent_keeps_all_but_the_way_back() -> None:
+def test_a_tree_with_parent_links_keeps_everything_except_those_links() -> None:
     root = Node([])
     root.children = [Node([], root), Node([3], root)]
     back = "<Node, nested in itself>"
@@ -158,16 +158,16 @@ def test_a_tree_whose_nodes_know_their_parent_keeps_all_but_the_way_back() -> No
         pytest.param(Endless(), id="endless"),
     ],
 )
-def test_what_is_too_large_is_cut_and_the_cut_is_named(value: Any) -> None:
+def test_an_oversized_value_is_truncated_and_says_so(value: Any) -> None:
     written = json.dumps(plain(value))
     assert "<cut: more than 100,000 values>" in written
     assert len(written) < 3_000_000
 
 
-def test_what_is_nested_too_deep_is_named_and_not_written_out() -> None:
+def test_a_value_nested_too_deep_is_marked_and_not_serialized() -> None:
     written = json.dumps(plain(shared(100, lambda x: [0, x])))
     assert "<list, nested too deep>" in written
-    # The text of lists that share lists would be 2 to the 100 characters long.
+    # The text of lists that share lists would have 2 to the power of 100 characters.
     assert "nested too deep" in json.dumps(plain(shared(100, lambda x: (x,) * 2), 3))
     assert len(json.dumps(plain({Frozen(shared(100, lambda x: (x, x))): 1}))) < 1000
 
@@ -177,7 +177,7 @@ class Frozen:
     value: Any
 
 
-def test_a_text_that_is_shared_often_is_kept_as_often_as_there_is_room() -> None:
+def test_a_string_that_is_shared_often_is_kept_as_often_as_the_budget_allows() -> None:
     text = "x" * (1 << 22)
     kept = plain([text] * 100)
     assert kept[0] == text
@@ -186,7 +186,7 @@ def test_a_text_that_is_shared_often_is_kept_as_often_as_there_is_room() -> None
 
 
 class Changing(dict[str, int]):
-    """A mapping that another thread adds to while it is read, the first times."""
+    """A mapping that another thread adds to during the first reads."""
 
     reads = 0
 
@@ -202,19 +202,19 @@ def test_a_mapping_that_changes_while_it_is_read_is_read_again() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt])
-def test_whatever_a_value_raises_its_type_is_kept(
+def test_the_type_of_a_value_is_kept_whatever_the_value_raises(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Raises:
         def __str__(self) -> str:
             raise error
 
-    monkeypatch.setattr(signal, "getsignal", lambda _: print)  # as in a run, which has its own handler
+    monkeypatch.setattr(signal, "getsignal", lambda _: print)  # as in a run, which installs its own handler
     assert plain({"a": Raises(), "b": 1}) == {"a": "<Raises>", "b": 1}
     assert text_of(Raises()) == "<Raises>"
 
 
-def test_the_text_of_an_unknown_object_is_bounded() -> None:
+def test_the_string_of_an_unknown_object_is_bounded() -> None:
     class Long:
         def __str__(self) -> str:
             return "x" * 1_000_000
@@ -223,7 +223,7 @@ def test_the_text_of_an_unknown_object_is_bounded() -> None:
 
 
 class Reading:
-    """A number of a library that nobody here knows."""
+    """A number of an unknown library."""
 
     def __float__(self) -> float:
         return 2.5

@@ -1,4 +1,5 @@
-"""What the report counts as delivered can be read back through the tracker's own SDK, or is named.
+"""Everything that the report counts as delivered can be read back through the tracker's own SDK, or is
+reported.
 
 Random runs, with odd names and values, several values at a step, resumes and kills, are journaled, delivered
 by the shippers' own code to each real SDK, and compared with the journal.
@@ -39,7 +40,7 @@ TRACKERS = "fmstune.trackers"
 
 @dataclass(frozen=True)
 class Back:
-    """A tracker, how its storage is read, and what it promises of steps that a resumed run logs again."""
+    """A tracker, a reader of its storage, and its guarantees for steps that a resumed run logs again."""
 
     reference: str
     options: Mapping[str, Any]
@@ -148,7 +149,7 @@ ACTIONS = st.one_of(
     st.builds(resume, STEPS),
 )  # fmt: skip
 DELIVERY = "deliver"
-# Each example is a number of processes: what fails is printed as it was drawn.
+# Each example takes several processes, so failures are printed as drawn, without shrinking.
 PHASES = [Phase.explicit, Phase.generate]
 KILLS = st.none() | st.builds(Kill, st.integers(1, 12), st.booleans())
 
@@ -169,7 +170,7 @@ KILLS = st.none() | st.builds(Kill, st.integers(1, 12), st.booleans())
         ("plug-in", 10),
     ],
 )
-def test_what_counts_as_delivered_can_be_read_back_or_is_named(name: str, examples: int) -> None:
+def test_everything_counted_as_delivered_can_be_read_back_or_is_reported(name: str, examples: int) -> None:
     back = BACKS[name]
 
     @given(
@@ -187,7 +188,7 @@ def test_what_counts_as_delivered_can_be_read_back_or_is_named(name: str, exampl
 def read_back(
     back: Back, life: Nursery, directory: Path, script: list[Action | str], kills: list[Kill | None]
 ) -> None:
-    """Journal a script, deliver it with these kills, and compare what is stored with the journal."""
+    """Journal a script, deliver it with these kills, and compare the storage with the journal."""
     (directory / TRACKING_DIR).mkdir(parents=True)
     if back.store:
         store_in(directory.parent)
@@ -197,7 +198,7 @@ def read_back(
     def deliver() -> bool:
         return life.deliver(directory, back.reference, back.options, left.pop() if left else None)
 
-    plain_metric("train", 1, 1.0)(recorder)  # there is something to read back
+    plain_metric("train", 1, 1.0)(recorder)  # so that there is something to read back
     for action in script:
         if callable(action):
             action(recorder)
@@ -205,7 +206,7 @@ def read_back(
             deliver()
     recorder.close("finished")
     recorder.journal.close()
-    done = [deliver() for _ in range(len(left) + 2)]  # the last one has nothing left to do
+    done = [deliver() for _ in range(len(left) + 2)]  # the last one finds nothing to do
     assert done[-1]
 
     ledger, (line,) = load_ledger(directory, "t"), report(directory, ["t"])
@@ -231,7 +232,7 @@ def read_back(
 
 
 def without_forgotten(events: list[Event]) -> list[Event]:
-    """The events without those of the steps that a resumed run logs again: all of these are forgotten."""
+    """The events without those of the steps that a resumed run logs again, which are discarded."""
     kept: list[Event] = []
     for event in events:
         if event.kind == "resume":
@@ -242,7 +243,7 @@ def without_forgotten(events: list[Event]) -> list[Event]:
 
 
 def without_steps(expected: Points, found: list[Any]) -> tuple[Points, list[Any]]:
-    """Both without the steps of metrics of which some have none."""
+    """Both without the steps of metrics that have some values without a step."""
     anywhere = {key for key, step in expected if step is None}
     made: Points = {}
     for (key, step), values in expected.items():
@@ -253,7 +254,7 @@ def without_steps(expected: Points, found: list[Any]) -> tuple[Points, list[Any]
 def compare_points(
     expected: Points, found: list[Any], changes: tuple[str, ...], repeats: int, numbered: bool
 ) -> None:
-    """With `numbered`, a service has no values without a step, and these are numbered from 0 there."""
+    """With `numbered`, the service numbers values without a step from 0."""
     got: dict[tuple[str, int], list[float]] = {}
     for key, step, value in found:
         got.setdefault((key, step or 0), []).append(value)
@@ -286,13 +287,13 @@ def compare_params(expected: Mapping[str, Any], found: Mapping[str, Any], change
 def compare_texts(
     expected: Mapping[str, Any], found: Mapping[str, str], changes: tuple[str, ...], prefix: str = ""
 ) -> None:
-    """Params of a service that has texts under dotted names."""
+    """Compare with params of a service that stores strings under dotted names."""
     for key, value in expected.items():
         if is_named(key, changes) or is_named(f"{prefix}{key}".partition(".")[2], changes):
             continue
         if isinstance(value, Mapping) and (value or not prefix):
             compare_texts(value, found, changes, f"{prefix}{key}.")
-        elif isinstance(value, list):  # of which names in mappings may be named
+        elif isinstance(value, list):  # names in its mappings may be reported
             assert same(value, json.loads(found[f"{prefix}{key}"]), changes), (key, changes)
         else:
             assert found.get(f"{prefix}{key}") == as_text(value), (key, changes)
@@ -336,5 +337,5 @@ def compare_tables(
 
 
 def in_any_order(rows: list[str]) -> list[list[str]]:
-    """The rows with their columns in one order: W&B has one for all rows of a table."""
+    """The rows with columns in one order, because W&B has one for all rows of a table."""
     return [sorted(row.split("\n")) for row in rows]

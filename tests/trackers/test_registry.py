@@ -1,4 +1,4 @@
-"""Any tracker can be named, none hides another, and a broken one breaks nothing."""
+"""Any tracker can be named, none hides another, and a broken one breaks no other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registrations of a test end with it."""
+    """Remove a test's registrations at its end."""
     monkeypatch.setattr(registry, "_registered", {})
 
 
@@ -43,14 +43,14 @@ def listed(*folders: Path) -> dict[str, dict[str, object]]:
     return {f"{entry['name']}/{entry['origin']}": entry for entry in json.loads(done.stdout)}
 
 
-def test_fmstunes_own_trackers_are_there_and_need_no_sdk_to_be_listed() -> None:
+def test_built_in_trackers_are_listed_without_an_sdk() -> None:
     entries = listed()
     assert {entry["name"] for entry in entries.values()} >= {"none", "aim", "wandb", "file"}
     assert entries["aim/fmstune"]["state"] == "ready"
 
 
 @pytest.mark.parametrize("name", registry.BUILT_IN)
-def test_what_is_listed_of_a_tracker_is_what_its_class_says(name: str) -> None:
+def test_the_listing_of_a_tracker_matches_its_class(name: str) -> None:
     known, found = registry.BUILT_IN[name], registry.tracker_class(name)
     assert (known.description, known.package, known.distributions) == (
         found.description,
@@ -113,7 +113,7 @@ def test_a_vendors_own_callback_is_marked_as_in_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("registered")
-def test_registering_a_tracker_leaves_all_others() -> None:
+def test_registering_a_tracker_keeps_all_others() -> None:
     before = registry.known_names()
     registry.register_tracker("mine", Collector)
     assert set(registry.known_names()) == {*before, "mine"}
@@ -148,7 +148,7 @@ def test_a_tracker_defined_in_a_script_is_found_through_its_file(tmp_path: Path)
     assert build_tracker(where, "mine", {}).name == "mine"
 
 
-def test_a_dotted_path_is_a_name() -> None:
+def test_a_dotted_path_is_a_valid_name() -> None:
     tracker = registry.get_tracker("tests.sample_trackers:Collector", path="x")
     assert tracker.name == "tests.sample_trackers:Collector"
 
@@ -164,7 +164,7 @@ def test_a_tracker_that_would_drop_all_metrics_is_refused(tmp_path: Path) -> Non
     assert registry.load_reference(f"{tmp_path}/mine.py:Ignores", "mine").__name__ == "Ignores"
 
 
-def test_an_unknown_name_and_a_class_that_cannot_be_used_are_said_in_one_sentence() -> None:
+def test_an_unknown_name_and_an_unusable_class_are_refused_in_one_sentence() -> None:
     with pytest.raises(registry.UnknownTracker, match="there is no tracker 'wandbb'; there are none, aim"):
         registry.get_tracker("wandbb")
     with pytest.raises(registry.BrokenTracker, match="not a class with a method `track`"):
@@ -178,14 +178,14 @@ def test_options_are_those_that_the_tracker_declares() -> None:
         registry.get_tracker("aim", repository=".")
 
 
-def test_a_tracker_of_the_old_shape_is_called_with_three_arguments(tmp_path: Path) -> None:
+def test_a_tracker_with_the_old_interface_is_called_with_three_arguments(tmp_path: Path) -> None:
     tracker = build_tracker("tests.sample_trackers:OldShape", "old", {"path": str(tmp_path / "o")})
     assert isinstance(tracker, OldShapeTracker)
     tracker.track(1.0, "loss", "train", step=3)
     assert (tmp_path / "o").read_text() == '[1.0, "loss", "train"]\n'
 
 
-def test_a_bare_tracker_does_nothing_but_refuses_what_is_no_metric() -> None:
+def test_a_bare_tracker_does_nothing_but_refuses_invalid_metrics() -> None:
     tracker = Tracker()
     assert tracker.name == "none"
     tracker.track(1.0, "loss", "train")

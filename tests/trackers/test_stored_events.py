@@ -1,4 +1,4 @@
-"""What a file holds of a run is counted by number and time, in little memory."""
+"""The events of a run in a file are counted by number and time, with little memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_lines_are_counted_whatever_their_numbers_and_times(one: list[Line], two
     assert held.last_seq == max((line.seq or 0 for line in one), default=0)
 
 
-def test_a_million_events_take_some_tens_of_megabytes() -> None:
+def test_a_million_events_take_tens_of_megabytes() -> None:
     tracemalloc.start()
     held = Held()
     for seq in range(1, 100_001):

@@ -1,4 +1,4 @@
-"""What SwanLab's cloud holds of a run after kills, outages and restarts, and of two runs of one id."""
+"""SwanLab's cloud after kills, outages and restarts of a run, and with two runs of one id."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SwanLabCl
 
 
 def delivered(directory: Path, **options: Any) -> Ledger:
-    """What the ledger says after a whole delivery in this process."""
+    """The ledger after a complete delivery in this process."""
     return delivered_by(SwanLabTracker("swanlab", options), directory)
 
 
 class _Killed(BaseException):
-    """The end of a process that nobody hears of."""
+    """The end of a process, without any report."""
 
 
 def killed(directory: Path) -> None:
-    """Deliver what there is; then the process dies, or it has ended before with a failure."""
+    """Deliver what there is, then die; or the delivery has already failed."""
     left = iter([False, False])
 
     def gone() -> bool:
@@ -63,7 +63,7 @@ def killed(directory: Path) -> None:
         Delivery(directory, SwanLabTracker("swanlab"), ledger).run(gone)
 
 
-def test_steps_below_those_of_an_earlier_process_arrive(
+def test_steps_lower_than_those_of_an_earlier_process_arrive(
     cloud: SwanLabCloud, run_directory: Path, recorder: Recorder
 ) -> None:
     recorder.track(10.0, "x", "eval", step=10)
@@ -76,7 +76,7 @@ def test_steps_below_those_of_an_earlier_process_arrive(
     assert run.scalars == [("eval/x", 10, 10.0), ("eval/x", 5, 5.0), ("eval/x", 11, 11.0)]
 
 
-def test_media_whose_file_was_not_taken_come_again(
+def test_media_whose_upload_was_refused_are_sent_again(
     cloud: SwanLabCloud, run_directory: Path, recorder: Recorder
 ) -> None:
     with active(recorder):
@@ -92,7 +92,7 @@ def test_media_whose_file_was_not_taken_come_again(
     assert [each["index"] for each in run.media] == [1, 2, 3]
 
 
-def test_what_may_have_arrived_and_cannot_be_seen_is_named(
+def test_values_that_may_have_arrived_but_cannot_be_checked_are_reported(
     cloud: SwanLabCloud, run_directory: Path, recorder: Recorder
 ) -> None:
     recorder.track(10.0, "x", "eval", step=10)
@@ -109,7 +109,7 @@ def test_what_may_have_arrived_and_cannot_be_seen_is_named(
     assert run.scalars == [("eval/x", 10, 10.0), ("eval/x", 5, 5.0)]
 
 
-def test_steps_that_are_logged_again_are_named_in_a_later_process_too(
+def test_steps_that_are_logged_again_are_reported_in_a_later_process_too(
     cloud: SwanLabCloud, run_directory: Path, recorder: Recorder
 ) -> None:
     for step in (1, 2, 3):
@@ -142,7 +142,7 @@ ACTIONS = st.lists(
 
 @settings(max_examples=12, deadline=None)
 @given(ACTIONS)
-def test_whatever_fails_each_value_is_there_once_under_its_name_or_is_named(actions: list[Any]) -> None:
+def test_whatever_fails_each_value_is_stored_once_under_its_name_or_reported(actions: list[Any]) -> None:
     directory = Path(tempfile.mkdtemp()) / "run"
     (directory / "tracking").mkdir(parents=True)
     try:
@@ -208,7 +208,7 @@ def of_run(directory: Path, name: str, value: float) -> Path:
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
 @pytest.mark.parametrize("resume", ["", "allow"])
-def test_a_second_run_of_one_id_is_a_run_of_its_own(
+def test_a_second_run_with_the_same_id_is_a_separate_run(
     mode: str, resume: str, cloud: SwanLabCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SWANLAB_RUN_ID", "mine")
@@ -228,7 +228,7 @@ def test_a_second_run_of_one_id_is_a_run_of_its_own(
     ("resume", "words"),
     [("never", "SWANLAB_RESUME does not allow"), ("allow", None), ("must", None)],
 )
-def test_somebodys_run_is_continued_as_swanlab_resume_says(
+def test_a_users_run_is_continued_as_swanlab_resume_says(
     resume: str, words: str | None, cloud: SwanLabCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SWANLAB_RUN_ID", "theirs")
@@ -258,10 +258,10 @@ def test_swanlab_resume_without_an_id_is_refused(
         delivered(of_run(tmp_path, "a", 1.0))
 
 
-def test_two_runs_of_a_process_have_no_part_in_the_point_of_another(
+def test_two_runs_of_a_process_do_not_share_points(
     cloud: SwanLabCloud, run_directory: Path, recorder: Recorder
 ) -> None:
-    """Points of one step from two processes have one `train/global_step`."""
+    """Points of one step from two processes are joined by one `train/global_step`."""
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 3))
     killed(run_directory)
     recorder.track_point(MetricPoint({"reward": 1.0}, "train", 3))

@@ -1,4 +1,4 @@
-"""SwanLab's tracker with its real SDK against a stand-in for the cloud, which is the only place there is."""
+"""SwanLab's tracker with its real SDK against a stand-in for the cloud, its only service."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SwanLabCl
 
 
 def delivered(directory: Path, **options: Any) -> Ledger:
-    """What the ledger says after a delivery in this process."""
+    """The ledger after a delivery in this process."""
     return delivered_by(SwanLabTracker("swanlab", options), directory)
 
 
 def scalars(cloud: SwanLabCloud) -> list[tuple[str, int, Any]]:
-    """The values of the one run, without the axes."""
+    """The values of the only run, without the axes."""
     (run,) = cloud.runs.values()
     return [each for each in run.scalars if each[0] not in ("train/global_step", "train/epoch")]
 
 
-def test_a_run_is_there_as_users_of_swanlab_expect_it(
+def test_a_run_is_stored_in_the_form_that_swanlab_users_expect(
     cloud: SwanLabCloud, recorder: Recorder, run_directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = set(Path().iterdir())
@@ -71,14 +71,14 @@ def test_a_run_is_there_as_users_of_swanlab_expect_it(
     (text,) = [data for path, data in cloud.stored.items() if path.startswith("media/text/")]
     assert text == b"said"
     assert run.series["train/loss"] == {"key": "train/loss", "type": "FLOAT", "sectionName": "train"}
-    # Nothing of the machine, the process or the code; no thread that goes on, no file, no word.
+    # Nothing about the machine, the process or the code; no leftover thread, no file, no output.
     assert set(run.profile) == {"config"}
     assert not [thread for thread in threading.enumerate() if "SwanLab" in thread.name]
     assert set(Path().iterdir()) == before
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_run_that_is_resumed_continues_and_says_what_the_cloud_keeps(
+def test_a_resumed_run_continues_and_reports_what_the_cloud_keeps(
     cloud: SwanLabCloud, run_directory: Path, recorder: Recorder
 ) -> None:
     for step in (1, 2, 3):
@@ -97,7 +97,7 @@ def test_a_run_that_is_resumed_continues_and_says_what_the_cloud_keeps(
     assert "of steps that were logged again, SwanLab keeps the first values: of train/loss" in ledger.changes
 
 
-def test_what_comes_again_is_there_once_whatever_the_ledger_has_forgotten(
+def test_redelivered_values_are_stored_once_even_without_the_ledger(
     cloud: SwanLabCloud, run_directory: Path, recorder: Recorder
 ) -> None:
     for step in (1, 2):
@@ -117,7 +117,7 @@ def test_what_comes_again_is_there_once_whatever_the_ledger_has_forgotten(
 
 
 @pytest.mark.parametrize("path", ["series", "house/metrics", "profile", "presigned", "state"])
-def test_what_fails_in_the_middle_of_a_batch_arrives_once_later(
+def test_a_failure_in_the_middle_of_a_batch_is_delivered_once_later(
     path: str, cloud: SwanLabCloud, run_directory: Path, recorder: Recorder
 ) -> None:
     recorder.set_params({"a": 1}, "params")
@@ -137,7 +137,7 @@ def test_what_fails_in_the_middle_of_a_batch_arrives_once_later(
     assert (run.config["params"], run.state) == ({"a": 1}, "FINISHED")
 
 
-def test_a_session_that_has_ended_is_begun_again(
+def test_an_expired_session_is_renewed(
     cloud: SwanLabCloud, run_directory: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fmstune.trackers.swanlab.cloud import Client
@@ -156,7 +156,7 @@ def test_a_session_that_has_ended_is_begun_again(
     assert scalars(cloud) == [("train/loss", 1, 1.0)]
 
 
-def test_two_runs_resumed_from_one_checkpoint_have_an_experiment_each(
+def test_two_runs_resumed_from_one_checkpoint_have_separate_experiments(
     cloud: SwanLabCloud, run_directory: Path, recorder: Recorder, tmp_path: Path
 ) -> None:
     recorder.track(1.0, "loss", "train", step=1)
@@ -202,7 +202,7 @@ def test_its_files_are_saved(
     ],
     ids=lambda each: "-".join(each) if isinstance(each, dict) else None,
 )
-def test_a_check_tells_causes_apart_and_makes_nothing(
+def test_a_check_distinguishes_causes_and_creates_nothing(
     trouble: dict[str, str], state: str, words: str, cloud: SwanLabCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud.closed_projects = {"ada/closed"}
@@ -224,7 +224,7 @@ def test_a_check_tells_causes_apart_and_makes_nothing(
         ("refused", "unreachable", "refused"),
     ],
 )  # fmt: skip
-def test_a_check_of_a_server_in_trouble_ends_in_time(
+def test_a_check_of_a_failing_server_ends_in_time(
     answer: Any, state: str, words: str, cloud: SwanLabCloud
 ) -> None:
     if answer == "refused":
@@ -263,7 +263,7 @@ def test_a_check_of_a_server_that_sends_a_byte_at_a_time_ends_in_time(
     assert (found.state, "no complete answer in 0.9 s" in found.detail) == ("unreachable", True), found
 
 
-def test_a_check_of_something_else_says_so(monkeypatch: pytest.MonkeyPatch, cloud: SwanLabCloud) -> None:
+def test_a_check_of_another_service_says_so(monkeypatch: pytest.MonkeyPatch, cloud: SwanLabCloud) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setenv("SWANLAB_API_HOST", f"http://127.0.0.1:{other.getsockname()[1]}")
 
@@ -280,7 +280,7 @@ def test_a_check_of_something_else_says_so(monkeypatch: pytest.MonkeyPatch, clou
     assert (found.state, found.remedy) == ("bad_option", "correct SWANLAB_API_HOST")
 
 
-def test_a_delivery_to_a_service_that_is_not_there_fails_as_an_outage(
+def test_a_delivery_to_an_unreachable_service_fails_as_an_outage(
     cloud: SwanLabCloud, run_directory: Path, recorder: Recorder
 ) -> None:
     cloud.hang_up()
@@ -292,7 +292,7 @@ def test_a_delivery_to_a_service_that_is_not_there_fails_as_an_outage(
     assert delivered(run_directory).state == "complete"
 
 
-def test_the_check_of_a_wrong_key_says_where_in_full(
+def test_the_check_of_a_wrong_key_shows_the_full_url_of_the_key(
     cloud: SwanLabCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SWANLAB_API_KEY", "wrong-0123456789")

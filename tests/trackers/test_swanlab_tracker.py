@@ -27,11 +27,11 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def delivered(directory: Path, **options: Any) -> Ledger:
-    """What the ledger says after a delivery in this process."""
+    """The ledger after a delivery in this process."""
     return delivered_by(SwanLabTracker("swanlab", {"mode": "offline", **options}), directory)
 
 
-def test_swanlab_sync_sends_what_the_folder_has_and_twice_changes_nothing(
+def test_swanlab_sync_uploads_the_folder_and_a_second_sync_changes_nothing(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.bin").write_bytes(b"file")
@@ -82,12 +82,12 @@ def test_a_resumed_run_has_one_folder_and_the_new_values(
     assert [point for point in stored["points"] if point[0] == "train/loss"] == [
         ["train/loss", 1, 0.125], ["train/loss", 2, 0.75],
     ]  # fmt: skip
-    # Samples of the machine are numbered: several may be taken while a step lasts.
+    # System samples are numbered: several may be taken during a step.
     assert sorted(value for key, _, value in stored["points"] if key == "system/cpu") == [51, 52, 53]
     assert stored["status"] == "finished"
 
 
-def test_names_that_swanlab_would_cut_or_drop_are_others_and_that_is_said(
+def test_names_that_swanlab_would_cut_or_drop_are_changed_and_reported(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     for name in (".edge", "edge.", "__swanlab__.cpu", "global_step"):
@@ -122,10 +122,10 @@ def test_a_run_leaves_nothing_behind_in_its_process(recorder: Recorder, run_dire
     assert not swanlab.has_run()
     (folder,) = Path("swanlog").glob("run-*")
     files = {path.relative_to(folder).parts[0] for path in folder.rglob("*")}
-    assert len(files) == 2  # the record file and our own: nothing of the machine, packages, Git or output
+    assert len(files) == 2  # the record file and our own: nothing about the machine, packages, Git or output
 
 
-def test_a_disabled_run_is_nowhere(recorder: Recorder, run_directory: Path, tmp_path: Path) -> None:
+def test_a_disabled_run_is_stored_nowhere(recorder: Recorder, run_directory: Path, tmp_path: Path) -> None:
     recorder.set_params({"a": 1}, "params")
     recorder.track(1.0, "loss", "train", step=1)
     recorder.close("finished")
@@ -134,7 +134,7 @@ def test_a_disabled_run_is_nowhere(recorder: Recorder, run_directory: Path, tmp_
     assert not Path("swanlog").exists()
 
 
-def test_used_alone_it_counts_steps_as_swanlab_does(tmp_path: Path) -> None:
+def test_without_fmstune_it_counts_steps_as_swanlab_does(tmp_path: Path) -> None:
     tracker = SwanLabTracker("swanlab", {"mode": "offline"})
     tracker.set_params({"lr": 0.1})
     for value in (3.0, 2.0):
@@ -146,7 +146,7 @@ def test_used_alone_it_counts_steps_as_swanlab_does(tmp_path: Path) -> None:
     assert (stored["params"], stored["status"]) == ({"params": {"lr": 0.1}}, "finished")
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = SwanLabTracker("swanlab", {"mode": "offline", "dir": "file/below"}).check(1)
     assert (found.state, "is not a folder" in found.detail) == ("bad_option", True)

@@ -45,7 +45,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def delivered(directory: Path, **options: Any) -> Ledger:
-    """What the ledger says after a delivery in this process."""
+    """The ledger after a delivery in this process."""
     return delivered_by(TensorBoardTracker("tensorboard", options), directory)
 
 
@@ -80,7 +80,7 @@ def ended(folder: Path) -> int:
     ("status", "there"),
     [("finished", SUCCESS), ("failed", FAILURE), ("interrupted", FAILURE)],
 )
-def test_a_run_is_there_as_users_of_tensorboard_expect_it(
+def test_a_run_is_stored_in_the_form_that_tensorboard_users_expect(
     status: Status, there: int, recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.set_params({"team": "nlp", "a": {"b": 1e-4, "c": [1, "x"], "on": True}}, "params")
@@ -116,7 +116,7 @@ def test_a_run_is_there_as_users_of_tensorboard_expect_it(
     assert texts(folder, "status") == [["failed: ValueError: no" if status == "failed" else status]]
 
 
-def test_a_resumed_run_continues_and_the_steps_that_it_logs_again_are_there_once(
+def test_a_resumed_run_continues_and_repeated_steps_are_stored_once(
     recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.set_params({"lr": 1}, "params")
@@ -139,7 +139,7 @@ def test_a_resumed_run_continues_and_the_steps_that_it_logs_again_are_there_once
     assert ended(folder) == SUCCESS
 
 
-def test_what_is_delivered_twice_is_there_once_also_after_a_kill_within_a_record(
+def test_points_delivered_twice_are_stored_once_even_after_a_kill_within_a_record(
     recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.set_params({"lr": 1}, "params")
@@ -156,7 +156,7 @@ def test_what_is_delivered_twice_is_there_once_also_after_a_kill_within_a_record
         assert len(texts(Path("tensorboard/run"), "params")) == 1
 
 
-def test_what_the_user_sorts_runs_by_is_a_hyperparameter() -> None:
+def test_run_labels_are_hyperparameters() -> None:
     labels: dict[str, Any] = {"group": "sweep", "tags": ("a", "b\ud800"), "notes": "first try"}
     TensorBoardTracker().open(RunStart("run", ".", run_id="id-1", **labels))
     found = {"run.group": "sweep", "run.tags": "a, b\\ud800", "run.notes": "first try"}
@@ -169,19 +169,19 @@ def start(
     return RunStart(name, ".", tracker_run, run_id=run_id, after=after)
 
 
-def test_a_process_that_is_killed_when_it_has_opened_the_run_leaves_no_second_one() -> None:
+def test_a_process_killed_after_opening_the_run_leaves_no_second_one() -> None:
     first = TensorBoardTracker().open(start())
     assert TensorBoardTracker().open(start()).id == first.id
     assert TensorBoardTracker().open(start(run_id="id-2")).id == f"{first.id}-2"  # a new run of that name
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", "x" * 300, "half\ud800", "nul\0"])
-def test_any_name_of_a_run_is_that_of_a_folder_in_the_folder_of_runs(name: str) -> None:
+def test_any_run_name_becomes_a_folder_within_the_folder_of_runs(name: str) -> None:
     found = Path(str(TensorBoardTracker().open(start(name)).id))
     assert found.parent == Path("tensorboard").resolve()
 
 
-def test_of_two_runs_resumed_from_one_checkpoint_the_second_gets_a_run_of_its_own() -> None:
+def test_the_second_run_resumed_from_a_checkpoint_gets_its_own_folder() -> None:
     def resumed(run_id: str) -> TensorBoardTracker:
         tracker = TensorBoardTracker()
         opened = tracker.open(start("run", run_id, first, 5))
@@ -202,7 +202,9 @@ def test_of_two_runs_resumed_from_one_checkpoint_the_second_gets_a_run_of_its_ow
     )
 
 
-def test_what_single_precision_cannot_hold_is_named(recorder: Recorder, run_directory: Path) -> None:
+def test_values_that_single_precision_cannot_represent_are_reported(
+    recorder: Recorder, run_directory: Path
+) -> None:
     values = {
         "big": 1e300,
         "huge": 10**400,
@@ -226,7 +228,7 @@ def test_what_single_precision_cannot_hold_is_named(recorder: Recorder, run_dire
     }  # fmt: skip
 
 
-def test_a_metric_a_table_and_params_of_one_name_are_three_tags_and_that_is_named(
+def test_a_metric_a_table_and_params_of_one_name_are_three_tags_and_reported(
     recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.set_params({"a": 1}, "data")
@@ -245,7 +247,7 @@ def test_a_metric_a_table_and_params_of_one_name_are_three_tags_and_that_is_name
     )
 
 
-def test_several_values_at_a_step_are_kept_and_what_is_drawn_of_them_is_said(
+def test_several_values_of_a_step_are_kept_and_what_is_plotted_is_reported(
     recorder: Recorder, run_directory: Path
 ) -> None:
     for step in (2, 2, 1):
@@ -256,7 +258,7 @@ def test_several_values_at_a_step_are_kept_and_what_is_drawn_of_them_is_said(
     assert scalars(Path("tensorboard/run")) == {"train/reward": [(2, 2.0), (2, 2.0), (1, 1.0)]}
 
 
-def test_used_alone_it_needs_no_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_fmstune_it_needs_no_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
     tracker = get_tracker("tensorboard", run_name="mine")
     tracker.track(0.5, "f1", "eval", step=1)
@@ -290,7 +292,7 @@ print([name for name in ("torch", "tensorflow", "transformers") if name in sys.m
         ("gs://bucket/logs", "bad_option", "is not a folder of this machine"),
     ],
 )
-def test_the_check_tells_causes_apart_and_makes_nothing(
+def test_the_check_distinguishes_causes_and_creates_nothing(
     where: str, state: str, said: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a-file").touch()
@@ -301,7 +303,7 @@ def test_the_check_tells_causes_apart_and_makes_nothing(
 
 
 @pytest.mark.parametrize("text", ["plain", "```python\nx\n```", "a <b>tag</b>\n\n* item", "````", ""])
-def test_a_text_is_shown_as_it_is(text: str, recorder: Recorder, run_directory: Path) -> None:
+def test_text_is_displayed_unchanged(text: str, recorder: Recorder, run_directory: Path) -> None:
     from tensorboard.plugin_util import markdown_to_safe_html
 
     with active(recorder):
@@ -316,7 +318,7 @@ def test_a_text_is_shown_as_it_is(text: str, recorder: Recorder, run_directory: 
     assert html.unescape(code[1]).rstrip("\n") == text
 
 
-def test_a_webp_becomes_a_png_and_files_are_named_as_left_out(
+def test_a_webp_becomes_a_png_and_dropped_files_are_reported(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     from PIL import Image
@@ -337,7 +339,7 @@ def test_a_webp_becomes_a_png_and_files_are_named_as_left_out(
 
 @given(st.lists(st.binary(max_size=60) | st.binary(min_size=1000, max_size=1100), max_size=40))
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_records_have_the_checksums_that_tensorboard_gives_them(records: list[bytes]) -> None:
+def test_records_have_the_checksums_that_tensorboard_computes(records: list[bytes]) -> None:
     written = io.BytesIO()
     writer = RecordWriter(written)
     for data in records:
@@ -347,7 +349,7 @@ def test_records_have_the_checksums_that_tensorboard_gives_them(records: list[by
 
 @given(failures=st.lists(st.tuples(st.sampled_from(["point", "flush"]), st.integers(1, 30)), max_size=4))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_fails_for_a_while_arrives_in_the_end_wherever_it_failed(
+def test_a_temporary_failure_anywhere_delays_events_but_loses_none(
     failures: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     run = tmp_path_factory.mktemp("run")
@@ -356,7 +358,7 @@ def test_what_fails_for_a_while_arrives_in_the_end_wherever_it_failed(
     for step in range(1, 31):
         recorder.track_point(MetricPoint({"loss": float(step)}, "train", step))
     recorder.close("finished")
-    for fails, at in [*failures, ("never", 0), ("never", 0)]:  # a process each, one after another
+    for fails, at in [*failures, ("never", 0), ("never", 0)]:  # one process each, one after another
         tracker = TensorBoardTracker("tensorboard", {"dir": str(run / "tb")})
         point, flush = tracker.track_point, tracker.flush
 

@@ -1,4 +1,4 @@
-"""trackio's tracker on this machine and against a real server, read back through trackio's own storage."""
+"""trackio's tracker, locally and against a real server, read back through trackio's own storage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.support.trackio_servers import TOKEN, trackio_server
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of a server, and the folder in which its folder `trackio` is."""
+    """The address of a server, and the folder that contains its folder `trackio`."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     with trackio_server(folder / "trackio", port):
         yield f"http://127.0.0.1:{port}", folder
@@ -48,12 +48,12 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def delivered(directory: Path, **options: Any) -> Ledger:
-    """What the ledger says after a delivery in this process."""
+    """The ledger after a delivery in this process."""
     return delivered_by(TrackioTracker("trackio", options), directory)
 
 
 def rows(project: str = "fmstune") -> list[dict[str, Any]]:
-    """The rows of the one run of a project here, without those that only carry its config."""
+    """The rows of the only run of a local project, without those that only carry its config."""
     from trackio.sqlite_storage import SQLiteStorage
 
     (run,) = SQLiteStorage.get_run_records(project)
@@ -62,7 +62,7 @@ def rows(project: str = "fmstune") -> list[dict[str, Any]]:
 
 
 def config(project: str = "fmstune") -> dict[str, Any]:
-    """The config of the one run of a project here."""
+    """The config of the only run of a local project."""
     from trackio.sqlite_storage import SQLiteStorage
 
     (run,) = SQLiteStorage.get_run_records(project)
@@ -70,7 +70,7 @@ def config(project: str = "fmstune") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
-def test_a_run_is_there_as_users_of_trackio_expect_it(
+def test_a_run_is_stored_in_the_form_that_trackio_users_expect(
     status: Any, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -97,16 +97,14 @@ def test_a_run_is_there_as_users_of_trackio_expect_it(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_run_of_params_alone_is_there(recorder: Recorder, run_directory: Path) -> None:
+def test_a_run_with_only_params_is_stored(recorder: Recorder, run_directory: Path) -> None:
     recorder.set_params({"team": "nlp"}, "params")
     recorder.close("finished")
     delivered(run_directory)
     assert config()["params"] == {"team": "nlp"}
 
 
-def test_a_resumed_run_goes_on_in_its_run_and_keeps_its_params(
-    recorder: Recorder, run_directory: Path
-) -> None:
+def test_a_resumed_run_continues_and_keeps_its_params(recorder: Recorder, run_directory: Path) -> None:
     recorder.set_params({"a": {"x": 1}}, "params")
     recorder.set_params({"rows": 4}, "data")
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
@@ -123,7 +121,7 @@ def test_a_resumed_run_goes_on_in_its_run_and_keeps_its_params(
     assert held["status"] == "finished"
 
 
-def test_two_futures_of_a_run_are_two_runs(recorder: Recorder, run_directory: Path) -> None:
+def test_two_diverging_resumes_of_a_run_are_two_runs(recorder: Recorder, run_directory: Path) -> None:
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
     recorder.close("interrupted")
     first = delivered(run_directory)
@@ -143,7 +141,7 @@ def test_two_futures_of_a_run_are_two_runs(recorder: Recorder, run_directory: Pa
     assert noted.startswith("a run of its own there")
 
 
-def test_a_run_that_was_deleted_there_is_delivered_again(recorder: Recorder, run_directory: Path) -> None:
+def test_a_deleted_run_is_delivered_again(recorder: Recorder, run_directory: Path) -> None:
     from trackio.sqlite_storage import SQLiteStorage
 
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
@@ -167,10 +165,10 @@ def test_a_name_stays_below_trackios_folder(recorder: Recorder, run_directory: P
     assert "the run is called _.._.._x, as its name is a part of paths there" in ledger.changes
     pictures = {path.parent for path in tmp_path.rglob("*.png")}
     assert tmp_path / "trackio" / "media" / "fmstune" / "_.._.._x" / "1" in pictures
-    assert len(pictures) == 2  # with that beside the journal
+    assert len(pictures) == 2  # with the one next to the journal
 
 
-def test_on_a_file_system_of_a_network_its_inbox_is_used(
+def test_on_a_network_file_system_trackios_inbox_is_used(
     recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trackio.fragments import import_inbox_dir
@@ -192,7 +190,7 @@ def test_on_a_file_system_of_a_network_its_inbox_is_used(
     assert (held["params"], held["data"], held["status"]) == ({"a": 1}, {"b": 2}, "finished")
 
 
-def test_used_alone_it_needs_no_journal() -> None:
+def test_without_fmstune_it_needs_no_journal() -> None:
     tracker = get_tracker("trackio", project="alone")
     tracker.track(0.5, "f1(macro)", "eval", step=1)
     tracker.set_params({"a": {"b": None}})
@@ -207,7 +205,7 @@ def test_used_alone_it_needs_no_journal() -> None:
 # -- a server ---------------------------------------------------------------------------------
 
 
-def test_a_server_has_all_of_it_once_also_when_it_comes_twice(
+def test_a_server_stores_everything_once_even_when_redelivered(
     server: tuple[str, Path], recorder: Recorder, run_directory: Path,
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -231,7 +229,7 @@ def test_a_server_has_all_of_it_once_also_when_it_comes_twice(
     ledger = delivered(run_directory)
     assert ledger.url == f"{address}/?project=fmstune"
     assert TOKEN not in (run_directory / "tracking" / "trackio.json").read_text()
-    Ledger("trackio", run_id=ledger.run_id).save(run_directory)  # as one that was restored from a backup
+    Ledger("trackio", run_id=ledger.run_id).save(run_directory)  # like one that was restored from a backup
     delivered(run_directory)
 
     stored = lives("trackio").read("tests.support.stored:from_trackio", folder)
@@ -249,7 +247,7 @@ def test_a_server_has_all_of_it_once_also_when_it_comes_twice(
 
 @pytest.fixture
 def web() -> Iterator[str]:
-    """The address of a web server that is none of trackio's."""
+    """The address of a web server that is not trackio's."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -294,7 +292,7 @@ GOOD, BAD = {"TRACKIO_WRITE_TOKEN": TOKEN}, {"TRACKIO_WRITE_TOKEN": "no"}
         ("", {"space_id": "o/x"}, {"HF_TOKEN": "hf_x"}, "unreachable", ""),
     ],
 )
-def test_the_check_tells_causes_apart_and_makes_nothing(
+def test_the_check_distinguishes_causes_and_creates_nothing(
     where: str, options: Mapping[str, str], variables: Mapping[str, str], state: str, said: str,
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -316,7 +314,7 @@ def test_the_check_tells_causes_apart_and_makes_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_takes_no_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     import trackio.sqlite_storage
 
     monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", Path("/proc/x"))
@@ -329,7 +327,7 @@ def test_an_unknown_option_is_an_error() -> None:
         get_tracker("trackio", api_key="x")
 
 
-def test_a_delivery_that_a_server_refused_arrives_when_it_is_back(
+def test_a_delivery_that_a_server_refused_arrives_when_the_server_recovers(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()

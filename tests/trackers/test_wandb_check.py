@@ -1,4 +1,4 @@
-"""The check of W&B's tracker tells causes apart, ends in time and changes nothing."""
+"""The check of W&B's tracker distinguishes causes, ends in time and changes nothing."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fmstune.trackers.wandb_tracker import WandbTracker
 from tests.support.wandb_cloud import WandbCloud
 from tests.support.wandb_isolation import FAKE_KEY, SECRET, children, refused_url
 
-pytestmark = pytest.mark.usefixtures("own_world")
+pytestmark = pytest.mark.usefixtures("isolated_wandb")
 
 
 def _world() -> tuple[dict[str, bytes | None], dict[str, str], set[str]]:
-    """What a check must leave as it is: files at home and here, environment, child processes."""
+    """What a check must not change: files in the home and current folder, environment, child processes."""
     paths = [*Path.home().rglob("*"), *Path.cwd().rglob("*")]
     files = {str(path): path.read_bytes() if path.is_file() else None for path in paths}
     return files, dict(os.environ), children()
 
 
 def _check(timeout: float = 5.0, **options: Any) -> Check:
-    """What the check finds. Whatever it is, nothing has changed and no text carries a key."""
+    """The result of the check. In all cases, nothing has changed and no string contains a key."""
     netrc = Path.home() / ".netrc"
     if not netrc.exists():
         netrc.write_text("machine example.org login ada password x\n", encoding="utf-8")
@@ -57,7 +57,7 @@ class TestCheck:
         monkeypatch.setenv("NETRC", str(Path.home() / "other"))
         assert _check().state == "no_credentials"
 
-    def test_a_server_and_a_mode_from_the_settings_file_are_used(
+    def test_server_and_mode_of_the_settings_file_are_used(
         self, cloud: WandbCloud, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("WANDB_BASE_URL")
@@ -95,7 +95,7 @@ class TestCheck:
         assert _check().state == "rejected_credentials"
 
     @pytest.mark.parametrize("answer", [500, 503, 429])
-    def test_a_server_in_trouble_is_an_outage(self, cloud: WandbCloud, answer: Any) -> None:
+    def test_a_failing_server_is_an_outage(self, cloud: WandbCloud, answer: Any) -> None:
         cloud.answer = answer
         found = _check()
         assert found.outage
@@ -117,13 +117,13 @@ class TestCheck:
         def unknown(*_: Any, **__: Any) -> Any:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-        monkeypatch.setattr(socket, "getaddrinfo", unknown)  # no test asks a real name server
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)  # tests query no real name server
         monkeypatch.setenv("WANDB_BASE_URL", "http://wandb.invalid")
         found = _check()
         assert found.outage
         assert "resolved" in found.detail
 
-    def test_a_server_that_speaks_no_tls_is_an_outage(
+    def test_a_server_without_tls_is_an_outage(
         self, cloud: WandbCloud, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("WANDB_BASE_URL", cloud.url.replace("http:", "https:"))
@@ -135,16 +135,16 @@ class TestCheck:
         cloud.answer = 404
         assert _check().state == "bad_option"
 
-    def test_the_users_own_entity_and_a_teams_entity_may_be_written_to(self, cloud: WandbCloud) -> None:
+    def test_the_users_own_entity_and_a_teams_entity_are_writable(self, cloud: WandbCloud) -> None:
         assert _check(entity="ada").ok
         assert _check(entity="nlp").ok
 
-    def test_a_foreign_entity_may_not_be_written_to(self, cloud: WandbCloud) -> None:
+    def test_a_foreign_entity_is_not_writable(self, cloud: WandbCloud) -> None:
         found = _check(entity="strangers")
         assert found.state == "no_permission"
         assert "nlp" in found.remedy
 
-    def test_a_project_that_may_only_be_read(self, cloud: WandbCloud) -> None:
+    def test_a_read_only_project(self, cloud: WandbCloud) -> None:
         cloud.read_only = frozenset({"nlp/shared"})
         assert _check(entity="nlp", project="shared").state == "no_permission"
         assert _check(entity="nlp", project="own").ok
@@ -158,7 +158,7 @@ class TestCheck:
             ({"tags": ("x" * 65,)}, "tags"),
         ],
     )
-    def test_a_wrong_option_is_named(self, options: dict[str, Any], said: str) -> None:
+    def test_an_invalid_option_is_named(self, options: dict[str, Any], said: str) -> None:
         found = _check(**options)
         assert found.state == "bad_option"
         assert said in found.detail.lower()
@@ -173,7 +173,7 @@ class TestCheck:
             ("WANDB_INIT_TIMEOUT", "soon"),
         ],
     )
-    def test_a_wrong_environment_variable_is_a_wrong_option(
+    def test_an_invalid_environment_variable_is_a_wrong_option(
         self, name: str, value: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(name, value)
@@ -183,7 +183,7 @@ class TestCheck:
         assert found.remedy == f"correct {name}"
         assert SECRET not in repr(found)
 
-    def test_an_identity_token_is_said_to_be_unverified(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_identity_token_is_reported_as_unverified(self, monkeypatch: pytest.MonkeyPatch) -> None:
         token = Path.home() / "token"
         monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", str(token))
         assert _check().state == "no_credentials"
@@ -192,15 +192,15 @@ class TestCheck:
         assert found.ok
         assert "identity token" in found.detail
 
-    def test_offline_needs_no_key_but_a_folder_to_write_to(self, own_world: Path) -> None:
+    def test_offline_needs_no_key_but_a_writable_folder(self, isolated_wandb: Path) -> None:
         found = _check(mode="offline")
         assert found.ok
-        assert str(own_world / "here" / "wandb") in found.detail
+        assert str(isolated_wandb / "here" / "wandb") in found.detail
         assert "wandb sync" in found.detail
         assert _check(mode="offline", dir="not/yet/there").ok
         assert _check(mode="offline", dir=str(Path.home() / ".netrc")).state == "no_permission"
 
-    def test_disabled_is_said(self) -> None:
+    def test_disabled_mode_is_reported(self) -> None:
         found = _check(mode="disabled")
         assert found.ok
         assert "disabled" in found.detail

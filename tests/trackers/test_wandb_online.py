@@ -15,10 +15,10 @@ from tests.support.readers import read_wandb_offline, wandb_offline_dirs
 from tests.support.wandb_cloud import WandbCloud
 from tests.support.wandb_isolation import FAKE_KEY, children, point, refused_url, start
 
-pytestmark = pytest.mark.usefixtures("own_world")
+pytestmark = pytest.mark.usefixtures("isolated_wandb")
 
 
-def test_an_online_run_arrives_whole_and_a_redelivery_adds_only_what_was_missing(
+def test_an_online_run_arrives_completely_and_a_redelivery_adds_only_what_was_missing(
     cloud: WandbCloud,
 ) -> None:
     tracker = WandbTracker(tracker_config={"tags": ("x",), "project": "demo"})
@@ -50,7 +50,7 @@ def test_an_online_run_arrives_whole_and_a_redelivery_adds_only_what_was_missing
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_run_that_the_cloud_stops_taking_is_not_reported_as_delivered(
+def test_a_run_that_the_cloud_stops_accepting_is_not_reported_as_delivered(
     cloud: WandbCloud, status: int
 ) -> None:
     tracker = WandbTracker()
@@ -61,7 +61,7 @@ def test_a_run_that_the_cloud_stops_taking_is_not_reported_as_delivered(
         tracker.close("finished")
 
 
-def test_a_run_of_the_environment_that_holds_other_points_is_an_error_and_no_point_is_lost(
+def test_a_run_from_the_environment_with_other_points_is_an_error_and_loses_no_point(
     cloud: WandbCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "shared")
@@ -76,7 +76,7 @@ def test_a_run_of_the_environment_that_holds_other_points_is_an_error_and_no_poi
     assert cloud.runs["shared"].steps == [1, 2]
 
 
-def test_a_delivery_whose_ledger_is_lost_goes_on_in_the_run_of_the_environment_that_it_has_made(
+def test_a_delivery_without_its_ledger_continues_in_the_run_from_the_environment_that_it_created(
     cloud: WandbCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "shared")
@@ -114,7 +114,7 @@ def test_a_run_resumed_elsewhere_continues_the_wandb_run_and_a_second_one_gets_i
     assert cloud.runs[second.id or ""].steps == [4, 5]
 
 
-def test_offline_too_a_second_run_from_one_checkpoint_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_a_second_run_from_one_checkpoint_also_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     first = _deliver(start(own="parent"), 1, 2).id
     assert _deliver(start(first, own="child", after=2), 3).id == first
@@ -125,10 +125,10 @@ def test_offline_too_a_second_run_from_one_checkpoint_gets_its_own(monkeypatch: 
 
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
-def test_of_two_futures_of_a_run_the_second_gets_its_own(
+def test_the_second_of_two_diverging_resumes_gets_its_own(
     mode: str, monkeypatch: pytest.MonkeyPatch, cloud: WandbCloud
 ) -> None:
-    """Its folder was restored from a backup: the numbers 3 and 4 stand for other events now."""
+    """Its folder was restored from a backup: the numbers 3 and 4 now belong to other events."""
     monkeypatch.setenv("WANDB_MODE", mode)
 
     def begun(run: str | None, *sessions: str) -> RunStart:
@@ -152,7 +152,7 @@ def test_a_redelivery_removes_no_folder_that_another_run_has_open() -> None:
     assert not place.exists()
 
 
-def test_a_name_longer_than_wandb_takes_is_cut_with_a_note(cloud: WandbCloud) -> None:
+def test_a_name_that_is_too_long_for_wandb_is_cut_with_a_note(cloud: WandbCloud) -> None:
     tracker = WandbTracker(tracker_config={"name": "n" * 1_000_000})
     opened = tracker.open(start())
     tracker.close("finished")
@@ -160,20 +160,20 @@ def test_a_name_longer_than_wandb_takes_is_cut_with_a_note(cloud: WandbCloud) ->
     assert "cut to 128 characters" in (opened.note or "")
 
 
-def test_used_alone_in_process_rows_are_numbered_by_wandb() -> None:
+def test_without_fmstune_in_process_rows_are_numbered_by_wandb() -> None:
     before = children()
     tracker = WandbTracker(tracker_config={"mode": "offline", "name": "mine"})
     tracker.track(0.5, "loss", "train", step=10)
     tracker.track(0.25, "loss", "train", step=20)
     tracker.close("finished")
-    assert children() == before  # what wandb-core held is written when it has ended
+    assert children() == before  # wandb-core writes its buffer when it ends
     (run,) = map(read_wandb_offline, wandb_offline_dirs(Path()))
     rows = [(row["_step"], row["train/global_step"], row["train/loss"]) for row in run.history]
     assert rows == [(0, 10, 0.5), (1, 20, 0.25)]
     assert run.fields["display_name"] == "mine"
 
 
-def test_opening_online_without_credentials_is_an_error_and_asks_nobody(
+def test_opening_online_without_credentials_is_an_error_and_sends_no_request(
     cloud: WandbCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY")

@@ -22,12 +22,12 @@ from tests.support.readers import WandbRun, read_wandb_offline, wandb_offline_di
 from tests.support.shipping import delivered_by
 from tests.support.wandb_isolation import FAKE_KEY, SECRET, isolate_wandb, point, start
 
-pytestmark = pytest.mark.usefixtures("own_world")
+pytestmark = pytest.mark.usefixtures("isolated_wandb")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one whole offline run, as the tests below expect it; made once."""
+    """The folder of one complete offline run, as the tests below expect it; created once."""
     world = tmp_path_factory.mktemp("offline")
     with pytest.MonkeyPatch.context() as monkeypatch:
         isolate_wandb(world, monkeypatch)
@@ -66,7 +66,7 @@ def test_a_metric_is_named_by_its_stage_and_a_metric_without_stage_keeps_its_nam
     assert offline.history[2]["custom"] == 0.75
 
 
-def test_rows_are_numbered_as_the_journal_is(offline: WandbRun) -> None:
+def test_rows_have_the_numbers_of_the_journal(offline: WandbRun) -> None:
     assert [row["_step"] for row in offline.history] == [5, 6, 9, 11]
 
 
@@ -83,13 +83,13 @@ def test_nan_is_kept(offline: WandbRun) -> None:
     assert math.isnan(float(offline.history[3]["train/loss"]))
 
 
-def test_params_are_nested_under_their_name_and_add_up(offline: WandbRun) -> None:
+def test_params_are_nested_under_their_name_and_merged(offline: WandbRun) -> None:
     assert offline.config == {
         "params": {"lora": {"r": 8, "targets": ["q", "v"]}, "team": "nlp"},
     }
 
 
-def test_options_are_used_and_what_is_not_given_is_left_to_the_environment(
+def test_options_are_used_and_unset_ones_are_left_to_the_environment(
     offline: WandbRun,
 ) -> None:
     assert offline.fields["project"] == "demo"
@@ -130,7 +130,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_delivery_that_was_killed_and_comes_again_leaves_one_folder_with_each_point_once() -> None:
+def test_a_killed_and_repeated_delivery_leaves_one_folder_with_each_point_once() -> None:
     assert run_code(_CUT_OFF, tracker="wandb").returncode == -9
     (cut_off,) = wandb_offline_dirs(Path())
     assert read_wandb_offline(cut_off).exit_code is None
@@ -170,7 +170,7 @@ Delivery(directory, tracker, load_ledger(directory, "wandb") or Ledger("wandb"))
 """
 
 
-def test_a_kill_between_the_end_of_a_run_and_the_note_of_it_leaves_one_folder(
+def test_a_kill_between_the_end_of_a_run_and_its_record_leaves_one_folder(
     recorder: Recorder, run_directory: Path
 ) -> None:
     recorder.set_params({"a": 1}, "params")
@@ -180,7 +180,7 @@ def test_a_kill_between_the_end_of_a_run_and_the_note_of_it_leaves_one_folder(
     assert len(wandb_offline_dirs(Path())) == 1
     delivered_by(WandbTracker("wandb", {"mode": "offline"}), run_directory)
     (first,) = wandb_offline_dirs(Path())
-    recorder.resumed(1)  # which is a second folder, and that one alone comes again
+    recorder.resumed(1)  # this is a second folder, and the only one redelivered
     recorder.track(0.5, "loss", "train", step=2)
     recorder.close("finished")
     assert run_code(_KILLED_AFTER_ITS_END, str(run_directory), tracker="wandb").returncode == 9
@@ -191,7 +191,7 @@ def test_a_kill_between_the_end_of_a_run_and_the_note_of_it_leaves_one_folder(
     assert losses == [[1.0], [0.5]]
 
 
-def test_a_resumed_offline_run_goes_on_in_a_second_folder_of_the_same_id() -> None:
+def test_a_resumed_offline_run_continues_in_a_second_folder_of_the_same_id() -> None:
     run_id = None
     for seqs in ((1, 2), (3, 4)):
         tracker = WandbTracker(tracker_config={"mode": "offline"})
@@ -213,7 +213,7 @@ def test_the_system_metrics_are_those_of_the_training_process() -> None:
     tracker.close("finished")
 
 
-def test_the_note_of_an_offline_run_names_its_files_for_wandb_sync() -> None:
+def test_the_note_of_an_offline_run_lists_its_files_for_wandb_sync() -> None:
     run_id = None
     for number in (1, 2):
         tracker = WandbTracker(tracker_config={"mode": "offline", "dir": "my runs"})
@@ -225,19 +225,19 @@ def test_the_note_of_an_offline_run_names_its_files_for_wandb_sync() -> None:
         assert len(folders) == number
 
 
-def test_a_run_that_the_sdk_puts_elsewhere_is_not_taken_for_a_delivery(
-    monkeypatch: pytest.MonkeyPatch, own_world: Path
+def test_a_run_that_the_sdk_stores_elsewhere_is_not_counted_as_delivered(
+    monkeypatch: pytest.MonkeyPatch, isolated_wandb: Path
 ) -> None:
-    (own_world / "tmp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(own_world / "tmp"))
-    monkeypatch.setattr(wandb_tracker, "require_writable", lambda _: None)  # the disk failed after it
+    (isolated_wandb / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(isolated_wandb / "tmp"))
+    monkeypatch.setattr(wandb_tracker, "require_writable", lambda _: None)  # as if the disk failed afterwards
     Path("file").touch()
     tracker = WandbTracker(tracker_config={"mode": "offline", "dir": "file/below"})
     with pytest.raises(OSError, match=r"could not write to .*file/below/wandb and went to .*/tmp/wandb/"):
         tracker.open(start())
 
 
-def test_offline_in_a_folder_that_cannot_be_written_to_is_an_error() -> None:
+def test_offline_in_an_unwritable_folder_is_an_error() -> None:
     Path("file").touch()
     tracker = WandbTracker(tracker_config={"mode": "offline", "dir": "file/below"})
     with pytest.raises(TrackerError, match="cannot be written to"):
@@ -245,7 +245,7 @@ def test_offline_in_a_folder_that_cannot_be_written_to_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("variable", ["WANDB_MODE=disabled", "WANDB_DISABLED=true", "WANDB_DISABLED=1"])
-def test_disabled_takes_everything_and_keeps_nothing_and_says_so(
+def test_disabled_mode_accepts_everything_stores_nothing_and_says_so(
     variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(*variable.split("=", 1))
