@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 LONGEST = (
-    "faults/test_faults.py", "cli/test_train.py", "training/test_architectures.py",
-    "testing/test_built_in.py", "training/test_methods.py", "trackers/test_read_back.py",
-    "delivery/test_killed_at_open.py", "training/test_each_row_once.py", "data/test_templates.py",
-    "run/test_run.py", "training/test_memory.py",
-    "models/test_adapters.py", "trackers/test_any_order.py", "report/test_live.py", "report/test_page.py",
-    "report/test_import.py", "data/test_stream.py", "launch/test_ranks_end.py",
-    "delivery/test_vanishing.py", "trackers/test_media.py", "training/test_every_setting.py",
-    "trackers/test_hf_integrations.py", "trackers/test_labels.py", "run/test_resume.py",
-    "trackers/test_artifacts.py", "trackers/test_mlflow_tracker.py", "models/test_generate.py",
-    "system/test_threads.py", "delivery/test_shippers.py",
+    "faults/test_faults.py", "trackers/test_read_back.py", "cli/test_train.py", "delivery/test_shippers.py",
+    "trackers/test_clearml_tracker.py", "training/test_methods.py", "training/test_each_row_once.py",
+    "trackers/test_any_order.py", "test_suite.py", "trackers/test_hf_callback_ends.py",
+    "testing/test_built_in.py", "training/test_checkpoints_beside.py", "run/test_run.py",
+    "training/test_best.py", "trackers/test_swanlab_again.py", "data/test_stream.py",
+    "delivery/test_delivery_model.py", "delivery/test_refusals.py", "training/test_sdks.py",
+    "training/test_memory.py", "models/test_adapters.py", "delivery/test_guarded_model.py",
+    "trackers/test_hf_integrations.py", "launch/test_ranks_end.py", "trackers/test_file_values.py",
+    "report/test_show.py", "report/test_page.py",
 )  # fmt: skip
-"""Ten seconds of CPU and more, most first."""
+"""Eighteen seconds and more of a session with four workers, the slowest first."""
 RANKS = {f"tests/{name}": rank for rank, name in enumerate(LONGEST)}
 """Their places in the order of a session."""
