@@ -1,7 +1,7 @@
-"""Every causal architecture of transformers trains: a tiny random model of each has the loss of its own
-`forward` at the first step, and comes back from its directory as it was; so does one of each kind with LoRA.
+"""Every causal architecture in transformers trains: a tiny random model of each has the loss of its own
+`forward` at the first step, and round-trips through its directory; so does one of each kind with LoRA.
 
-A new release of transformers brings new ones; what can be neither built small nor trained here is listed.
+A new release of transformers adds architectures; those that cannot be built small or trained here are listed.
 """
 
 from __future__ import annotations
@@ -70,21 +70,21 @@ ROWS = [
     },
     {"prompt": "Where is the chair?", "completion": "Here."},
 ]
-"""Of several lengths, so that batches are padded; few and short, as a hundred architectures are built."""
+"""Different lengths, so that batches are padded; few and short, because a hundred architectures are built."""
 SHORTEST = 2
-"""The row that shows whether weights are others."""
+"""The row that shows whether weights differ."""
 KINDS = tuple(kind for kind in ALL if kind not in NOT_BUILT | SEE_AHEAD)
 ADAPTED = (
-    "llama", "gpt2", "falcon",  # `Linear`, `Conv1D` and a linear layer of their own
-    "gemma2", "opt", "bart", "git",  # capped logits, tied embeddings, half a pair, pictures
+    "llama", "gpt2", "falcon",  # `Linear`, `Conv1D` and a custom linear layer
+    "gemma2", "opt", "bart", "git",  # capped logits, tied embeddings, a decoder half, images
     "deepseek_v2", "hunyuan_v1_moe", "mixtral", "cohere2_moe", "gpt_oss", "granitemoe", "jetmoe",  # experts
-    "deepseek_v4", "doge", "inkling_text", "xlstm", "modernbert-decoder",  # their own loss
+    "deepseek_v4", "doge", "inkling_text", "xlstm", "modernbert-decoder",  # a loss of their own
     "mamba", "mamba2", "jamba", "kimi_linear", "lfm2_moe", "recurrent_gemma", "rwkv",  # without attention
     "laguna",
 )  # fmt: skip
-"""One of each kind of layer that an adapter meets, with each way to compute the loss. For the others only the
-putting on is their own."""
-LOST_BY_PEFT = {"laguna"}  # PEFT 0.21 renames its shared experts at loading, and does not find them then
+"""One of each kind of layer that an adapter can wrap, with each way to compute the loss. For the others only
+wrapping is specific."""
+LOST_BY_PEFT = {"laguna"}  # PEFT 0.21 renames its shared experts at loading, and then does not find them
 
 
 @cache
@@ -100,7 +100,7 @@ def tiny(kind: str) -> Any:
 
 
 def own_loss(model: Any, rows: Any) -> float:
-    """The mean over all trained tokens, row by row."""
+    """The mean over all trained tokens, computed row by row."""
     loss = tokens = 0.0
     for row in rows:
         labels = torch.tensor(row["labels"])[1:]
@@ -112,7 +112,7 @@ def own_loss(model: Any, rows: Any) -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_trains_with_its_own_loss_and_comes_back(kind: str, tmp_path: Path) -> None:
+def test_it_trains_with_its_own_loss_and_round_trips(kind: str, tmp_path: Path) -> None:
     saved(tiny(kind), tmp_path)
     trainer = built(tmp_path, lora=False)
     expected = own_loss(trainer.model, trainer.train_dataset)
@@ -124,11 +124,11 @@ def test_it_trains_with_its_own_loss_and_comes_back(kind: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ADAPTED)
-def test_an_adapter_trains_with_its_own_loss_and_comes_back(kind: str, tmp_path: Path) -> None:
+def test_an_adapter_trains_with_its_own_loss_and_round_trips(kind: str, tmp_path: Path) -> None:
     base = tiny(kind)
     saved(base, tmp_path)
     trainer = built(tmp_path, lora=True)
-    expected = own_loss(base, trainer.train_dataset)  # a new adapter adds nothing
+    expected = own_loss(base, trainer.train_dataset)  # a new adapter does not change the loss
     _, row, learnt = trained(trainer, expected, tmp_path / "out")
     if kind in LOST_BY_PEFT:
         return
@@ -137,7 +137,7 @@ def test_an_adapter_trains_with_its_own_loss_and_comes_back(kind: str, tmp_path:
 
 
 def trained(trainer: Any, expected: float, out: Path) -> tuple[Any, Any, float]:
-    """The model after a step whose loss was as expected, and is saved; a row, and its loss then."""
+    """The saved model after a step whose loss was as expected; a row, and its loss then."""
     row = trainer.train_dataset.select([SHORTEST])
     untrained = own_loss(trainer.model, row)
     trainer.model.train()
@@ -152,7 +152,7 @@ def trained(trainer: Any, expected: float, out: Path) -> tuple[Any, Any, float]:
 
 
 def takes_an_adapter(model: Any, row: Any, before: float, place: Path) -> None:
-    """What is put onto the model adds nothing to its loss at first, and gets gradients from it."""
+    """A new adapter does not change the model's loss at first, and gets gradients."""
     adapted = get_peft_model(model, peft_config(config(place, lora=True), model))
     assert own_loss(adapted, row) == pytest.approx(before, rel=1e-5)
     inputs, labels = (torch.tensor([row[0][name]]) for name in ("input_ids", "labels"))
@@ -163,7 +163,7 @@ def takes_an_adapter(model: Any, row: Any, before: float, place: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
-def test_a_model_that_reads_ahead_is_refused(kind: str, tmp_path: Path) -> None:
+def test_a_model_that_attends_to_later_tokens_is_refused(kind: str, tmp_path: Path) -> None:
     saved(tiny(kind), tmp_path)
     with pytest.raises(ModelError, match='has "is_decoder": true'):
         built(tmp_path, lora=False)
@@ -189,6 +189,6 @@ def built(place: Path, *, lora: bool) -> Any:
 
 
 @pytest.mark.parametrize("kind", sorted(NOT_BUILT.keys() - {"cpmant"}))
-def test_what_is_listed_cannot_be_built_small(kind: str) -> None:
+def test_the_listed_architectures_cannot_be_built_small(kind: str) -> None:
     with pytest.raises(Exception, match=r"."):
         tiny(kind)(input_ids=torch.arange(3, 20)[None], use_cache=False)

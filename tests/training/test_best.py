@@ -1,4 +1,4 @@
-"""The best evaluation decides which weights are kept, and when there is no sense in going on."""
+"""The best eval decides which weights are kept, and when training stops early."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.tuned import weights
 
 pytestmark = pytest.mark.usefixtures("small_demo")
 
-# A rate at which the demo model learns at first, and then gets worse.
+# A learning rate at which the demo model first improves, and then gets worse.
 SETS = ["training.eval_steps=2", "training.max_steps=40", "training.lr_scheduler_type=constant",
         "training.learning_rate=0.15", "training.warmup_steps=0"]  # fmt: skip
 
@@ -40,7 +40,7 @@ def evaluations(output: str) -> dict[int, float]:
     return {step: value for (stage, name, step), value in points.items() if (stage, name) == ("eval", "loss")}
 
 
-def test_training_stops_when_evaluations_get_no_better_and_keeps_the_best_weights() -> None:
+def test_training_stops_when_evals_stop_improving_and_keeps_the_best_weights() -> None:
     shown = tune("out", "run.early_stopping_patience=2")
     losses = evaluations("out")
     best = min(losses, key=losses.__getitem__)
@@ -50,12 +50,12 @@ def test_training_stops_when_evaluations_get_no_better_and_keeps_the_best_weight
     assert weights("out") == weights(f"out/checkpoint-{best}")
 
 
-def test_an_evaluation_is_better_by_the_threshold_or_not_at_all() -> None:
+def test_an_eval_counts_as_better_only_by_the_threshold() -> None:
     tune("out", "run.early_stopping_patience=2", "run.early_stopping_threshold=10")
-    assert max(evaluations("out")) == 6  # the first evaluation, and two
+    assert max(evaluations("out")) == 6  # the first eval, and two more
 
 
-def test_a_resumed_run_stops_where_the_unbroken_one_did() -> None:
+def test_a_resumed_run_stops_where_an_uninterrupted_one_does() -> None:
     tune("whole", "run.early_stopping_patience=2", "training.save_total_limit=20")
     end = max(evaluations("whole"))
     tune("part", "run.early_stopping_patience=2", f"training.max_steps={end - 2}")
@@ -64,7 +64,7 @@ def test_a_resumed_run_stops_where_the_unbroken_one_did() -> None:
     assert weights("part2") == weights("whole")
 
 
-def test_each_evaluation_gets_its_checkpoint_where_the_best_is_to_be_kept() -> None:
+def test_each_eval_gets_a_checkpoint_when_the_best_is_kept() -> None:
     config = load(None, [], ["training.load_best_model_at_end=true", "training.eval_steps=3"])
     assert (config.training["save_strategy"], config.training["save_steps"]) == ("steps", 3)
     Path("a.txt").write_text("a text")
@@ -84,6 +84,6 @@ def test_each_evaluation_gets_its_checkpoint_where_the_best_is_to_be_kept() -> N
         ),
     ],
 )
-def test_what_does_not_fit_is_told(sets: list[str], said: str) -> None:
+def test_incompatible_settings_are_refused(sets: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load(None, [], sets)

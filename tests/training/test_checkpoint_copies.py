@@ -1,4 +1,4 @@
-"""What a checkpoint is written from: a copy that is saved as what was copied, whatever becomes of that."""
+"""The copy that a checkpoint is written from: it is saved as the original was, whatever happens to that."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
 
 @settings(max_examples=30)
 @given(value=VALUES, shared=st.sampled_from(["nothing", "a tensor", "a view", "a set"]))
-def test_a_copy_is_saved_as_what_was_copied_whatever_becomes_of_that(value: Any, shared: str) -> None:
+def test_a_copy_is_saved_like_the_original_whatever_happens_to_that(value: Any, shared: str) -> None:
     large = torch.arange(1 << 18, dtype=torch.float32)
     more = {"nothing": [], "a tensor": [large], "a view": [large[5:9]], "a set": [{1, 2}]}[shared]
     state = {"value": value, "large": large, "more": more}
@@ -49,7 +49,7 @@ def test_a_copy_is_saved_as_what_was_copied_whatever_becomes_of_that(value: Any,
             tensor.zero_()
         for each in later:
             each.write()
-        # Of the names in it, the archive's own is the file's.
+        # Among the names in it, the archive's own is that of the file.
         saved = [torch.load(f"{folder}/{name}.pt", weights_only=False) for name in ("now", "then")]
         assert repr(saved[0]) == repr(saved[1])
         assert torch.equal(saved[0]["large"], saved[1]["large"])

@@ -1,4 +1,4 @@
-"""Callbacks that read checkpoints in `on_save` find them: the training waits for these."""
+"""Callbacks that read checkpoints in `on_save` find them: the training waits for the write."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Reading(TrainerCallback):
-    """Somebody's own, which looks at each checkpoint when the Trainer says that it is saved."""
+    """A user's callback, which reads each checkpoint when the Trainer reports that it is saved."""
 
     def __init__(self) -> None:
         self.seen: list[bool] = []
@@ -33,11 +33,11 @@ class Reading(TrainerCallback):
 
 
 class Given(TrainerCallback):
-    """Its `on_save` is given to it alone, as notebooks do."""
+    """Its `on_save` is set on the instance, as notebooks do."""
 
 
 class Asking(TrainerCallback):
-    """It looks at checkpoints at another moment, and says so."""
+    """It reads checkpoints in another hook, and declares it."""
 
     reads_checkpoints = True
 
@@ -50,7 +50,7 @@ class Asking(TrainerCallback):
 
 
 @pytest.mark.parametrize("kind", [Reading, Given, Asking])
-def test_one_who_reads_checkpoints_when_they_are_saved_finds_them_and_the_training_waits(kind: type) -> None:
+def test_the_training_waits_for_callbacks_that_read_checkpoints_on_save(kind: type) -> None:
     reading = callback = kind()
     if isinstance(callback, Given):
         reading = Reading()
@@ -62,7 +62,7 @@ def test_one_who_reads_checkpoints_when_they_are_saved_finds_them_and_the_traini
 
 
 class Vendors:
-    """Has what it needs of a callback, without being one."""
+    """Duck-types a callback without being one."""
 
     def on_log(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -71,7 +71,7 @@ class VendorsWithSave(Vendors):
     def on_save(self, *args: Any, **kwargs: Any) -> None: ...
 
 
-def test_of_a_vendors_callbacks_those_with_an_on_save_are_waited_for_by_their_own_names() -> None:
+def test_the_training_waits_for_vendor_callbacks_with_their_own_on_save() -> None:
     alone = TrainerCallback()
     alone.on_save = lambda *args, **kwargs: None  # type: ignore[method-assign]
     callbacks = [

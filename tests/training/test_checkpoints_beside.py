@@ -1,5 +1,5 @@
-"""Checkpoints are written beside the training: as the Trainer itself would have written them, whole or not at
-all, and what goes wrong with one ends the run."""
+"""Checkpoints are written in the background: identical to the Trainer's own, complete or not at all, and a
+failed one ends the run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class AtStep(TrainerCallback):
-    """Sets an event when a step is made."""
+    """Sets an event when a step is done."""
 
     def __init__(self, step: int) -> None:
         self.made, self._step = threading.Event(), step
@@ -50,7 +50,7 @@ class AtStep(TrainerCallback):
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_it_holds_what_the_trainer_writes_itself_though_the_training_goes_on_meanwhile(
+def test_a_checkpoint_equals_the_trainers_own_though_training_continues_meanwhile(
     lora: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later = AtStep(4)
@@ -58,7 +58,7 @@ def test_it_holds_what_the_trainer_writes_itself_though_the_training_goes_on_mea
 
     def both(trainer: Any, folder: Path, named: Path) -> None:
         ours(trainer, folder, named)
-        if named.name == "checkpoint-3":  # in another thread, whose files are no business of the first one's
+        if named.name == "checkpoint-3":  # in another thread, whose files do not concern the first one
             other = threading.Thread(target=Trainer._save_checkpoint, args=(trainer, trainer.model, None))
             other.start()
             other.join()
@@ -86,7 +86,9 @@ def test_it_holds_what_the_trainer_writes_itself_though_the_training_goes_on_mea
 
 
 @pytest.mark.parametrize("moment", ["model", "optimizer", "whole"])
-def test_a_run_killed_while_one_is_written_resumes_from_the_one_before(moment: str, tmp_path: Path) -> None:
+def test_a_run_killed_while_a_checkpoint_is_written_resumes_from_the_one_before(
+    moment: str, tmp_path: Path
+) -> None:
     (tmp_path / "killing.py").write_text(KILLING.replace("MOMENT", repr(moment)))
     sets = [part for setting in SETS for part in ("--set", setting)]
     killed = fmstune("--output-dir", "out", *sets, "--set", 'run.callbacks=["killing:Killing"]', cwd=tmp_path)
@@ -136,14 +138,14 @@ class Killing(TrainerCallback):
 """
 
 
-def test_what_goes_wrong_with_the_last_one_beside_the_training_ends_the_run_too(
+def test_a_failure_of_the_last_background_checkpoint_also_ends_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     later, write = AtStep(6), beside._Writing.run
 
     def fails(self: Any) -> None:
         if self.checkpoint == "checkpoint-5":
-            assert later.made.wait(60)  # after the last step nothing else would ask for it
+            assert later.made.wait(60)  # after the last step nothing else would check for it
             self._write = wrong
         write(self)
 
@@ -157,7 +159,8 @@ def test_what_goes_wrong_with_the_last_one_beside_the_training_ends_the_run_too(
 
 
 class Breaking(TrainerCallback):
-    """Makes a trained weight NaN before the checkpoint of a step; sets `gone_on` when the next one begins."""
+    """Makes a trained weight NaN before the checkpoint of a step; sets `gone_on` when the next step
+    begins."""
 
     def __init__(self, step: int) -> None:
         self._step, self.gone_on = step, threading.Event()
@@ -175,7 +178,7 @@ class Breaking(TrainerCallback):
 
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("copied", [False, True])
-def test_broken_weights_are_found_in_the_copy_and_never_placed(
+def test_broken_weights_are_detected_in_the_copy_and_never_saved(
     lora: bool, copied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking, write = Breaking(4), beside._Writing.run
@@ -201,7 +204,7 @@ def test_broken_weights_are_found_in_the_copy_and_never_placed(
     assert not list(Path("out").glob("*.safetensors"))
 
 
-def test_without_memory_for_a_copy_the_training_waits_and_that_is_said(
+def test_without_memory_for_a_copy_the_training_waits_and_reports_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     little = SimpleNamespace(
@@ -217,7 +220,7 @@ def test_without_memory_for_a_copy_the_training_waits_and_that_is_said(
 
 
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError])
-def test_where_a_copy_cannot_be_allocated_after_all_it_is_written_at_once_which_is_said(
+def test_if_allocating_a_copy_fails_the_checkpoint_is_written_in_the_foreground_and_reported(
     error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty, made = torch.empty_like, 0
@@ -226,7 +229,7 @@ def test_where_a_copy_cannot_be_allocated_after_all_it_is_written_at_once_which_
         nonlocal made
         if how.get("device") == "cpu" and value.numel() > 1_000:
             made += value.numel() * 4
-            if made > 1_500_000:  # the weights, and a part of the optimizer's state
+            if made > 1_500_000:  # the weights, and part of the optimizer state
                 raise error("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
         return empty(value, **how)
 
@@ -238,7 +241,7 @@ def test_where_a_copy_cannot_be_allocated_after_all_it_is_written_at_once_which_
 
 
 class Unsaved(TrainerCallback):
-    """A tokenizer that cannot be saved after a step."""
+    """Makes a tokenizer unsavable after a step."""
 
     def __init__(self, step: int, error: Exception) -> None:
         self._step, self._error = step, error
@@ -257,7 +260,7 @@ class Unsaved(TrainerCallback):
     [(MemoryError("too little"), "memory ran out .* checkpoint-4 was"), (TypeError("not this"), "not this")],
     ids=["room", "kind"],
 )
-def test_a_tokenizer_that_cannot_be_saved_ends_the_run_though_tensors_are_copied_meanwhile(
+def test_a_tokenizer_that_cannot_be_saved_ends_the_run_though_tensors_are_being_copied(
     error: Exception, ends: str
 ) -> None:
     with pytest.raises((RunError, TypeError), match=ends):
@@ -302,10 +305,10 @@ class AlsoAtEpochs(TrainerCallback):
 
 
 TWICE = ["training.max_steps=-1", "training.num_train_epochs=2", "training.save_total_limit=1"]
-"""Epochs of six steps: the steps 6 and 12 are saved twice."""
+"""Epochs of six steps: steps 6 and 12 are saved twice."""
 
 
-def test_a_step_that_is_saved_twice_has_the_second_checkpoint(tmp_path: Path) -> None:
+def test_a_step_that_is_saved_twice_keeps_the_second_checkpoint(tmp_path: Path) -> None:
     found = []
 
     class Between(AlsoAtEpochs):
@@ -348,7 +351,7 @@ class Killing(TrainerCallback):
 
 
 @pytest.mark.parametrize("seed", random.Random(7).sample(range(10_000), 3))
-def test_a_run_killed_at_a_random_change_of_its_files_has_a_checkpoint_to_resume_from(
+def test_a_run_killed_at_a_random_file_change_has_a_checkpoint_to_resume_from(
     seed: int, tmp_path: Path
 ) -> None:
     (tmp_path / "killing.py").write_text(RANDOM_KILL.format(seed=seed))
@@ -362,7 +365,7 @@ def test_a_run_killed_at_a_random_change_of_its_files_has_a_checkpoint_to_resume
     assert step_of(found) >= 2, seed
 
 
-def test_what_was_left_behind_by_a_second_interrupt_is_no_part_of_the_next_run(
+def test_what_a_second_interrupt_left_behind_does_not_affect_the_next_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     save_file, reached, go_on = safetensors.torch.save_file, threading.Event(), threading.Event()
@@ -382,7 +385,7 @@ def test_what_was_left_behind_by_a_second_interrupt_is_no_part_of_the_next_run(
                 raise Interrupted(signal.SIGINT)
 
     class Writing(TrainerCallback):
-        """Lets the thread go on while another checkpoint of this name is written."""
+        """Lets the thread continue while another checkpoint of this name is written."""
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 2:

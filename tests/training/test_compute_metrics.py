@@ -1,5 +1,5 @@
-"""`compute_metrics` gets each row of the evaluation once, with the values of the row alone, whatever the
-method, the size of a batch, what is left for the last one, and the number of processes."""
+"""`compute_metrics` receives each eval row exactly once, with only the row's own values, whatever the method,
+the batch size, the size of the last batch, and the number of processes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def same(found: Found, expected: Found) -> bool:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_it_gets_each_row_once(
+def test_compute_metrics_receives_each_row_once(
     method: str, of_two: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

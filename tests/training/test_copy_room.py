@@ -1,4 +1,4 @@
-"""A checkpoint is copied where memory suffices for that beside the steps."""
+"""A checkpoint is copied if there is enough memory for the copy in addition to the steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fmstune.training.trainers.copy_room import CopyRoom
 
 
 class Memory:
-    """A machine's, in GB, of which the program holds 2; the kernel's peak starts again when it is asked."""
+    """A machine's memory in GB, of which the program holds 2; reading the kernel's peak resets it."""
 
     def __init__(self, available: int) -> None:
         self.available, self.recent = available, 2
@@ -45,24 +45,24 @@ def room_beside(
     return CopyRoom(trainer), found
 
 
-def test_steps_that_take_more_after_a_copy_was_freed_are_counted_whole(
+def test_steps_that_need_more_after_a_copy_was_freed_are_counted_in_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     room, machine = room_beside(monkeypatch, available=6)
     machine.recent = 3
     room.held_copy(0)
-    assert room.obstacle(4 * 10**9) is None  # 4 and the step's 1 fit into 6
+    assert room.obstacle(4 * 10**9) is None  # 4, plus 1 for the step, fit into 6
     machine.recent = 7
     room.held_copy(4 * 10**9)
     assert room.obstacle(4 * 10**9) is None
-    machine.recent = 5  # less than the peak that the copy had a part in
+    machine.recent = 5  # less than the peak that included the copy
     room.held_copy(0)
     assert room.obstacle(4 * 10**9) == (
         "a copy needs 4 GB of memory, and the training steps 3 GB more; this machine has 6 GB"
     )
 
 
-def test_while_batches_are_short_the_longest_one_counts_by_its_estimate(
+def test_while_batches_are_short_the_estimate_of_the_longest_one_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     room, _ = room_beside(monkeypatch, available=6, estimated=5)
@@ -72,7 +72,7 @@ def test_while_batches_are_short_the_longest_one_counts_by_its_estimate(
     assert room.obstacle(4 * 10**9) is None
 
 
-def test_the_peak_of_the_run_is_that_of_all_its_parts() -> None:
+def test_the_peak_of_the_run_is_the_maximum_over_all_its_parts() -> None:
     memory.forget_peak()
     before = memory.recent_peak()
     large = torch.ones(50_000_000, dtype=torch.uint8)

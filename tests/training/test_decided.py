@@ -1,4 +1,4 @@
-"""The settings that a run records are those that ran: `config explain`, config.toml and TRL agree."""
+"""The recorded settings of a run are those that it used: `config explain`, config.toml and TRL agree."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("sets", SETTINGS, ids=("defaults", "settings"))
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_explained_is_what_the_trainer_has(method: str, sets: tuple[str, ...]) -> None:
+def test_explained_settings_equal_those_of_the_trainer(method: str, sets: tuple[str, ...]) -> None:
     config = load(None, [("run.method", method, "--method")], [*sets, "data.max_rows=24"])
     built = build_trainer(config, Tracker(), Path("out"))
     found = decided(config, built)
@@ -58,10 +58,10 @@ def test_what_is_explained_is_what_the_trainer_has(method: str, sets: tuple[str,
             assert name not in found
             assert name in RENAMED_TRAINING or same(told.value, used), (name, told.value, used)
         if told.origin != "default":
-            assert not told.decided, f"{name} was set by somebody"
+            assert not told.decided, f"{name} was set by the user"
 
 
-def test_a_run_records_what_it_has_decided() -> None:
+def test_a_run_records_the_defaults_that_it_chose() -> None:
     tune("out", "training.max_steps=1", "training.eval_strategy=no", "training.save_strategy=no")
     events = [json.loads(line) for line in Path("out/tracking/journal.jsonl").read_text().splitlines()]
     found: dict[str, Any] = next(event["values"] for event in events if event.get("name") == "decided")
@@ -72,10 +72,10 @@ def test_a_run_records_what_it_has_decided() -> None:
     assert found["bf16"] is False
     assert found["optim"].startswith("adamw_torch")
     assert all(f"# training.{name} = {json.dumps(value)}\n" in text for name, value in found.items())
-    assert not set(found) & set(tomli.loads(text)["training"]), "another machine decides by itself"
+    assert not set(found) & set(tomli.loads(text)["training"]), "another machine chooses for itself"
 
 
-def test_only_what_nobody_has_set_is_decided_at_the_run() -> None:
+def test_only_unset_settings_are_chosen_at_run_time() -> None:
     config = load(None, sets=["training.bf16=true", "training.use_cpu=true"])
     assert not decided_by(config, "bf16")
     assert not decided_by(config, "fp16")

@@ -1,4 +1,4 @@
-"""A disk that is too small is told before the start; one that fills up leaves a run to go on with."""
+"""A disk that is too small is reported before the start; a full one leaves a run that can be resumed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 12 MB; only who may mount one can have it."""
+    """A real file system of 12 MB; skipped without permission to mount one."""
     path = tmp_path / "disk"
     path.mkdir()
     mounted = subprocess.run(
@@ -35,11 +35,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip("mounting a file system is not allowed here")
     yield path
-    # Lazily: the traceback of an error may hold the file that could not be written.
+    # Lazily: an error's traceback may hold the file that could not be written.
     subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def test_a_disk_without_room_for_the_checkpoints_is_told_before_the_start(small_disk: Path) -> None:
+def test_a_disk_too_small_for_the_checkpoints_is_reported_before_the_start(small_disk: Path) -> None:
     with pytest.raises(RunError) as error:
         tune("disk/out", *SETS)
     said = str(error.value)
@@ -49,7 +49,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_told_before_the_start(small_
     tune("disk/out", *SETS, ONE_KEPT, overwrite=True)
 
 
-def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_resumes_from_it(
     small_disk: Path, tmp_path: Path
 ) -> None:
     filled = small_disk / "others"
@@ -68,7 +68,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_fro
 
 
 class Fills(TrainerCallback):
-    """Takes the room after the second checkpoint, as another program's file would."""
+    """Fills the disk after the second checkpoint, as another program's file would."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,9 +83,9 @@ class Fills(TrainerCallback):
                     file.truncate(file.tell() - (2 << 20))
 
 
-def test_a_file_larger_than_is_allowed_ends_the_run_in_the_same_way(tmp_path: Path) -> None:
+def test_a_file_that_exceeds_the_size_limit_ends_the_run_in_the_same_way(tmp_path: Path) -> None:
     allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # The weights may be written, the optimizer's state may not.
+    # The weights fit under the limit, the optimizer state does not.
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, allowed[1]))
     try:
         with pytest.raises(RunError, match="checkpoint-3 was incomplete and is removed") as error:

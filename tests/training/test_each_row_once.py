@@ -1,4 +1,4 @@
-"""Rows that accelerate fills up the last batch of several processes with count once, in loss and figures."""
+"""Rows with which accelerate pads the last batch of several processes count once, in loss and metrics."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ SETTINGS = {
     "training.num_train_epochs": 2, "training.logging_steps": 1, "training.eval_strategy": "epoch",
     "training.save_strategy": "no", "tracking.trackers": "[]", "resources.interval": 0,
 }  # fmt: skip
-"""Not AdamW, which makes steps of the same size out of rounding errors."""
+"""Not AdamW, which turns rounding errors into steps of full size."""
 PACKED = {"training.packing": "true", "training.max_length": 32, "training.padding_free": "true"}
 OF_A_MACHINE = ("seconds", "time", "per_second", "memory", "tokens_per", "flos", "loss_batch_mean")
-"""What is no figure of the rows; `flos` counts what is computed for nothing too."""
+"""Not metrics of the rows; `flos` also counts computations on padding."""
 
 
 def written(path: Path, kind: str, numbers: range) -> None:
@@ -66,13 +66,13 @@ CASES = {
     "sft": ("sft", 21, 1),
     "even": ("even", 13, 2),
     "packed": ("packed", 40, 1),
-    "dpo": ("dpo", 20, 1),  # no row is left for the second process
+    "dpo": ("dpo", 20, 1),  # no row remains for the second process
     "dpo accumulated": ("dpo", 13, 2),
     "kto": ("kto", 13, 2),
     "reward": ("reward", 20, 1),
     "orpo": ("orpo", 13, 2),
 }
-"""The kind of rows, how many, and how many batches make an update."""
+"""The kind of rows, their number, and the number of batches per update."""
 RESUMED = ("sft", "dpo")
 SAVING = {"training.save_strategy": "steps", "training.save_steps": 1}
 RUNS = """\
@@ -99,13 +99,13 @@ if __name__ == "__main__":
 
 
 def given_to(case: str, output: str, size: int, *more: str, **sets: Any) -> list[str]:
-    """The command that trains a case with batches of `size` rows in each process."""
+    """The command that trains a case with batches of `size` rows per process."""
     kind, _, accumulation = CASES[case]
     sets = {
         **SETTINGS, **(PACKED if kind == "packed" else {}), **sets,
         "training.gradient_accumulation_steps": accumulation, "training.per_device_eval_batch_size": size,
     }  # fmt: skip
-    if kind == "even":  # with as many trained tokens in each row, a mean of means is the same
+    if kind == "even":  # if all rows have equally many trained tokens, the mean of means is the same
         sets["training.average_tokens_across_devices"] = "false"
     pairs = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
     method = "sft" if kind in ("packed", "even") else kind
@@ -113,7 +113,7 @@ def given_to(case: str, output: str, size: int, *more: str, **sets: Any) -> list
 
 
 def trained_by_two(folder: Path) -> None:
-    """All cases by the same two processes, each in its folder: they take longer to start than to train."""
+    """Train all cases in the same two processes, each in its folder: starting takes longer than training."""
     (folder / "each_row_once_runs.py").write_text(RUNS)
     runs: list[tuple[str, str, list[str]]] = []
     expected: list[str] = []
@@ -141,7 +141,7 @@ def trained_by_two(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_learn_and_report_what_one_does_with_their_rows_together(
+def test_two_processes_train_and_report_like_one_with_all_rows(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = made_once("each-row-once", trained_by_two) / case
@@ -155,7 +155,7 @@ def test_two_processes_learn_and_report_what_one_does_with_their_rows_together(
     for name, weight in alone.items():
         torch.testing.assert_close(weight, both[name], rtol=0, atol=1e-6)
     once, expected = figures(two), figures(one)
-    if case in RESUMED:  # it is of the part of a run since it was resumed
+    if case in RESUMED:  # the metric covers the part of a run since its resume
         for kept in (once, expected):
             for key in [key for key in kept if key[1] == "train_loss"]:
                 del kept[key]
@@ -163,7 +163,7 @@ def test_two_processes_learn_and_report_what_one_does_with_their_rows_together(
 
 
 def figures(run: Path) -> dict[Any, float]:
-    """What was tracked of the rows."""
+    """The tracked metrics of the rows."""
     return {
         key: value
         for key, value in journal_points(run).items()
@@ -172,7 +172,9 @@ def figures(run: Path) -> dict[Any, float]:
 
 
 @given(st.integers(1, 40), st.integers(2, 4), st.integers(1, 5))
-def test_the_last_batches_of_all_processes_hold_each_row_once(rows: int, processes: int, size: int) -> None:
+def test_the_last_batches_of_all_processes_contain_each_row_once(
+    rows: int, processes: int, size: int
+) -> None:
     batches = BatchSampler(SequentialSampler(range(rows)), size, drop_last=False)
     rest = rows % (size * processes)
     learnt: list[int] = []
@@ -184,7 +186,7 @@ def test_the_last_batches_of_all_processes_hold_each_row_once(rows: int, process
 
 
 @given(st.integers(1, 12), st.integers(2, 4), st.integers(1, 4), st.integers(1, 2))
-def test_what_is_gathered_is_what_one_process_has(rest: int, processes: int, size: int, each: int) -> None:
+def test_gathered_values_equal_those_of_one_process(rest: int, processes: int, size: int, each: int) -> None:
     own = dealt(min(rest, size * processes), processes, size)
     values = [torch.rand(each * max(rows, 1), dtype=torch.float64) for rows in own]
     shares = [Shares(own, process, size) for process in range(processes)]
@@ -196,7 +198,7 @@ def test_what_is_gathered_is_what_one_process_has(rest: int, processes: int, siz
             sent.append(mine)
             return mine.repeat(processes)
 
-        for figure, share in zip(of, shares, strict=True):  # each process sends its own
+        for figure, share in zip(of, shares, strict=True):  # each process sends its own values
             gather_own(figure, share, send)
         assert len({part.shape for part in sent}) == 1, "or the collective would hang"
         return gather_own(
@@ -225,7 +227,7 @@ COLLATORS = {
 
 
 @given(st.sampled_from(sorted(COLLATORS)), st.lists(st.integers(2, 6), min_size=1, max_size=5), st.data())
-def test_the_first_rows_of_a_batch_are_a_batch_of_the_first_rows(
+def test_the_first_rows_of_a_batch_equal_a_batch_of_the_first_rows(
     kind: str, lengths: list[int], data: st.DataObject
 ) -> None:
     def row(number: int, length: int) -> dict[str, Any]:
@@ -245,7 +247,7 @@ def test_the_first_rows_of_a_batch_are_a_batch_of_the_first_rows(
     for name, value in expected.items():
         if name == "labels" and count == 0:
             value = torch.full_like(value, -100)
-        if isinstance(value, torch.Tensor) and value.dim() == 2:  # padding as wide as the longest row of all
+        if isinstance(value, torch.Tensor) and value.dim() == 2:  # padded to the longest of all rows
             assert torch.equal(found[name][:, : value.shape[1]], value), name
             assert (found[name][:, value.shape[1] :] == (-100 if name == "labels" else 0)).all()
         else:
@@ -253,7 +255,7 @@ def test_the_first_rows_of_a_batch_are_a_batch_of_the_first_rows(
 
 
 @given(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=4), st.data())
-def test_rows_of_several_documents_are_told_apart(packed: list[list[int]], data: st.DataObject) -> None:
+def test_packed_documents_are_kept_apart(packed: list[list[int]], data: st.DataObject) -> None:
     rows = [{"input_ids": list(range(1, sum(each) + 1)), "seq_lengths": each} for each in packed]
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
     count = data.draw(st.integers(1, len(rows)))

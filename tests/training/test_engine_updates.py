@@ -1,4 +1,4 @@
-"""Numbers that are not finite with DeepSpeed, whose engine updates the weights before they can be checked."""
+"""Non-finite numbers with DeepSpeed, whose engine updates the weights before they can be checked."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NAN, INFINITE = float("nan"), float("inf")
 
 
 class Engine(torch.nn.Module):
-    """Stands in for `DeepSpeedEngine`, as DeepSpeed is not installed for the tests: an update is over when
-    its norm is read, `zero_grad` takes no arguments, and a broken gradient is dropped or applied."""
+    """Stands in for `DeepSpeedEngine`, which is not installed for the tests: an update ends when its norm is
+    read, `zero_grad` takes no arguments, and a broken gradient is dropped or applied."""
 
     def __init__(self, stage: int = 2, *, applied: bool = False, fp16: bool = False) -> None:
         super().__init__()
@@ -59,20 +59,20 @@ def norm_logged(engine: Engine, norm: Any, on_nonfinite: str) -> tuple[Any, list
     return tuner.gradient_norm(engine, norm), warnings
 
 
-def test_an_update_that_was_dropped_is_skipped() -> None:
+def test_a_dropped_update_is_skipped() -> None:
     norm, (warning,) = norm_logged(Engine(), INFINITE, "skip")
     assert norm is None
     assert "the gradient is NaN or infinite at step 3" in warning
 
 
-def test_an_update_that_was_dropped_stops_the_run_with_good_weights() -> None:
+def test_a_dropped_update_stops_the_run_with_good_weights() -> None:
     with pytest.raises(RunError, match=r"NaN or infinite at step 3, .* the weights are unchanged"):
         norm_logged(Engine(), INFINITE, "stop")
 
 
 @pytest.mark.parametrize("norm", [INFINITE, NAN, -1.0])
 @pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
-def test_weights_that_were_updated_are_never_called_unchanged(on_nonfinite: str, norm: float) -> None:
+def test_updated_weights_are_never_reported_as_unchanged(on_nonfinite: str, norm: float) -> None:
     with pytest.raises(RunError, match=r"has already updated the weights .* and are not saved"):
         norm_logged(Engine(applied=True), norm, on_nonfinite)
 
@@ -82,7 +82,7 @@ def test_a_good_update_and_one_without_a_norm_pass(norm: float | None) -> None:
     assert norm_logged(Engine(applied=True), norm, "stop") == (norm, [])
 
 
-def test_the_search_for_the_scale_of_an_fp16_loss_is_no_trouble() -> None:
+def test_the_search_for_an_fp16_loss_scale_raises_nothing() -> None:
     assert norm_logged(Engine(fp16=True), INFINITE, "stop") == (INFINITE, [])
 
 

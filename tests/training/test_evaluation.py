@@ -1,4 +1,4 @@
-"""Evaluation figures are means over tokens: those of the plain model, whatever the size of a batch."""
+"""Eval metrics are means over tokens: they equal those of the plain model for any batch size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def built(tmp_path: Path, *sets: str) -> BuiltTrainer:
 
 
 def by_hand(run: BuiltTrainer) -> tuple[float, float]:
-    """Loss and accuracy over all trained tokens, row by row, from the model's own forward."""
+    """Loss and accuracy over all trained tokens, computed row by row from the model's own forward."""
     loss = tokens = right = 0.0
     model = run.trainer.model.eval()
     for row in run.trainer.eval_dataset:
@@ -36,7 +36,7 @@ def by_hand(run: BuiltTrainer) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("size", [1, 5, 16])
-def test_the_loss_and_accuracy_are_those_of_the_plain_model_for_any_size_of_a_batch(
+def test_loss_and_accuracy_equal_those_of_the_plain_model_for_any_batch_size(
     tmp_path: Path, size: int
 ) -> None:
     run = built(tmp_path, f"training.per_device_eval_batch_size={size}")
@@ -51,9 +51,7 @@ def test_the_loss_and_accuracy_are_those_of_the_plain_model_for_any_size_of_a_ba
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto", "reward"])
-def test_rows_that_do_not_fill_a_batch_are_evaluated_also_where_training_leaves_them_out(
-    tmp_path: Path, method: str
-) -> None:
+def test_an_incomplete_last_batch_is_evaluated_even_if_training_drops_it(tmp_path: Path, method: str) -> None:
     sets = (f"run.method={method}", "training.dataloader_drop_last=true")
     run = built(tmp_path, *sets, "training.per_device_eval_batch_size=1000")
     assert len(run.trainer.get_eval_dataloader()) == 1
@@ -64,7 +62,7 @@ def test_rows_that_do_not_fill_a_batch_are_evaluated_also_where_training_leaves_
         assert found["eval_loss"] == pytest.approx(by_hand(run)[0], rel=1e-5)
 
 
-def test_packing_changes_nothing_in_it(tmp_path: Path) -> None:
+def test_packing_does_not_change_the_eval(tmp_path: Path) -> None:
     run = built(tmp_path, "training.packing=true", "training.max_length=4096")
     loss, accuracy = by_hand(built(tmp_path))
     found = run.trainer.evaluate()
@@ -72,7 +70,7 @@ def test_packing_changes_nothing_in_it(tmp_path: Path) -> None:
     assert run.trainer.state.log_history[-1]["eval_mean_token_accuracy"] == pytest.approx(accuracy, rel=1e-4)
 
 
-def test_metrics_of_the_users_own_are_computed_beside_it(tmp_path: Path) -> None:
+def test_user_metrics_are_computed_in_addition(tmp_path: Path) -> None:
     run = built(tmp_path)
     run.trainer.compute_metrics = lambda found: {"rows": len(found.predictions)}
     found = run.trainer.evaluate()
@@ -81,7 +79,7 @@ def test_metrics_of_the_users_own_are_computed_beside_it(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("settings", ["training.loss_type=dft", "training.label_smoothing_factor=0.2"])
-def test_other_losses_are_weighted_by_tokens_too(tmp_path: Path, settings: str) -> None:
+def test_other_losses_are_also_weighted_by_tokens(tmp_path: Path, settings: str) -> None:
     one, other = (
         built(tmp_path, settings, f"training.per_device_eval_batch_size={size}").trainer.evaluate()
         for size in (1, 7)
@@ -93,7 +91,7 @@ def test_other_losses_are_weighted_by_tokens_too(tmp_path: Path, settings: str) 
 def noise(
     inputs: dict[str, Any], tokens: tuple[int, int], width: int = 64, alpha: float = 5.0
 ) -> torch.Tensor:
-    """The largest noise of each token, as a part of alpha / √width."""
+    """The largest noise of each token, as a fraction of alpha / √width."""
     table = torch.nn.Embedding(4, width)
     torch.nn.init.zeros_(table.weight)
 
@@ -104,11 +102,11 @@ def noise(
     made.next_batch(inputs)
     with made.on(Model()):
         found = table(torch.zeros(tokens, dtype=torch.long)).abs().amax(-1)
-    assert not table(torch.zeros(tokens, dtype=torch.long)).any()  # it ends with the training
+    assert not table(torch.zeros(tokens, dtype=torch.long)).any()  # the noise ends with the training
     return found * width**0.5 / alpha
 
 
-def test_the_noise_of_a_row_is_that_of_its_own_length_padded_or_not() -> None:
+def test_the_noise_of_a_row_depends_on_its_own_length_padded_or_not() -> None:
     flat = noise({"cu_seq_lens_q": torch.tensor([0, 4, 104])}, (1, 104))[0]
     mask = torch.zeros(2, 100, dtype=torch.long)
     mask[0, :4], mask[1] = 1, 1

@@ -1,7 +1,8 @@
-"""What is set is what happens: each field of TRL's four configurations is obeyed, refused or named as unused.
+"""Every setting has an effect: each field of TRL's four configurations is applied, refused or reported as
+unused.
 
-Which of these a field is, is found by what happens: a library reads it in a short run, or a batch or another
-argument changes with it, or the configuration is refused or names it. No field is accepted and ignored.
+What happens to a field is determined by observation: a library reads it in a short run, a batch or another
+argument changes with it, or the configuration is refused or reports it. No field is accepted and ignored.
 """
 
 from __future__ import annotations
@@ -45,16 +46,16 @@ OTHER_VALUES: dict[str, Any] = {
     "truncation_mode": "keep_end", "torch_compile_mode": "reduce-overhead", "deepspeed": {"stage": 2},
     "ddp_backend": "mpi", "label_smoothing": 0.1, "fsdp_config": {"min_num_params": 2},
 }  # fmt: skip
-"""Where a value other than the default is not made of the type alone."""
+"""Where the type alone does not determine a non-default value."""
 
 OURS = str(Path(fmstune.__file__).parent)
-"""The package: the checkout that it may be in has the libraries in it too, with tox."""
+"""The package; with tox, the enclosing checkout contains the libraries too."""
 PROCESSES = {"ddp_timeout"}
-"""Fields that are read by runs of several processes alone."""
+"""Fields that are only read in multi-process runs."""
 
 
 def other_value(field: TrainingField) -> Any:
-    """A value that the field takes, and that is not its default."""
+    """A valid non-default value of the field."""
     if field.name in OTHER_VALUES:
         return OTHER_VALUES[field.name]
     if isinstance(field.default, bool) or (field.default is None and "bool" in field.annotation):
@@ -77,7 +78,8 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> set[str]:
-    """The fields that a library reads of a run's arguments, but for what makes, checks and writes them."""
+    """The fields of a run's arguments that a library reads, except when they are created, checked or
+    written."""
     arguments = trained_by(request.getfixturevalue("method")).arguments
     names, found = {field.name for field in dataclasses.fields(arguments)}, set[str]()
     writers = {"to_dict", "to_sanitized_dict", "__repr__", "__post_init__", "_validate_args", "__eq__"}
@@ -94,7 +96,7 @@ def read(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> set
 
 
 def changes_an_argument(method: str, name: str, value: Any) -> bool:
-    """Whether a field, as it is made into TRL's arguments, changes others."""
+    """Whether a field changes other fields when it is converted to TRL's arguments."""
     made = [
         vars(training_arguments(configured(method, **given), Path("out"), packing=False, max_length=64))
         for given in ({}, {name: value})
@@ -111,7 +113,7 @@ def batch(method: str, **training: Any) -> list[Any]:
 
 
 def refused(method: str, name: str, value: Any) -> bool:
-    """Whether the configuration is refused, with the setting named."""
+    """Whether the configuration is refused with an error that names the setting."""
     try:
         check_device(configured(method, **{name: value}))
     except ConfigError as error:
@@ -136,14 +138,14 @@ def test_no_field_is_accepted_and_ignored(method: str, read: set[str]) -> None:
         if (
             not named
             and not changes_an_argument(method, name, value)
-            and not obeyed_by_us(method, name, value)
+            and not applied_by_us(method, name, value)
         ):
             ignored.append(name)
     assert ignored == []
 
 
-def obeyed_by_us(method: str, name: str, value: Any) -> bool:
-    """Whether fmstune does itself what the field says, as the data or the run's name show."""
+def applied_by_us(method: str, name: str, value: Any) -> bool:
+    """Whether fmstune itself applies the field, as the data or the run's name shows."""
     if name == "run_name":  # see tests/run/test_run.py
         return True
     value = 12 if name == "max_length" else value
@@ -155,7 +157,7 @@ def obeyed_by_us(method: str, name: str, value: Any) -> bool:
 
 @pytest.fixture
 def texts(tmp_path: Path) -> str:
-    """Rows of plain texts, longer and shorter."""
+    """Rows of plain text, some longer, some shorter."""
     rows = [f"the {'big ' * (number % 5)}dog number {number} barks" for number in range(12)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
     return "data.train=texts.jsonl"
@@ -168,7 +170,7 @@ def trained_on(*sets: str) -> tuple[Any, list[list[int]], list[list[int]]]:
     return built.tokenizer, list(rows["input_ids"]), list(rows["labels"])
 
 
-def test_the_end_that_is_set_is_learnt_and_saved(texts: str) -> None:
+def test_the_configured_end_token_is_trained_and_saved(texts: str) -> None:
     tokenizer, ids, labels = trained_on(texts, 'training.eos_token="<|im_start|>"')
     end = tokenizer.convert_tokens_to_ids("<|im_start|>")
     assert {row[-1] for row in ids} == {row[-1] for row in labels} == {end}
@@ -178,14 +180,14 @@ def test_the_end_that_is_set_is_learnt_and_saved(texts: str) -> None:
     assert end in json.loads(Path("out/generation_config.json").read_text())["eos_token_id"]
 
 
-def test_rows_are_cut_at_the_end_that_is_set(texts: str) -> None:
+def test_rows_are_truncated_at_the_configured_end(texts: str) -> None:
     _, whole, _ = trained_on(texts)
     _, ids, labels = trained_on(texts, "training.max_length=8", "training.truncation_mode=keep_end")
     assert ids == [row[-8:] for row in whole]
     assert all(row[0] == -100 and row[1:] == cut[1:] for row, cut in zip(labels, ids, strict=True))
 
 
-def test_rows_are_shuffled_once_and_keep_their_places(texts: str) -> None:
+def test_rows_are_shuffled_once_and_keep_their_locations(texts: str) -> None:
     sets = (texts, "training.shuffle_dataset=true", "training.train_sampling_strategy=sequential")
     built = build_trainer(load(None, [("model.path", "demo", "--model")], sets), Tracker(), Path("out"))
     _, whole, _ = trained_on(texts)
@@ -208,7 +210,7 @@ UNUSED = {
     "greater_is_better=true": "metric_for_best_model=loss",
     "dataloader_in_order=false": "dataloader_num_workers=1",
 }
-"""Settings that another one has no use for, each with what makes them useful."""
+"""Settings that are unused without another one, each with that one."""
 _IDLE = (
     "lr_scheduler_type=constant",
     "save_strategy=epoch",
@@ -236,13 +238,13 @@ def test_a_setting_is_unused_until_the_one_it_needs_is_set(setting: str) -> None
         ("precompute_ref_batch_size=3", "precompute_ref_log_probs=true"),
     ],
 )
-def test_a_setting_of_dpo_is_unused_without_the_loss_that_has_it(setting: str, needed: str) -> None:
+def test_a_dpo_setting_is_unused_without_the_loss_that_reads_it(setting: str, needed: str) -> None:
     sets = ["run.method=dpo", f"training.{setting}"]
     assert list(unused(load(None, sets=sets))) == [f"training.{setting.partition('=')[0]}"]
     assert not unused(load(None, sets=[*sets, f"training.{needed}"]))
 
 
-def test_what_is_unused_is_said_with_its_place_and_the_reason() -> None:
+def test_unused_settings_are_reported_with_their_source_and_the_reason() -> None:
     said = tune(
         "out",
         "training.eval_strategy=no",
@@ -269,18 +271,18 @@ def test_what_is_unused_is_said_with_its_place_and_the_reason() -> None:
         ("dataloader_persistent_workers=true", "training.dataloader_num_workers = 2"),
     ],
 )
-def test_what_cannot_be_obeyed_is_refused_with_our_own_setting(setting: str, said: str) -> None:
+def test_unsupported_settings_are_refused_under_our_own_names(setting: str, said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         load(None, sets=[f"training.{each}" for each in setting.split(" training.")])
 
 
 @pytest.mark.parametrize("method", ["dpo", "reward"])
-def test_what_trl_has_for_sft_alone_is_refused(method: str) -> None:
+def test_settings_that_trl_only_has_for_sft_are_refused(method: str) -> None:
     for setting in ("label_smoothing_factor=0.1", "train_sampling_strategy=group_by_length"):
         with pytest.raises(ConfigError, match="is only for sft"):
             load(None, sets=[f"run.method={method}", f"training.{setting}"])
 
 
-def test_what_trl_refuses_while_the_trainer_is_built_is_an_error_of_the_configuration() -> None:
+def test_what_trl_refuses_while_the_trainer_is_built_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match=r"is refused by TRL: .*router_aux_loss_coef"):
         batch("sft", router_aux_loss_coef=0.5)

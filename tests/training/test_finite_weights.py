@@ -1,4 +1,4 @@
-"""Weights that are no longer finite are found in the shards of a divided model, by all processes alike."""
+"""Non-finite weights are detected in the shards of a sharded model, by all processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAN = float("nan")
 
 def partitioned(*shards: list[float]) -> torch.nn.Module:
     """Stands in for a model at ZeRO 3, as DeepSpeed is not installed for the tests: outside the forward and
-    backward passes its parameters are empty, and `ds_tensor` has this process's part."""
+    backward passes its parameters are empty, and `ds_tensor` holds this process's shard."""
     model = torch.nn.Module()
     for number, shard in enumerate(shards):
         weight = torch.nn.Parameter(torch.empty(0))
@@ -54,7 +54,7 @@ def _rank(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_all_ranks_refuse_what_is_broken_in_the_shard_of_one(tmp_path: Path) -> None:
+def test_all_ranks_refuse_a_model_that_is_broken_in_the_shard_of_one(tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(_rank, (str(tmp_path),), nprocs=2, start_method="fork")
     found = [(tmp_path / f"found-{rank}").read_text() for rank in range(2)]
     assert found == ["['weight_1', 'weight', None]"] * 2

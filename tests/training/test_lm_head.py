@@ -1,4 +1,4 @@
-"""The loss is that of the model's own `forward`, in the cheapest way that the model at hand allows."""
+"""The loss equals that of the model's own `forward`, computed in the cheapest way that the model allows."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def build(config: Any) -> PreTrainedModel:
 
 
 def batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Three rows, padded on the right, with prompts that are not trained; one has nothing that is."""
+    """Three rows, right-padded, with untrained prompts; one has no trained token."""
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(3, model.config.vocab_size, (3, 11), generator=generator)
     attention = torch.ones_like(ids)
@@ -105,7 +105,7 @@ def assert_equal_outputs(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("items", [None, 40])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_loss_and_gradients_are_those_of_trl(name: str, items: int | None, lora: bool) -> None:
+def test_loss_and_gradients_equal_those_of_trl(name: str, items: int | None, lora: bool) -> None:
     models = both(CONFIGS[name], lora=lora)
     results = []
     for model in models:
@@ -122,7 +122,7 @@ def test_loss_and_gradients_are_those_of_trl(name: str, items: int | None, lora:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_loss_is_the_cross_entropy_of_the_plain_model(name: str) -> None:
+def test_the_loss_equals_the_cross_entropy_of_the_plain_model(name: str) -> None:
     plain = build(CONFIGS[name])
     _, direct = both(CONFIGS[name])
     expected = plain.eval()(**batch(plain)).loss
@@ -132,13 +132,13 @@ def test_the_loss_is_the_cross_entropy_of_the_plain_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_evaluation_gives_the_same_too(name: str) -> None:
+def test_evals_give_the_same_loss(name: str) -> None:
     models = both(CONFIGS[name])
     with torch.no_grad():
         assert_equal_outputs(*(model.eval()(**batch(model), fused_lm_head=True) for model in models))
 
 
-def test_a_batch_without_a_trained_position_has_a_loss_of_zero_and_gradients() -> None:
+def test_a_batch_without_trained_tokens_has_a_loss_of_zero_and_gradients() -> None:
     _, direct = both(None)
     inputs = batch(direct)
     inputs["labels"] = torch.full_like(inputs["labels"], -100)
@@ -148,14 +148,14 @@ def test_a_batch_without_a_trained_position_has_a_loss_of_zero_and_gradients() -
     assert all(not gradient.any() for gradient in gradients(direct).values())
 
 
-def test_under_autocast_it_is_as_near_as_bfloat16_allows() -> None:
+def test_under_autocast_the_loss_is_within_bfloat16_precision() -> None:
     models = both(None)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         losses = [model(**batch(model), fused_lm_head=True).loss.float() for model in models]
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-2, atol=1e-2)
 
 
-def test_labels_shifted_before_are_left_to_trl() -> None:
+def test_already_shifted_labels_are_left_to_trl() -> None:
     by_trl, direct = both(None)
     inputs = batch(direct)
     labels = inputs.pop("labels")
@@ -179,7 +179,7 @@ def test_without_the_fused_head_the_model_is_the_plain_one() -> None:
 
 @pytest.mark.parametrize("name", SCALED)
 @pytest.mark.parametrize("direct", [True, False])
-def test_scales_and_caps_that_trl_knows_are_left_to_it(name: str, direct: bool) -> None:
+def test_scales_and_caps_that_trl_supports_are_left_to_it(name: str, direct: bool) -> None:
     model = build(SCALED[name])
     add_fused_lm_head(model, outputs=OUTPUTS)
     before = model.forward
@@ -188,7 +188,7 @@ def test_scales_and_caps_that_trl_knows_are_left_to_it(name: str, direct: bool) 
 
 
 class Capped(LlamaForCausalLM):
-    """Does to its logits what no list of names in a config can tell."""
+    """Changes its logits in a way that no config field reveals."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(*args, **kwargs)
@@ -198,7 +198,7 @@ class Capped(LlamaForCausalLM):
 
 @pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("kind", ["recurrent_gemma", "capped"])
-def test_the_loss_of_a_model_that_trl_scores_wrongly_is_its_own(kind: str, direct: bool) -> None:
+def test_a_model_whose_loss_trl_computes_wrongly_uses_its_own(kind: str, direct: bool) -> None:
     torch.manual_seed(1)
     if kind == "capped":
         model = Capped(LlamaConfig(**SMALL, initializer_range=1.0))
@@ -215,7 +215,7 @@ def test_the_loss_of_a_model_that_trl_scores_wrongly_is_its_own(kind: str, direc
     assert any(gradient.any() for gradient in gradients(model).values())
 
 
-def test_experts_are_scored_directly_until_their_own_loss_is_asked_for() -> None:
+def test_mixture_of_experts_models_use_the_direct_head_until_their_own_loss_is_requested() -> None:
     model = build(MixtralConfig(**SMALL, num_local_experts=2))
     expected = model.eval()(**batch(model)).loss
     add_fused_lm_head(model, outputs=OUTPUTS)
@@ -229,7 +229,7 @@ def test_experts_are_scored_directly_until_their_own_loss_is_asked_for() -> None
 @pytest.mark.parametrize(
     ("kind", "head"), [("cap", "own"), ("known", "tiled"), ("none", "tiled"), ("inner", "own")]
 )
-def test_a_model_whose_weights_are_elsewhere_is_scored_by_its_own_logits_if_it_may_cap_them(
+def test_a_model_with_sharded_weights_is_scored_by_its_own_logits_if_it_may_cap_them(
     kind: str, head: str
 ) -> None:
     config: Any = LlamaConfig(**SMALL)
@@ -239,13 +239,13 @@ def test_a_model_whose_weights_are_elsewhere_is_scored_by_its_own_logits_if_it_m
         config = BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, is_decoder=True)
     elif kind == "known":
         config = Gemma2Config(**SMALL, final_logit_softcapping=5.0)
-    with torch.device("meta"):  # as ZeRO-3 divides them
+    with torch.device("meta"):  # as ZeRO-3 shards them
         model = AutoModelForCausalLM.from_config(config)
     add_fused_lm_head(model, outputs=OUTPUTS)
     assert fit_lm_head(model, direct=False) == head
 
 
-def test_asking_changes_neither_weights_nor_random_numbers_nor_the_mode() -> None:
+def test_probing_changes_neither_weights_nor_random_numbers_nor_the_mode() -> None:
     model = build(None).train()
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     add_fused_lm_head(model, outputs=OUTPUTS)

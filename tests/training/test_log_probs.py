@@ -1,4 +1,4 @@
-"""The scores of logits, computed in place, are those of torch's own functions, and so is their gradient."""
+"""Log-probabilities computed in place equal those of torch's own functions, and so do their gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fmstune.training.speed.log_probs import scores
     rows=st.integers(0, 9), vocabulary=st.integers(1, 40), at_once=st.integers(1, 200),
     scale=st.sampled_from([0.0, 1.0, 80.0]), seed=st.integers(0, 1000),
 )  # fmt: skip
-def test_they_are_those_of_the_plain_functions(
+def test_they_equal_those_of_the_plain_functions(
     rows: int, vocabulary: int, at_once: int, scale: float, seed: int
 ) -> None:
     draw = torch.Generator().manual_seed(seed)
@@ -42,7 +42,7 @@ def test_they_are_those_of_the_plain_functions(
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_logit_that_is_not_finite_is_seen_in_the_loss(bad: float) -> None:
+def test_a_non_finite_logit_makes_the_loss_non_finite(bad: float) -> None:
     logits = torch.zeros(2, 5)
     logits[1, 3] = bad
     found = scores(logits, torch.tensor([0, 1])).log_probs
@@ -50,7 +50,7 @@ def test_a_logit_that_is_not_finite_is_seen_in_the_loss(bad: float) -> None:
     assert not bool(torch.isfinite(found[1]))
 
 
-def test_a_second_backward_pass_is_refused_as_the_logits_are_gone() -> None:
+def test_a_second_backward_pass_is_refused_because_the_logits_are_gone() -> None:
     logits = torch.zeros(2, 5, requires_grad=True)
     loss = scores(logits * 1, torch.tensor([0, 1])).log_probs.sum()
     loss.backward(retain_graph=True)

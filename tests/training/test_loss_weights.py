@@ -1,4 +1,4 @@
-"""Weights of answers and rows are weights of the loss: Σ weight · loss / Σ weight over an update's tokens."""
+"""Weights of answers and rows weight the loss: Σ weight · loss / Σ weight over an update's tokens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def write(path: Path, rows: Sequence[Any]) -> str:
 
 
 def built(tmp_path: Path, rows: Sequence[Any], *sets: str) -> BuiltTrainer:
-    """A trainer for one update, by SGD with a learning rate of 1: what the weights lose is the gradient."""
+    """A trainer for one update, by SGD with a learning rate of 1: the change of the weights is the
+    gradient."""
     file = write(tmp_path / "rows.jsonl", rows)
     quick = [
         "model.path=demo",
@@ -65,13 +66,13 @@ def built(tmp_path: Path, rows: Sequence[Any], *sets: str) -> BuiltTrainer:
 
 
 def tokens_of(row: Any) -> tuple[list[int], int]:
-    """The tokens of a row, and how many of them are its prompt's."""
+    """The tokens of a row, and how many of them belong to its prompt."""
     whole = TOKENIZER(row["prompt"] + row["completion"] + str(TOKENIZER.eos_token))["input_ids"]
     return whole, len(TOKENIZER(row["prompt"])["input_ids"])
 
 
 def by_hand(model: Any, rows: Sequence[Any]) -> torch.Tensor:
-    """The weighted mean over all trained tokens, row by row, from the model's own forward."""
+    """The weighted mean over all trained tokens, computed row by row from the model's own forward."""
     total, weight = torch.zeros(()), 0.0
     for row in rows:
         ids, begin = tokens_of(row)
@@ -111,7 +112,7 @@ def as_head(head: Head) -> Any:
         ("direct", ROWS, ["data.streaming=true", "data.shuffle_buffer=1"]),
     ],
 )
-def test_loss_and_gradient_are_those_of_the_weighted_mean(
+def test_loss_and_gradient_equal_those_of_the_weighted_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: Head, rows: list[Any], sets: list[str]
 ) -> None:
     monkeypatch.setattr(building, "fit_lm_head", as_head(head))
@@ -131,7 +132,7 @@ def test_loss_and_gradient_are_those_of_the_weighted_mean(
         assert torch.allclose(before[name] - value.detach(), gradients[name], atol=1e-4 * largest), name
 
 
-def test_a_packed_stream_keeps_the_weights_with_their_tokens(tmp_path: Path) -> None:
+def test_packing_keeps_the_weights_with_their_tokens(tmp_path: Path) -> None:
     run = built(
         tmp_path, [*ROWS, *ROWS], "data.streaming=true", "training.packing=true", "training.max_length=256"
     )
@@ -153,22 +154,20 @@ def test_a_packed_stream_keeps_the_weights_with_their_tokens(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("sets", [[], ["training.packing=true", "training.max_length=128"]])
 @pytest.mark.parametrize("size", [1, 4])
-def test_the_evaluation_is_the_weighted_mean_of_all_tokens(
-    tmp_path: Path, size: int, sets: list[str]
-) -> None:
+def test_the_eval_loss_is_the_weighted_mean_of_all_tokens(tmp_path: Path, size: int, sets: list[str]) -> None:
     run = built(tmp_path, ROWS, f"training.per_device_eval_batch_size={size}", *sets)
     expected = by_hand(run.trainer.model.eval(), TRAINED).item()
     assert run.trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_of_an_evaluation_without_packing_the_weights_are_cut_as_the_tokens(tmp_path: Path) -> None:
+def test_without_packing_the_weights_of_eval_rows_are_truncated_like_the_tokens(tmp_path: Path) -> None:
     sets = ["training.packing=true", "training.eval_packing=false", "training.max_length=24"]
     run = built(tmp_path, ROWS, *sets)
     for row in run.trainer.eval_dataset:
         assert len(row["loss_weights"]) == len(row["labels"]) <= 24
 
 
-def test_virtual_tokens_before_a_text_have_no_weight(tmp_path: Path) -> None:
+def test_virtual_tokens_before_the_text_have_no_weight(tmp_path: Path) -> None:
     run = built(tmp_path, ROWS, "prompt_tuning.enabled=true")
     same = built(
         tmp_path, [row | {"weight": float(row["weight"] > 0)} for row in ROWS], "prompt_tuning.enabled=true"
@@ -185,15 +184,15 @@ def test_virtual_tokens_before_a_text_have_no_weight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["loss_type=dft", "label_smoothing_factor=0.1"])
-def test_a_loss_that_cannot_obey_them_refuses_them_by_name(tmp_path: Path, setting: str) -> None:
+def test_a_loss_that_does_not_support_weights_refuses_them_by_name(tmp_path: Path, setting: str) -> None:
     with pytest.raises(DataError, match=rf"rows.jsonl line 1: it has the weight 0.3.*training.{setting[:9]}"):
         built(tmp_path, ROWS, f"training.{setting}")
     built(tmp_path, [row | {"weight": float(row["weight"] > 0)} for row in ROWS], f"training.{setting}")
 
 
 @pytest.mark.parametrize("streaming", ["false", "true"])
-def test_weights_0_and_1_train_as_no_weights_do(tmp_path: Path, streaming: str) -> None:
-    """Bit for bit, and without a column where the rows are known."""
+def test_weights_of_0_and_1_train_like_no_weights(tmp_path: Path, streaming: str) -> None:
+    """Bit for bit, and without a column if the rows are known."""
     losses = []
     for rows in (TRAINED, [row | {"weight": 1} for row in TRAINED]):
         plain = rows if losses else [{k: v for k, v in row.items() if k != "weight"} for row in rows]
@@ -207,7 +206,7 @@ def test_weights_0_and_1_train_as_no_weights_do(tmp_path: Path, streaming: str) 
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_mixture_has_weights_of_1_where_a_source_has_none(tmp_path: Path) -> None:
+def test_a_mixture_uses_weights_of_1_for_sources_without_weights(tmp_path: Path) -> None:
     plain = write(tmp_path / "plain.jsonl", [{"text": "no weights here"}])
     weighted = write(tmp_path / "weighted.jsonl", ROWS)
     named = write(tmp_path / "named.jsonl", [{"q": "Why?", "a": "So.", "importance": 0.25}])
@@ -229,7 +228,7 @@ WEIGHT = st.sampled_from([0, 0.0, 1, 1.0, 0.25, 0.5, 2.0, True, False])
 
 @st.composite
 def weighted_conversations(draw: Any) -> tuple[Any, list[tuple[str, float]]]:
-    """A row, and its answers with their part in the loss."""
+    """A row, and its answers with their share of the loss."""
     messages, answers = [], []
     by_row = draw(st.sampled_from([None, 1, 0.5, 4]))
     for number in range(draw(st.integers(1, 4))):
@@ -247,7 +246,7 @@ def weighted_conversations(draw: Any) -> tuple[Any, list[tuple[str, float]]]:
 @pytest.mark.parametrize("all_tokens", [False, True])
 @given(drawn=weighted_conversations())
 @settings(deadline=None, max_examples=40)
-def test_of_any_conversation_each_answer_has_its_own_weight(
+def test_in_any_conversation_each_answer_has_its_own_weight(
     drawn: tuple[Any, list[tuple[str, float]]], all_tokens: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     row, answers = drawn
@@ -266,7 +265,7 @@ def test_of_any_conversation_each_answer_has_its_own_weight(
     for words, weight in answers:
         at = text.find(words, at)
         if at < 0:
-            assert not weight  # nothing is learnt after the last answer that counts
+            assert not weight  # nothing is trained after the last answer with a weight
             break
         for (start, end), label, given_weight in zip(encoded["offset_mapping"], labels, weights, strict=True):
             if at <= start and end <= at + len(words):
@@ -296,7 +295,9 @@ NOTHING = [
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("row", NOTHING)
-def test_a_row_of_weight_0_is_named_and_the_others_train(tmp_path: Path, row: Any, streaming: bool) -> None:
+def test_a_row_of_weight_0_is_reported_and_the_others_train(
+    tmp_path: Path, row: Any, streaming: bool
+) -> None:
     other = {name: value for name, value in row.items() if name not in ("weight", "loss_weight")}
     if "messages" in row:
         other = chat("b")

@@ -1,4 +1,4 @@
-"""The memory that a run needs is estimated, compared with the truth, and its end is explained."""
+"""The memory that a run needs is estimated and compared with measurements, and out-of-memory is explained."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from tests.support.workloads import SEVEN
 ONE_STEP = ["training.max_steps=1", "training.lr_scheduler_type=constant",
             "training.eval_strategy=no", "training.save_strategy=no"]  # fmt: skip
 LARGE = ["train", *(part for setting in ONE_STEP for part in ("--set", setting)), "--batch-size", "400"]
-"""A step that takes about as much memory as the program itself."""
+"""A step that needs about as much memory as the program itself."""
 TAKEN_BACK = 80e6
-"""A kernel may take pages of the libraries back after the dry run was measured, and then the same program
-holds less. Of two processes, on a busy machine, 254 MB were measured where 475 MB were estimated."""
+"""The kernel may reclaim pages of libraries after the dry run was measured, so that the same program holds
+less. For two processes on a busy machine, 254 MB were measured where 475 MB were estimated."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,22 +43,22 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True)
 class Expected:
-    """Of a process before it has a batch: the memory that it holds, in bytes, and how much of it a limit of
-    the kernel counts; and by how much the step is estimated to add to that."""
+    """A process before its first batch: the memory that it holds, in bytes, and how much of it a kernel limit
+    counts; and the estimated growth during the step."""
 
     program: int
     counted: int
     growth: float
 
     def too_little(self) -> dict[int, int]:
-        """A limit under which the step does not fit, even where the estimate is a third too high; for one
-        that is half as high again as the room that there is, a run would not even be begun."""
+        """A limit under which the step does not fit, even if the estimate is a third too high. If it exceeded
+        the available memory by half, the run would not even start."""
         return {resource.RLIMIT_DATA: self.counted + int(self.growth / 2)}
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
-    """What a dry run of the large batch finds on this machine."""
+    """The result of a dry run of the large batch on this machine."""
     folder = tmp_path_factory.mktemp("dry")
     dry = fmstune("held.json", *LARGE, "--dry-run", cwd=folder, module="tests.support.measured")
     estimated = in_bytes(re.search(r"memory   about ([\d.]+ \w+)", dry.stderr))
@@ -70,7 +70,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
 def test_the_estimate_of_a_large_batch_is_within_a_third_of_the_measured_growth(
     method: str, expected: Expected, tmp_path: Path
 ) -> None:
-    # Of pairs half as many rows are as many sequences.
+    # Half as many rows of pairs make as many sequences.
     large = [*LARGE, "--method", method, "--batch-size", "400" if method == "sft" else "64"]
     done = fmstune(*large, "--output-dir", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -79,7 +79,7 @@ def test_the_estimate_of_a_large_batch_is_within_a_third_of_the_measured_growth(
     assert 0.67 * measured < estimated < 1.5 * (measured + TAKEN_BACK), done.stderr
 
 
-def test_processes_of_one_machine_are_counted_together(expected: Expected, tmp_path: Path) -> None:
+def test_processes_on_one_machine_are_counted_together(expected: Expected, tmp_path: Path) -> None:
     large = [*LARGE, "--batch-size", "160"]
     done, _ = together(2, *large, "--output-dir", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -89,8 +89,8 @@ def test_processes_of_one_machine_are_counted_together(expected: Expected, tmp_p
 
 
 def peak_and_estimate(run: Path, program: int) -> tuple[float, float]:
-    """By how much a run grew, and by how much it was estimated to grow. What is printed has two digits, which
-    is too little for a difference."""
+    """The measured and the estimated growth of a run. The printed values have two digits, which is too few
+    for a difference."""
     points = {name: value for (_, name, _), value in journal_points(run).items()}
     return points["peak_memory"] - program, points["estimated_memory"] - program
 
@@ -108,14 +108,14 @@ def test_the_peak_and_the_estimate_are_tracked() -> None:
     assert points["estimated_memory"] > 1e8
 
 
-def test_a_dry_run_tells_memory_steps_and_tokens() -> None:
+def test_a_dry_run_reports_memory_steps_and_tokens() -> None:
     shown = dry_run_shown()
     assert re.search(r"memory   about \S+ [MG]B of \S+ [MG]B \(weights 1.4 MB, gradients 1.4 MB", shown)
     assert re.search(r"steps    6 steps of 2 rows, about [\d,]+ tokens", shown)
 
 
-def test_a_dry_run_of_what_cannot_fit_says_which_settings_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A machine with little memory left; really to fill this one's would end its other programs.
+def test_a_dry_run_that_cannot_fit_suggests_settings_that_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Fakes a machine with little free memory; filling this one's would kill other programs.
     monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(100_000_000, "this machine"))
     with pytest.raises(RunError, match=r"this run needs about .* and this machine has") as error:
         dry_run_shown("training.per_device_train_batch_size=256", "data.max_rows=60")
@@ -126,10 +126,10 @@ def test_a_dry_run_of_what_cannot_fit_says_which_settings_would(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("held", [None, 20_000_000_000], ids=["as it is", "20 GB"])
-def test_a_run_that_the_kernel_would_surely_end_is_not_begun(
+def test_a_run_that_the_kernel_would_certainly_kill_is_not_started(
     held: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the process holds already."""
+    """However much the process already holds."""
     monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(1_000_000, "this machine"))
     if held is not None:
         monkeypatch.setattr(memory, "taken", lambda: held)
@@ -138,7 +138,7 @@ def test_a_run_that_the_kernel_would_surely_end_is_not_begun(
     assert not list(Path("out").glob("checkpoint-*"))
 
 
-def test_running_out_of_memory_is_told_with_the_settings_to_change(
+def test_running_out_of_memory_is_reported_with_the_settings_to_change(
     expected: Expected, tmp_path: Path
 ) -> None:
     done = fmstune(*LARGE, "--output-dir", "out", cwd=tmp_path, limits=expected.too_little())
@@ -149,7 +149,7 @@ def test_running_out_of_memory_is_told_with_the_settings_to_change(
     assert "Traceback" not in done.stderr
 
 
-def test_auto_batch_finds_what_fits_and_learns_the_same(expected: Expected, tmp_path: Path) -> None:
+def test_auto_batch_finds_a_size_that_fits_and_trains_the_same(expected: Expected, tmp_path: Path) -> None:
     limits = expected.too_little()
     done = fmstune(*LARGE, "--auto-batch", "--output-dir", "out", cwd=tmp_path, limits=limits)
     assert done.returncode == 0, done.stderr
@@ -163,7 +163,7 @@ def test_auto_batch_finds_what_fits_and_learns_the_same(expected: Expected, tmp_
     assert weights("out") == weights("same")
 
 
-def test_auto_batch_compares_the_answers_of_kto_within_the_batches_that_it_finds() -> None:
+def test_auto_batch_compares_kto_answers_within_the_batches_that_it_finds() -> None:
     sets = ("run.method=kto", "training.max_steps=2")
     shown = tune("out", *sets, "run.auto_batch=true", "training.gradient_accumulation_steps=2",
                  "training.per_device_train_batch_size=4")  # fmt: skip
@@ -172,17 +172,17 @@ def test_auto_batch_compares_the_answers_of_kto_within_the_batches_that_it_finds
     assert weights("out") == weights("same")
 
 
-def test_weights_that_cannot_be_loaded_are_told_before_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_do_not_fit_are_reported_before_they_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("model").mkdir()
     with Path("model/model.safetensors").open("wb") as file:
-        file.truncate(1 << 43)  # a hole: it takes no room
+        file.truncate(1 << 43)  # a sparse file: it takes no disk space
     (Path("model") / "config.json").write_text("{}")
     with pytest.raises(RunError, match=r"the weights of model are 8.8 TB, and .* has"):
         tune("out", "model.path=model", "data.train=demo")
 
 
-def test_each_process_of_a_machine_loads_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A machine that has room for them once; really to fill this one's would end its other programs.
+def test_each_process_on_a_machine_loads_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Fakes a machine with memory for one copy; filling this one's would kill other programs.
     monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(100_000_000, "this machine"))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     Path("model").mkdir()
@@ -192,7 +192,7 @@ def test_each_process_of_a_machine_loads_the_weights(monkeypatch: pytest.MonkeyP
         require_room_for_weights(ModelConfig(path="model"))
 
 
-def test_the_memory_left_is_the_least_of_all_limits(tmp_path: Path) -> None:
+def test_the_available_memory_is_the_minimum_of_all_limits(tmp_path: Path) -> None:
     import subprocess
     import sys
 
@@ -204,7 +204,7 @@ def test_the_memory_left_is_the_least_of_all_limits(tmp_path: Path) -> None:
     assert "the process (ulimit)" in done.stdout
 
 
-def test_the_peak_is_that_of_the_time_asked_about() -> None:
+def test_the_peak_is_that_of_the_requested_period() -> None:
     memory.forget_peak()
     before = memory.peak()
     block = bytearray(200_000_000)
@@ -218,11 +218,11 @@ def test_the_peak_is_that_of_the_time_asked_about() -> None:
     ("count", "says"),
     [(0, "0 bytes"), (1e3, "1 kB"), (1.94e9, "1.9 GB"), (99.7e6, "100 MB"), (9.996e8, "1 GB")],
 )
-def test_amounts_are_told_with_two_figures(count: float, says: str) -> None:
+def test_amounts_are_printed_with_two_digits(count: float, says: str) -> None:
     assert amount(count) == says
 
 
-def test_full_tuning_of_seven_billion_weights_with_adamw_needs_four_times_the_weights() -> None:
+def test_full_fine_tuning_of_seven_billion_weights_with_adamw_needs_four_times_the_weights() -> None:
     needed = estimate(replace(SEVEN, rows=1, tokens=2048, scored=1000))
     assert 4 * SEVEN.weights < needed.peak < 4.8 * SEVEN.weights
     assert estimate(replace(SEVEN, optimizer="adafactor")).optimizer == 0
@@ -233,12 +233,12 @@ LESS = st.sampled_from([{"checkpointing": True}, {"optimizer": "sgd"}, {"tokens"
 
 
 @given(st.builds(replace, st.just(SEVEN), tokens=st.integers(2048, 10**5), on_gpu=st.booleans()), LESS)
-def test_what_saves_memory_is_never_estimated_to_need_more(work: Workload, less: dict[str, object]) -> None:
+def test_memory_saving_settings_never_raise_the_estimate(work: Workload, less: dict[str, object]) -> None:
     assert estimate(replace(work, **less)).peak <= estimate(work).peak  # type: ignore[arg-type]
 
 
 @given(st.integers(10**9, 10**12))
-def test_whatever_room_there_is_the_advice_names_settings_or_gives_up(room: int) -> None:
+def test_the_advice_names_settings_or_gives_up_whatever_memory_is_available(room: int) -> None:
     told = advice(SEVEN, room)
     assert told.startswith(("It would fit with ", "Not even "))
     assert len(told) < 400
@@ -250,7 +250,7 @@ H100 = Workload(
     keys_width=512, intermediate=2816, vocabulary=32768, heads=16, half=False, autocast=True,
     checkpointing=False, eager_attention=False, on_gpu=True, tiled_head=True,
 )  # fmt: skip
-"""What `pytest tests/device` trains; the peaks were measured with torch 2.11 on an H100 of 80 GB."""
+"""The cases that `pytest tests/device` trains; peaks were measured with torch 2.11 on an H100 of 80 GB."""
 ON_AN_H100 = {
     "float32": (replace(H100, autocast=False), 21.04e9),
     "bf16": (H100, 15.57e9),
@@ -263,15 +263,15 @@ ON_AN_H100 = {
 
 
 @pytest.mark.parametrize(("dtype", "half"), [(torch.float32, False), (torch.bfloat16, True)])
-def test_quantized_weights_say_nothing_of_the_size_of_activations(dtype: torch.dtype, half: bool) -> None:
-    # QLoRA in float32 was estimated at two thirds of the peak that was measured on an H200.
+def test_quantized_weights_do_not_determine_the_size_of_activations(dtype: torch.dtype, half: bool) -> None:
+    # QLoRA in float32 was estimated at two thirds of the peak measured on an H200.
     embedding, adapter = (torch.nn.Parameter(torch.zeros(8, 8, dtype=dtype)) for _ in range(2))
     quantized = torch.nn.Parameter(torch.zeros(800, dtype=torch.uint8), requires_grad=False)
     assert activations_in_half([embedding, quantized, adapter]) is half
 
 
 @pytest.mark.parametrize("way", ON_AN_H100)
-def test_the_estimate_is_within_a_tenth_of_what_was_measured_on_a_gpu(way: str) -> None:
+def test_the_estimate_is_within_a_tenth_of_measurements_on_a_gpu(way: str) -> None:
     work, peak = ON_AN_H100[way]
     assert estimate(work).peak == pytest.approx(peak, rel=0.1)
 
@@ -282,7 +282,7 @@ SMOLLM2 = Workload(
     keys_width=192, intermediate=1536, vocabulary=49152, heads=9, half=False, autocast=False,
     checkpointing=False, eager_attention=False, on_gpu=False, direct_head=True,
 )  # fmt: skip
-"""SmolLM2-135M on rows of one length: then each batch is the longest."""
+"""SmolLM2-135M on rows of equal length: then each batch is the longest."""
 ON_A_CPU = {
     "rows of 202": (SMOLLM2, 3.967e9),
     "prompts of 150": (replace(SMOLLM2, scored=204), 3.744e9),
@@ -295,6 +295,6 @@ PROGRAM = 617_000_000
 
 
 @pytest.mark.parametrize("way", ON_A_CPU)
-def test_the_estimate_is_within_a_tenth_of_what_was_measured_on_a_cpu(way: str) -> None:
+def test_the_estimate_is_within_a_tenth_of_measurements_on_a_cpu(way: str) -> None:
     work, peak = ON_A_CPU[way]
     assert estimate(work, PROGRAM).peak == pytest.approx(peak, rel=0.1)

@@ -1,4 +1,4 @@
-"""Each method learns what it is to learn, with the same promises as sft: journal, checkpoints, adapters."""
+"""Each method learns what it should, with the same promises as sft: journal, checkpoints, adapters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("small_demo")
 
 
 class Tuned(NamedTuple):
-    """A run: its directory, its result, and what a person saw of it."""
+    """A run: its directory, its result, and its console output."""
 
     out: str
     result: RunResult
@@ -48,7 +48,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def preferred(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tuned]:
-    """A run of each method that has learnt what is better; several tests look at it."""
+    """A run of each method that has learned the preferences; several tests inspect it."""
 
     @functools.cache
     def of(method: str) -> Tuned:
@@ -71,7 +71,7 @@ def preferred(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tuned
         ("reward", 0.4, "accuracy", "margin"),
     ],
 )
-def test_the_better_answers_are_preferred_after_a_few_steps(
+def test_the_chosen_answers_are_preferred_after_a_few_steps(
     method: str, loss_below: float, accuracy: str | None, margin: str, preferred: Callable[[str], Tuned]
 ) -> None:
     out, result, shown = preferred(method)
@@ -94,7 +94,7 @@ def test_the_better_answers_are_preferred_after_a_few_steps(
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_a_model_tuned_on_preferences_loads_as_the_language_model_that_it_is(
+def test_a_model_trained_on_preferences_loads_as_a_plain_language_model(
     method: str, preferred: Callable[[str], Tuned]
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -107,7 +107,9 @@ def test_a_model_tuned_on_preferences_loads_as_the_language_model_that_it_is(
     assert any(not before[name].equal(value) for name, value in model.state_dict().items())
 
 
-def test_a_reward_model_is_saved_with_its_head_and_gone_on_with(preferred: Callable[[str], Tuned]) -> None:
+def test_a_reward_model_is_saved_with_its_head_and_can_be_trained_further(
+    preferred: Callable[[str], Tuned],
+) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -154,7 +156,9 @@ def test_a_classifier_with_several_labels_is_no_reward_model() -> None:
 
 @pytest.mark.parametrize("streaming", ["false", "true"])
 @pytest.mark.parametrize("method", PREFERENCES)
-def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_unbroken_one(method: str, streaming: str) -> None:
+def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(
+    method: str, streaming: str
+) -> None:
     steps = ["training.max_steps=4", "training.save_strategy='steps'", "training.save_steps=2"]
     steps.append(f"data.streaming={streaming}")
     tune(method, "whole", *steps)
@@ -169,7 +173,7 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_unbroken_one(method: 
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_an_adapter_is_compared_with_the_model_without_it_and_not_with_a_second_one(method: str) -> None:
+def test_an_adapters_reference_is_the_model_without_it_not_a_second_model(method: str) -> None:
     built = build(method, "lora.enabled=true", "lora.r=4")
     assert built.trainer.ref_model is None
     assert 0 < built.trainable < 100_000
@@ -195,13 +199,13 @@ def test_an_adapter_learns_and_loads_onto_its_base_model(method: str) -> None:
     assert any("lora" in name for name, _ in loaded.named_parameters())
 
 
-def test_the_log_probabilities_of_the_reference_may_be_computed_beforehand() -> None:
+def test_reference_log_probabilities_can_be_precomputed() -> None:
     built = build("dpo", "training.precompute_ref_log_probs=true")
     assert built.trainer.ref_model is None
     assert "ref_chosen_logps" in built.trainer.train_dataset.column_names
 
 
-def test_log_probabilities_are_not_computed_beforehand_at_zero_3(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_probabilities_are_not_precomputed_at_zero_3(monkeypatch: pytest.MonkeyPatch) -> None:
     # Stands in for DeepSpeed, which is not installed for the tests.
     monkeypatch.setattr(preferences, "is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ConfigError, match="does not work with ZeRO 3") as error:
@@ -209,7 +213,7 @@ def test_log_probabilities_are_not_computed_beforehand_at_zero_3(monkeypatch: py
     assert error.value.exit_code == 2
 
 
-def test_a_reference_in_a_wrapper_has_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrapped_reference_has_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:
     # Both stand in for DeepSpeed at ZeRO 3, which is not installed for the tests: its engine wraps the
     # reference, and TRL's `create_reference_model` refuses it.
     monkeypatch.setattr("trl.experimental.utils.is_deepspeed_zero3_enabled", lambda: True)
@@ -221,13 +225,13 @@ def test_a_reference_in_a_wrapper_has_the_same_head(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("loss", ["ipo", "hinge", "['sigmoid','sft']"])
-def test_the_other_losses_of_dpo_are_chosen_by_name(loss: str) -> None:
+def test_the_other_dpo_losses_are_selected_by_name(loss: str) -> None:
     tune("dpo", "out", f"training.loss_type={loss}", "training.max_steps=2")
     assert len(metrics("out", "train", "rewards/margins")) == 1
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_the_direct_head_of_a_cpu_gives_the_numbers_of_trl(
+def test_the_direct_head_on_a_cpu_gives_the_metrics_of_trl(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tune(method, "direct", "training.max_steps=4")
@@ -239,12 +243,12 @@ def test_the_direct_head_of_a_cpu_gives_the_numbers_of_trl(
         assert metrics("direct", "train", name) == pytest.approx(metrics("trl", "train", name), rel=1e-2)
 
 
-def test_pairs_weighted_by_wpo_have_the_figures_that_they_need() -> None:
+def test_pairs_weighted_by_wpo_have_the_values_they_need() -> None:
     tune("dpo", "out", "training.use_weighting=true", "training.max_steps=2")
     assert metrics("out", "train", "loss")[-1] > 0
 
 
-def test_without_data_the_demo_is_learnt_as_pairs() -> None:
+def test_without_data_the_demo_is_trained_as_pairs() -> None:
     flags = [("run.method", "dpo", "--method"), ("training.output_dir", "out", "--output-dir")]
     screen = io.StringIO()
     run(load(None, flags, ["training.max_steps=15"]), RunConsole(Console(file=screen, width=200)))
@@ -252,18 +256,18 @@ def test_without_data_the_demo_is_learnt_as_pairs() -> None:
     assert "demo · 400 rows (chosen/rejected as messages)" in screen.getvalue()
 
 
-def test_what_trl_refuses_is_told_as_a_setting() -> None:
+def test_what_trl_refuses_is_reported_as_a_setting() -> None:
     with pytest.raises(ConfigError, match=r"\[training\] is refused by TRL: .*f_divergence_type"):
         build("dpo", "training.f_divergence_type=js_divergence", 'training.loss_type=["apo_zero"]')
 
 
-def test_what_trl_has_to_say_of_a_setting_is_said_in_one_sentence() -> None:
+def test_trls_message_about_a_setting_is_reported_in_one_sentence() -> None:
     (note,) = build("dpo", "training.padding_free=true").notes
     assert note.startswith("TRL: `padding_free=True` is temporarily unavailable")
     assert note.count(". ") == 0
 
 
-def test_the_metrics_of_preferences_reach_every_tracker(tmp_path: Path) -> None:
+def test_preference_metrics_reach_every_tracker(tmp_path: Path) -> None:
     sets = ["training.max_steps=2", "trackers.wandb.mode=offline", 'tracking.trackers=["aim", "wandb"]']
     result, _ = tune("dpo", "out", *sets)
     assert [line.state for line in result.delivery] == ["complete", "complete"]
@@ -284,7 +288,7 @@ def test_the_command_prints_its_own_lines_and_nothing_else() -> None:
     assert labels == ["model", "data", "run", "step", "memory", "done", "saved", *summary]
 
 
-def test_a_trainer_of_trl_is_imported_when_it_is_used(tmp_path: Path) -> None:
+def test_a_trl_trainer_is_imported_only_when_it_is_used(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\n"

@@ -1,4 +1,4 @@
-"""A number that is not finite is found at its own step, told with its rows, and kept from the weights."""
+"""A non-finite number is detected at its step, reported with its rows, and kept out of the weights."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def one_bad_row(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A model whose forward pass overflows at one row alone.
+    """A model whose forward pass overflows at one row only.
 
-    A hook stands in for the overflow: finite float32 weights that overflow at one row are not to be had.
+    A hook stands in for the overflow: no finite float32 weights could be found that overflow at one row.
     """
     lines = demo.data_file("train").read_text().splitlines()[:ROWS]
     rows = [json.loads(line) for line in lines]
@@ -68,7 +68,7 @@ def logged(directory: str, name: str) -> list[float]:
 
 
 def is_as_drawn(directory: str) -> bool:
-    """Whether the tuned demo model has the weights that it began with."""
+    """Whether the trained demo model still has its initial weights."""
     from transformers import AutoModelForCausalLM
 
     tuned, fresh = AutoModelForCausalLM.from_pretrained(directory), demo.build_model(42)
@@ -84,13 +84,13 @@ def test_a_learning_rate_far_too_high_stops_the_run_at_the_step_that_broke_the_w
     assert not list(Path("out").glob("**/*.safetensors"))
 
 
-def test_weights_that_are_broken_are_never_saved_over_good_ones() -> None:
+def test_broken_weights_are_never_saved_over_good_ones() -> None:
     with pytest.raises(RunError, match=r"no longer finite after step 1 .*are not saved"):
         tune("out", *TOO_FAST, "training.max_steps=1", "training.save_steps=1")
     assert not list(Path("out").glob("**/*.safetensors"))
 
 
-def test_a_bad_batch_stops_the_run_with_its_step_and_its_rows(one_bad_row: str) -> None:
+def test_a_bad_batch_stops_the_run_and_reports_its_step_and_rows(one_bad_row: str) -> None:
     with pytest.raises(RunError, match="the loss is NaN at step") as error:
         tune("out", *bad_row("training.save_steps=1", "training.save_strategy=steps"))
     assert one_bad_row in str(error.value)
@@ -105,13 +105,13 @@ def test_a_skipped_batch_is_counted_and_leaves_no_trace(one_bad_row: str, paddin
                                  "training.logging_steps=1", "training.max_steps=8"))  # fmt: skip
     assert shown.count("are skipped, and counted") == 1
     assert one_bad_row in shown
-    assert logged("out", "skipped_batches")[-1] == 2  # once an epoch of four steps
-    assert all(isinstance(value, float) for value in logged("out", "loss"))  # NaN is a text in the journal
+    assert logged("out", "skipped_batches")[-1] == 2  # once per epoch of four steps
+    assert all(isinstance(value, float) for value in logged("out", "loss"))  # NaN is a string in the journal
     assert all(isinstance(value, float) for value in logged("out", "entropy"))
     assert Path("out/model.safetensors").exists()
 
 
-def test_a_skipped_step_is_told_as_skipped_and_has_no_loss(one_bad_row: str) -> None:
+def test_a_skipped_step_is_reported_as_skipped_and_has_no_loss(one_bad_row: str) -> None:
     shown = tune("out", *bad_row("run.on_nonfinite=skip", "training.logging_steps=1",
                                  "training.max_steps=4"))  # fmt: skip
     events = list(JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)))
@@ -125,9 +125,9 @@ def test_a_skipped_step_is_told_as_skipped_and_has_no_loss(one_bad_row: str) -> 
 
 @pytest.mark.parametrize(
     ("accumulation", "rows"),
-    [(1, ROWS), (2, ROWS), (2, 12)],  # of 12 rows the last update of an epoch has one batch alone
+    [(1, ROWS), (2, ROWS), (2, 12)],  # with 12 rows the last update of an epoch has only one batch
 )
-def test_the_logged_loss_is_the_mean_of_the_batches_that_were_learnt_from(
+def test_the_logged_loss_is_the_mean_over_the_batches_that_were_trained(
     one_bad_row: str, accumulation: int, rows: int
 ) -> None:
     accumulating = f"training.gradient_accumulation_steps={accumulation}"
@@ -143,38 +143,38 @@ def test_the_logged_loss_is_the_mean_of_the_batches_that_were_learnt_from(
         assert mean == pytest.approx(sum(losses) / 3)
 
 
-def test_an_update_of_a_skipped_batch_alone_moves_no_weight(one_bad_row: str) -> None:
+def test_an_update_of_only_a_skipped_batch_changes_no_weight(one_bad_row: str) -> None:
     every = bad_row("run.on_nonfinite=skip", "training.max_steps=1", "training.weight_decay=0.5",
                     "training.per_device_train_batch_size=16")  # fmt: skip
     tune("out", *every)
     assert is_as_drawn("out")
 
 
-def test_a_batch_beside_a_skipped_one_is_learnt_from(one_bad_row: str) -> None:
+def test_a_batch_next_to_a_skipped_one_is_trained(one_bad_row: str) -> None:
     tune("out", *bad_row("run.on_nonfinite=skip", "training.gradient_accumulation_steps=4"))
     assert logged("out", "skipped_batches")[-1] == 6
     assert not is_as_drawn("out")
 
 
-def test_too_many_skipped_in_a_row_end_the_run(one_bad_row: str) -> None:
+def test_too_many_consecutive_skips_end_the_run(one_bad_row: str) -> None:
     with pytest.raises(RunError, match="as in the 9 batches before it"):
         tune("out", *bad_row("run.on_nonfinite=skip", "training.max_steps=30",
                              "training.per_device_train_batch_size=16"))  # fmt: skip
 
 
-def test_going_on_is_said_once() -> None:
+def test_continuing_is_reported_once() -> None:
     shown = tune("out", *TOO_FAST, "run.on_nonfinite=continue")
     assert shown.count("the run continues, as run.on_nonfinite") == 1
     assert "step     6/6  loss nan" in shown
 
 
-def test_without_trouble_the_setting_changes_no_weight() -> None:
+def test_without_bad_batches_the_setting_changes_no_weight() -> None:
     for setting in ("stop", "skip", "continue"):
         tune(setting, f"run.on_nonfinite={setting}")
     assert weights("stop") == weights("skip") == weights("continue")
 
 
-def test_two_processes_come_to_the_same_decision(tmp_path: Path) -> None:
+def test_two_processes_make_the_same_decision(tmp_path: Path) -> None:
     sets = [part for setting in [*SHORT, *TOO_FAST] for part in ("--set", setting)]
     done, other = together(2, "train", "--output-dir", "out", *sets, cwd=tmp_path)
     assert (done.returncode, other.returncode) == (1, 1)
@@ -182,13 +182,13 @@ def test_two_processes_come_to_the_same_decision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto", "reward"])
-def test_what_is_learnt_from_preferences_is_watched_as_well(method: str) -> None:
+def test_preference_training_is_watched_as_well(method: str) -> None:
     with pytest.raises(RunError, match=r"at step \d+, because the weights are no longer finite"):
         tune("out", *TOO_FAST, f"run.method={method}")
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto", "reward"])
-def test_a_bad_batch_of_answers_is_told_with_its_rows_as_well(one_bad_row: str, method: str) -> None:
+def test_a_bad_batch_of_answers_is_also_reported_with_its_rows(one_bad_row: str, method: str) -> None:
     rows = [json.loads(line)["messages"] for line in Path("rows.jsonl").read_text().splitlines()]
     worse = [{"role": "assistant", "content": "No."}]
     pairs = [{"prompt": row[:-1], "chosen": row[-1:], "rejected": worse} for row in rows]

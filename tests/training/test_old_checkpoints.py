@@ -19,7 +19,7 @@ from tests.support.tuned import tune
 
 
 class ClockSetBack(TrainerCallback):
-    """Gives each checkpoint a time in the future, as if the clock had been set back since."""
+    """Gives each checkpoint a time in the future, as if the clock had since been set back."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for each in Path(args.output_dir).glob("checkpoint-*"):
@@ -49,10 +49,10 @@ def test_the_newest_checkpoint_stays_though_the_clock_was_set_back(
         ([8, 9, 10, 12], 9, None, 2, {8, 9}),  # resumed from step 8
         ([2, 4], 4, None, 0, {2, 4}),
         ([2, 4], 4, None, None, {2, 4}),
-        ([2, 4], 4, 3, 2, {2, 4}),  # the best one was removed by the user
+        ([2, 4], 4, 3, 2, {2, 4}),  # the user removed the best one
     ],
 )
-def test_the_oldest_go_and_those_behind_the_newest_before_them(
+def test_checkpoints_beyond_the_current_step_are_removed_first_and_then_the_oldest(
     there: list[int], newest: int, best: int | None, limit: int | None, left: set[int], tmp_path: Path
 ) -> None:
     for moment, step in enumerate(there):

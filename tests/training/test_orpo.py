@@ -1,4 +1,4 @@
-"""orpo: TRL's experimental trainer, on the rows and batches of dpo's."""
+"""orpo: TRL's experimental trainer, on the rows and batches of dpo."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def first_loss(trainer: Any) -> tuple[Any, float]:
         return batch, float(trainer.compute_loss(trainer.model, batch))
 
 
-def test_the_loss_is_that_of_the_paper_by_the_models_own_forward() -> None:
+def test_the_loss_is_that_of_the_paper_from_the_models_own_forward() -> None:
     trainer: Any = built("training.beta=0.3").trainer
     batch, loss = first_loss(trainer)
     own = demo.build_model(42).eval()
@@ -71,7 +71,7 @@ def test_the_loss_is_that_of_the_paper_by_the_models_own_forward() -> None:
     assert loss == pytest.approx(float(nll - 0.3 * ratio.mean()), rel=1e-5)
 
 
-def test_the_loss_is_that_of_trls_trainer_on_the_texts() -> None:
+def test_the_loss_equals_that_of_trls_trainer_on_the_same_text() -> None:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     ours = built()
@@ -86,7 +86,7 @@ def test_the_loss_is_that_of_trls_trainer_on_the_texts() -> None:
     assert first_loss(theirs)[1] == pytest.approx(loss, rel=1e-5)
 
 
-def test_a_run_learns_reports_and_shows_what_it_has_learnt() -> None:
+def test_a_run_learns_and_reports_its_metrics() -> None:
     sets = ("run.method=orpo", "training.max_steps=12", "training.eval_strategy=epoch", "data.max_rows=64")
     shown = train(Path("run"), *sets)
     card = Path("run/README.md").read_text()
@@ -97,7 +97,7 @@ def test_a_run_learns_reports_and_shows_what_it_has_learnt() -> None:
     assert "(orpo, full)" in card
 
 
-def test_it_is_estimated_rehearsed_and_fitted_without_a_trace() -> None:
+def test_memory_estimate_rehearsal_and_batch_search_leave_no_trace() -> None:
     trainer: Any = built("training.per_device_train_batch_size=2").trainer
     before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
     expected = outlook(trainer)
@@ -112,7 +112,7 @@ def test_it_is_estimated_rehearsed_and_fitted_without_a_trace() -> None:
 @pytest.mark.parametrize(
     "setting", ["generate_during_eval=true", "max_completion_length=4", "padding_value=1"]
 )
-def test_what_would_have_no_effect_is_refused(setting: str) -> None:
+def test_settings_without_effect_are_refused(setting: str) -> None:
     from fmstune.errors import ConfigError
 
     with pytest.raises(ConfigError, match="is managed by fmstune"):

@@ -1,5 +1,5 @@
-"""What is set in fmstune's own tables is what happens: each field of theirs is obeyed, refused or named as
-unused, which is found by what a built trainer has, by what is said, or by a test of its own."""
+"""Every setting of fmstune's own tables has an effect: each field is applied, refused or reported as unused,
+which is observed in a built trainer, in messages, or in a test of its own."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "run.compute_metrics": ("mine:shout",),
     "run.callbacks": ("['mine:Calls']",),
 }
-"""A value of each field, other than the default, and the settings under which it does something."""
+"""A non-default value of each field, and the settings under which it has an effect."""
 ELSEWHERE = {
     "model.path": "run/test_run.py", "model.trust_remote_code": "models/test_remote_code.py",
     "data.cache": "data/test_cache.py", "run.on_nonfinite": "training/test_nonfinite.py",
@@ -76,9 +76,9 @@ ELSEWHERE = {
     "tracking.artifacts": "run/test_artifacts.py", "run.name": "run/test_labels.py",
     "run.group": "run/test_labels.py", "run.tags": "run/test_labels.py", "run.notes": "run/test_labels.py",
 }  # fmt: skip
-"""Fields of which another test shows what they do: no trainer that is built shows it."""
+"""Fields whose effect another test shows, since no built trainer does."""
 NAMED = {
-    "model.revision=abc": "",  # with a name on the hub it chooses the files
+    "model.revision=abc": "",  # with a name on the Hub it selects the files
     "data.shuffle_buffer=2": "data.streaming=true",
     "data.text_rows=file": TEXTS,
     "lora.r=4": "lora.enabled=true",
@@ -90,7 +90,7 @@ NAMED = {
     "data.max_rows=5": CHATS,
     "trackers.file.path=x.csv": "tracking.trackers=['file']",
 }
-"""Settings that do nothing alone, each with what it needs."""
+"""Settings that have no effect alone, each with what it needs."""
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def configured(*sets: str) -> RunConfig:
 
 
 def facts(*sets: str) -> Any:
-    """What a trainer of these settings has, but for where they are from; or what is said instead."""
+    """What a trainer with these settings has, except sources of values; or the message if it is refused."""
     try:
         config = configured(*sets)
         built = build_trainer(config, Tracker(), Path("out"))
@@ -161,7 +161,7 @@ def test_no_field_of_our_tables_is_accepted_and_ignored(table: str) -> None:
 
 
 @pytest.mark.parametrize("setting", NAMED)
-def test_what_does_nothing_in_a_run_is_named_until_what_it_needs_is_set(setting: str) -> None:
+def test_a_setting_without_effect_is_reported_until_what_it_needs_is_set(setting: str) -> None:
     key = setting.partition("=")[0]
     key = "trackers.file" if key.startswith("trackers") else key
     more = {
@@ -174,7 +174,7 @@ def test_what_does_nothing_in_a_run_is_named_until_what_it_needs_is_set(setting:
         assert key not in unused(configured(setting, *NAMED[setting].split()))
 
 
-def test_what_is_named_is_said_at_the_start_and_explained() -> None:
+def test_unused_settings_are_reported_at_the_start_and_explained() -> None:
     shown = dry_run_shown("lora.r=4", "trackers.file.path=x.csv")
     assert "--set: lora.r has no effect in this run: lora.enabled is not set" in shown
     assert "trackers.file has no effect in this run: the run does not have this tracker" in shown
@@ -196,7 +196,7 @@ class Slow(Tracker):
 """
 
 
-def test_a_tracker_in_process_has_as_long_as_is_set() -> None:
+def test_a_tracker_in_process_has_the_configured_time_limit() -> None:
     Path("vendor.py").write_text(VENDOR)
     sets = ("tracking.trackers=['vendor:Slow']", "tracking.in_process_timeout=0.5", "training.max_steps=1",
             "tracking.check_timeout=600")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Packed rows hold the tokens and labels of the data, and what of them is cut is counted before."""
+"""Packed rows hold the tokens and labels of the data, and truncated tokens are counted beforehand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def packed(tmp_path: Path, strategy: str, *more: str) -> BuiltTrainer:
 
 
 @pytest.mark.parametrize("strategy", ["bfd", "bfd_split", "wrapped"])
-def test_what_is_packed_is_what_was_counted(tmp_path: Path, strategy: str) -> None:
+def test_packed_rows_hold_what_was_counted(tmp_path: Path, strategy: str) -> None:
     run = packed(tmp_path, strategy)
     rows = list(run.trainer.train_dataset)
     assert sum(len(row["input_ids"]) for row in rows) == run.data.tokens
@@ -40,7 +40,7 @@ def test_what_is_packed_is_what_was_counted(tmp_path: Path, strategy: str) -> No
 
 
 @pytest.mark.parametrize("eval_data", ["data.eval=x.jsonl", "data.eval_fraction=0.9"])
-def test_rows_that_only_the_training_divides_are_cut_and_counted_in_the_evaluation(
+def test_rows_that_only_training_splits_are_truncated_and_counted_in_evals(
     tmp_path: Path, eval_data: str
 ) -> None:
     more = ["training.eval_packing=false", "data.streaming=false", eval_data.replace("x.", f"{tmp_path}/x.")]

@@ -1,4 +1,4 @@
-"""Batches without padding: only where the model keeps the rows apart, with the results that padding gives."""
+"""Padding-free batches: only if the model keeps rows apart, with the same results as with padding."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def built(tmp_path: Path, *sets: str) -> BuiltTrainer:
         ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 2}),
     ],
 )
-def test_models_that_can_attend_row_by_row_do(kind: str, settings: dict[str, Any]) -> None:
+def test_models_that_can_attend_row_by_row_do_so(kind: str, settings: dict[str, Any]) -> None:
     model = small(kind, **settings)
     assert decide(model, LENGTHS, 3, None, seed=1, compiled=False).avoided
     assert model.config._attn_implementation == row_attention.NAME
@@ -54,11 +54,11 @@ def test_models_that_can_attend_row_by_row_do(kind: str, settings: dict[str, Any
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        ("mamba", {"hidden_size": 32, "num_hidden_layers": 2}),  # its state runs on from row to row
-        ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 2}),  # it knows no positions of rows
+        ("mamba", {"hidden_size": 32, "num_hidden_layers": 2}),  # its state carries over from row to row
+        ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 2}),  # it ignores position ids
     ],
 )
-def test_models_that_mix_rows_keep_their_padding_and_refuse_to_do_without(
+def test_models_that_mix_rows_use_padding_and_refuse_padding_free(
     kind: str, settings: dict[str, Any]
 ) -> None:
     model = small(kind, **settings)
@@ -69,7 +69,7 @@ def test_models_that_mix_rows_keep_their_padding_and_refuse_to_do_without(
         decide(model, LENGTHS, 3, True, seed=1, compiled=False)
 
 
-def test_a_model_whose_attention_ignores_the_rows_is_found_out() -> None:
+def test_a_model_whose_attention_ignores_row_boundaries_is_detected() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -80,14 +80,14 @@ def test_a_model_whose_attention_ignores_the_rows_is_found_out() -> None:
     assert not decide(model, LENGTHS, 3, None, seed=1, compiled=False).avoided
 
 
-def test_rows_of_one_length_are_left_as_they_are() -> None:
+def test_rows_of_equal_length_are_left_unchanged() -> None:
     model = small("llama", **SMALL)
     padding = decide(model, [16] * 20, 4, None, seed=1, compiled=False)
     assert (padding.share, padding.avoided) == (0, False)
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_losses_gradients_and_evaluations_are_those_of_padded_batches(tmp_path: Path) -> None:
+def test_losses_gradients_and_evals_equal_those_of_padded_batches(tmp_path: Path) -> None:
     logs = {}
     for asked in ("true", "false"):
         run = built(tmp_path, f"training.padding_free={asked}", "training.eval_steps=2")
@@ -105,7 +105,7 @@ def test_losses_gradients_and_evaluations_are_those_of_padded_batches(tmp_path: 
         assert one == pytest.approx(other, rel=1e-3)
 
 
-def test_a_batch_without_padding_holds_its_rows_alone(tmp_path: Path) -> None:
+def test_a_padding_free_batch_holds_only_its_rows(tmp_path: Path) -> None:
     run = built(tmp_path)
     rows = [run.trainer.train_dataset[index] for index in range(8)]
     batch = next(iter(run.trainer.get_train_dataloader()))
@@ -116,7 +116,7 @@ def test_a_batch_without_padding_holds_its_rows_alone(tmp_path: Path) -> None:
     assert padded["input_ids"].shape[0] == 8
 
 
-def test_asking_for_it_where_it_is_wrong_is_an_error_of_the_configuration(
+def test_requesting_it_where_it_is_wrong_is_a_configuration_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -127,7 +127,7 @@ def test_asking_for_it_where_it_is_wrong_is_an_error_of_the_configuration(
         built(tmp_path, "training.padding_free=true", 'model.path="bloom"', 'data.train="demo"')
 
 
-def test_rows_longer_than_a_table_of_positions_are_a_mistake_and_than_angles_a_warning() -> None:
+def test_rows_beyond_a_position_table_are_an_error_and_beyond_rotary_positions_a_warning() -> None:
     table = small("gpt2", n_embd=32, n_layer=1, n_head=2, n_positions=64)
     assert require_positions(table, 64) is None
     with pytest.raises(ConfigError, match=r"up to 65 tokens.*64 positions: set training.max_length = 64"):

@@ -1,4 +1,4 @@
-"""Of rows for the preference methods it is told what became of them, and what is wrong with one."""
+"""Preference rows: what becomes of them is reported, and so is what is wrong with one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("eval.jsonl", pairs(8))
 
 
-def test_kto_learns_from_labelled_answers_in_an_order_of_the_seed() -> None:
+def test_kto_trains_on_labelled_answers_in_an_order_of_the_seed() -> None:
     rows = [
         {"prompt": pair["prompt"], "completion": pair[key], "label": key == "chosen"}
         for key in ("chosen", "rejected")
@@ -34,7 +34,7 @@ def test_kto_learns_from_labelled_answers_in_an_order_of_the_seed() -> None:
     tune("kto", "out", "training.max_steps=2", data="labelled.jsonl")
 
 
-def test_the_rows_and_what_became_of_them_are_told_and_tracked() -> None:
+def test_row_counts_are_reported_and_tracked() -> None:
     long = {"prompt": "word " * 60, "chosen": "yes", "rejected": "no"}
     cut = {"prompt": "Say", "chosen": "word " * 60, "rejected": "no"}
     same = {"prompt": "Say", "chosen": "no", "rejected": "no"}
@@ -53,7 +53,7 @@ def test_the_rows_and_what_became_of_them_are_told_and_tracked() -> None:
 
 
 @pytest.mark.parametrize("method", PREFERENCES)
-def test_rows_that_are_all_too_long_are_told(method: str) -> None:
+def test_rows_that_are_all_too_long_are_an_error(method: str) -> None:
     with pytest.raises(
         DataError,
         match=r"of its .* rows, none has a token to train on .* training.max_length = 2 tokens; raise",
@@ -62,7 +62,7 @@ def test_rows_that_are_all_too_long_are_told(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", PREFERENCES)
-def test_a_row_that_the_chat_template_refuses_is_told_with_its_place(method: str) -> None:
+def test_a_row_that_the_chat_template_refuses_is_reported_with_its_location(method: str) -> None:
     Path("strict.jinja").write_text(
         "{% for m in messages %}{% if 'number 7 ' in m.content %}{{ raise_exception('no sevens') }}"
         "{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -74,7 +74,7 @@ def test_a_row_that_the_chat_template_refuses_is_told_with_its_place(method: str
         build(method, "model.chat_template=strict.jinja")
 
 
-def test_a_model_without_a_chat_template_learns_from_texts_alone() -> None:
+def test_a_model_without_a_chat_template_trains_on_plain_text_only() -> None:
     from transformers import AutoTokenizer
 
     demo.build_model(1).save_pretrained("plain")
@@ -87,7 +87,7 @@ def test_a_model_without_a_chat_template_learns_from_texts_alone() -> None:
     assert build("dpo", "model.path=./plain", data="texts.jsonl").data.rows == 1
 
 
-def test_calls_of_tools_reach_the_template_without_the_empty_fields_of_a_table() -> None:
+def test_tool_calls_reach_the_template_without_the_empty_fields_of_a_table() -> None:
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     plain = pairs(2)
@@ -107,7 +107,7 @@ def test_calls_of_tools_reach_the_template_without_the_empty_fields_of_a_table()
     assert "<" not in texts[1].removesuffix("<|im_end|>")
 
 
-def test_an_unequal_number_of_labels_is_said_once_with_the_advised_weights() -> None:
+def test_unbalanced_labels_are_reported_once_with_suggested_weights() -> None:
     rows = [{"prompt": "a", "completion": f"b{n}", "label": n == 0} for n in range(12)]
     write("unequal.jsonl", rows)
     _, shown = tune("kto", "out", "training.max_steps=1", data="unequal.jsonl", evaluation="")
@@ -117,14 +117,14 @@ def test_an_unequal_number_of_labels_is_said_once_with_the_advised_weights() -> 
     assert logging.getLogger("trl").propagate
 
 
-def test_a_prompt_whose_end_is_other_tokens_before_an_answer_is_said() -> None:
+def test_a_prompt_that_ends_in_different_tokens_before_an_answer_is_reported() -> None:
     write("merged.jsonl", [{"prompt": "The lamp ", "chosen": "costs 9", "rejected": "is red"}])
     (note,) = build("dpo", data="merged.jsonl").notes
     assert "the prompt ends with other tokens when an answer follows" in note
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_samples_are_asked_the_prompts_of_pairs_and_shown_beside_the_better_answer(method: str) -> None:
+def test_samples_use_the_prompts_of_pairs_and_show_the_chosen_answer(method: str) -> None:
     sets = [
         "training.max_steps=1",
         "training.eval_strategy=epoch",
@@ -142,7 +142,7 @@ def test_samples_are_asked_the_prompts_of_pairs_and_shown_beside_the_better_answ
 
 
 @pytest.mark.parametrize("method", PREFERENCES)
-def test_no_bar_and_no_warning_is_printed_while_trl_tokenises(
+def test_no_progress_bar_and_no_warning_is_printed_while_trl_tokenises(
     method: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert build(method).notes == ()

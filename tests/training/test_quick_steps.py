@@ -1,4 +1,4 @@
-"""What is left out of a step changes nothing: batches are those of TRL, lines those of rich."""
+"""Shortcuts in a step change nothing: batches equal those of TRL, printed lines those of rich."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows(draw: st.DrawFn) -> list[dict[str, list[int]]]:
 
 
 @given(rows())
-def test_a_batch_without_padding_is_that_of_trl_to_the_last_type(
+def test_a_padding_free_batch_equals_that_of_trl_including_dtypes(
     given_rows: list[dict[str, list[int]]],
 ) -> None:
     theirs = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)(given_rows)
@@ -46,12 +46,12 @@ def test_a_batch_without_padding_is_that_of_trl_to_the_last_type(
             assert type(ours[name]) is type(value)
 
 
-def test_labels_that_are_not_as_many_as_the_tokens_are_refused() -> None:
+def test_labels_and_tokens_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="4 labels for 3 tokens"):
         flat_batch([{"input_ids": [1, 2], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}])
 
 
-def test_whether_a_package_is_there_is_asked_once_and_again_after_the_training() -> None:
+def test_whether_a_package_is_installed_is_cached_until_the_training_ends() -> None:
     before = accelerate.optimizer.is_lomo_available
     with asked_once():
         assert accelerate.optimizer.is_lomo_available() == before()
@@ -60,7 +60,7 @@ def test_whether_a_package_is_there_is_asked_once_and_again_after_the_training()
 
 
 @given(st.text(st.characters(max_codepoint=0x2FF) | st.sampled_from(":\t\r\x07 "), max_size=40))
-def test_a_line_in_a_file_is_what_rich_makes_of_it(text: str) -> None:
+def test_a_line_in_a_file_equals_that_of_rich(text: str) -> None:
     ours, theirs = io.StringIO(), io.StringIO()
     RunConsole(Console(file=ours)).say("step", text)
     Console(file=theirs).print(f"{'step':<8} {text}", highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""A rehearsal finds what would fail later, and the run is to the bit the one without it."""
+"""A rehearsal detects what would fail later, and the run is bitwise equal to one without it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_weights_are_bitwise_those_of_a_run_without_rehearsal(sets: tuple[st
     assert {path.name for path in Path("with").iterdir()} == {path.name for path in Path("without").iterdir()}
 
 
-def test_the_longest_batch_is_what_is_rehearsed() -> None:
+def test_the_longest_batch_is_rehearsed() -> None:
     rows = datasets.Dataset.from_dict({"input_ids": [[1] * length for length in (3, 9, 1, 7)]})
     assert longest_rows(rows, 2) == [1, 3]
     assert longest_rows(rows, 9) == [1, 3, 0, 2]
@@ -51,17 +51,17 @@ def test_the_longest_batch_is_what_is_rehearsed() -> None:
     assert longest_rows(datasets.Dataset.from_dict(answers), 1, limit=2) == [0]
 
 
-def test_short_runs_are_not_rehearsed_unless_asked() -> None:
+def test_short_runs_are_not_rehearsed_unless_requested() -> None:
     assert "rehearse" not in tune("out")
 
 
 def test_long_runs_are_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A threshold of nothing stands in for a run of hours, which no test can wait for.
+    # A threshold of zero stands in for a run of hours, which no test can wait for.
     monkeypatch.setattr("fmstune.training.rehearsal.rehearsal._LONG", 0.0)
     assert "rehearse the longest batch" in tune("out")
 
 
-def test_what_fails_in_evaluation_fails_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_in_an_eval_fails_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     from fmstune.training.methods.sft import FineTuner
 
     def explode(*args: object, **kwargs: object) -> None:
@@ -77,5 +77,5 @@ def test_what_fails_in_evaluation_fails_before_the_first_step(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("seconds", "says"), [(5, "5 s"), (90, "1.5 min"), (11000, "3.1 h"), (2e5, "2.3 days")]
 )
-def test_durations_are_told_as_people_do(seconds: float, says: str) -> None:
+def test_durations_are_printed_in_common_units(seconds: float, says: str) -> None:
     assert duration(seconds) == says

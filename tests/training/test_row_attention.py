@@ -1,4 +1,4 @@
-"""Attention over concatenated rows: all rows in one call give what a call for each row does."""
+"""Attention over concatenated rows: one call for all rows equals one call per row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def drawn(tokens: int) -> list[torch.Tensor]:
 
 
 def alone(parts: list[torch.Tensor], lengths: list[int]) -> torch.Tensor:
-    """Each row by itself with torch's function, as (1, tokens, heads, width)."""
+    """Each row separately with torch's function, as (1, tokens, heads, width)."""
     ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
     query, key, value = (part.repeat_interleave(HEADS // part.shape[1], 1) for part in parts)
     rows = [
@@ -34,7 +34,7 @@ def alone(parts: list[torch.Tensor], lengths: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("lengths", [[5, 9, 1, 7], [6, 6], [4], [1, 1, 30]])
 @pytest.mark.parametrize("worth", [10**9, -1], ids=["together", "by rows"])
-def test_rows_are_attended_to_as_each_alone(
+def test_rows_are_attended_to_as_if_each_were_alone(
     lengths: list[int], worth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -63,7 +63,7 @@ def test_rows_are_attended_to_as_each_alone(
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_rows_of_very_different_lengths_get_a_call_each() -> None:
+def test_rows_of_very_different_lengths_get_one_call_each() -> None:
     query = torch.empty(1, 9, 600, 64)
     assert row_attention._grid(torch.tensor([0, 550, 575, 600]), query) is None
     assert row_attention._grid(torch.tensor([0, 20, 45, 70]), query[:, :, :70]) is not None

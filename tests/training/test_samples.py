@@ -1,4 +1,4 @@
-"""Samples: at each evaluation the model answers, and the training is none the wiser."""
+"""Samples: the model generates answers at each eval, without affecting the training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tune(output: str, *sets: str) -> str:
     return screen.getvalue()
 
 
-def test_each_evaluation_has_a_table_and_the_weights_are_those_without_it() -> None:
+def test_each_eval_has_a_table_and_the_weights_equal_those_without_it() -> None:
     tune("plain", "lora.enabled=true")
     shown = tune(
         "sampled", "lora.enabled=true", "samples.rows=2", 'samples.prompts=["What does the lamp cost?"]',
@@ -57,7 +57,7 @@ def test_each_evaluation_has_a_table_and_the_weights_are_those_without_it() -> N
     assert read[0] == read[1]
 
 
-def test_a_tuned_model_answers_as_it_does_by_itself() -> None:
+def test_a_trained_model_generates_the_same_answers_on_its_own() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tune("out", 'samples.prompts=["What does the lamp cost?"]', "samples.max_new_tokens=5")
@@ -73,6 +73,6 @@ def test_a_tuned_model_answers_as_it_does_by_itself() -> None:
     assert weights("out")
 
 
-def test_samples_without_evaluations_are_a_mistake() -> None:
+def test_samples_without_evals_are_an_error() -> None:
     with pytest.raises(ConfigError, match=r"samples\.rows are answered at evaluations"):
         load(None, [], ["samples.rows=2", "training.eval_strategy=no"])

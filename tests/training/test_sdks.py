@@ -1,4 +1,4 @@
-"""No tracker's SDK is imported into the training process, and who wants one there gets it."""
+"""No tracker's SDK is imported into the training process, unless user code imports it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Uses(Looks):
 
 
 def train(cwd: Path, callback: str, *arguments: str, path: str = "", fresh: bool = False) -> dict[str, Any]:
-    """Train two steps of the demo in a process of its own; what a callback has seen at the end."""
+    """Train two steps of the demo in a subprocess; returns what a callback has recorded at the end."""
     (cwd / "looks.py").write_text(LOOKS)
     sets = ("--set", f'run.callbacks=["looks:{callback}"]', "--set", "training.save_strategy=no", *FAST)
     modules = os.pathsep.join(filter(None, [path, str(ROOT)]))
@@ -57,24 +57,24 @@ def train(cwd: Path, callback: str, *arguments: str, path: str = "", fresh: bool
     return seen
 
 
-def test_packages_that_hang_raise_or_exit_at_their_import_are_never_imported(tmp_path: Path) -> None:
+def test_packages_that_hang_raise_or_exit_at_import_are_never_imported(tmp_path: Path) -> None:
     packages = tmp_path / "packages"
     for number, name in enumerate(SDKS):
         (packages / name).mkdir(parents=True)
         said = f"open({str(tmp_path / 'imported')!r}, 'a').write({name!r})\n"
         (packages / name / "__init__.py").write_text(said + FAULTS[number % len(FAULTS)])
-        information = packages / f"{name}-99.0.dist-info"  # what accelerate and transformers look for
+        information = packages / f"{name}-99.0.dist-info"  # accelerate and transformers look for it
         information.mkdir()
         (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n")
 
-    # Started: a warm interpreter has imported all within `not_imported`.
+    # `fresh`: a warm interpreter has imported everything within `not_imported`.
     seen = train(tmp_path, "Looks", path=str(packages), fresh=True)
 
     assert seen["imported"] == []
     assert not (tmp_path / "imported").exists()
 
 
-def test_with_a_tracker_its_shipper_alone_imports_it(tmp_path: Path) -> None:
+def test_with_a_tracker_only_its_shipper_imports_the_sdk(tmp_path: Path) -> None:
     seen = train(tmp_path, "Uses", "--tracker", "wandb", "--set", "trackers.wandb.mode=offline")
 
     assert seen["imported"] == []
@@ -92,7 +92,7 @@ def missing() -> str:
 
 @pytest.fixture
 def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An installed SDK, with a submodule, that nobody has imported."""
+    """An installed SDK with a submodule, not yet imported."""
     name = missing()
     package = tmp_path / name
     package.mkdir()
@@ -106,7 +106,7 @@ def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         del sys.modules[module]
 
 
-def test_a_library_that_imports_an_sdk_gets_it_when_it_uses_it(sdk: str) -> None:
+def test_a_library_that_imports_an_sdk_gets_it_on_first_use(sdk: str) -> None:
     library: dict[str, Any] = {}
     code = (
         f"import {sdk}\nfrom {sdk} import run\nfrom {sdk}.deep import answer\nthere = hasattr({sdk}, 'run')"
@@ -123,7 +123,7 @@ def test_a_library_that_imports_an_sdk_gets_it_when_it_uses_it(sdk: str) -> None
         _ = library[sdk].nothing
 
 
-def test_who_imports_an_sdk_outside_of_it_has_the_sdk_itself(sdk: str) -> None:
+def test_importing_an_sdk_outside_of_it_returns_the_real_module(sdk: str) -> None:
     with not_imported():
         exec(f"import {sdk}")
     module = importlib.import_module(sdk)
@@ -132,7 +132,7 @@ def test_who_imports_an_sdk_outside_of_it_has_the_sdk_itself(sdk: str) -> None:
     assert module.run() == "real"
 
 
-def test_another_thread_has_the_sdk_itself_at_any_time(sdk: str) -> None:
+def test_another_thread_always_gets_the_real_module(sdk: str) -> None:
     found: list[Any] = []
     with not_imported():
         exec(f"import {sdk}")
@@ -142,7 +142,7 @@ def test_another_thread_has_the_sdk_itself_at_any_time(sdk: str) -> None:
     assert found == ["real"]
 
 
-def test_what_is_not_installed_is_not_there() -> None:
+def test_a_package_that_is_not_installed_is_not_found() -> None:
     with not_imported():
         assert importlib.util.find_spec(missing()) is None
         with pytest.raises(ModuleNotFoundError):

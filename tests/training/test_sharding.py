@@ -1,4 +1,4 @@
-"""How a training is spread over processes, and what that leaves for each of them to hold."""
+"""How a training is spread over processes, and how much memory each of them needs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def stage(number: int, **offload: str) -> dict[str, Any]:
         (zero({"zero_optimization": {"stage": 2, "offload_optimizer": None}}, 8), (1, 8, 8), False, ()),
     ],
 )
-def test_each_strategy_divides_what_it_says(
+def test_each_strategy_shards_what_it_declares(
     spread: Sharding, divided_by: tuple[int, int, int], gathers_model: bool, offloaded: Any
 ) -> None:
     assert (spread.weights, spread.gradients, spread.optimizer) == divided_by
@@ -70,9 +70,7 @@ def test_each_strategy_divides_what_it_says(
         ),
     ],
 )
-def test_the_sentence_says_how_many_processes_are_counted_and_what_they_divide(
-    spread: Sharding, said: str
-) -> None:
+def test_the_sentence_names_the_number_of_processes_and_what_they_shard(spread: Sharding, said: str) -> None:
     assert spread.line() == said
 
 
@@ -93,10 +91,10 @@ def test_the_sentence_says_how_many_processes_are_counted_and_what_they_divide(
         ({"fsdp_version": 1}, fsdp("full_shard", 4)),
     ],
 )
-def test_the_plugin_of_fsdp_is_read(
+def test_the_fsdp_plugin_is_read(
     plugin: dict[str, Any], expected: Sharding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The plugin is accelerate's own; the trainer around it is made up, since FSDP wants GPUs.
+    # The plugin is accelerate's own; the trainer around it is fake, because FSDP needs GPUs.
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     state = SimpleNamespace(
         distributed_type=DistributedType.FSDP, fsdp_plugin=FullyShardedDataParallelPlugin(**plugin)
@@ -111,7 +109,7 @@ def peak(spread: Sharding) -> int:
     return estimate(replace(work, sharding=spread)).peak
 
 
-def test_what_divides_more_needs_less() -> None:
+def test_strategies_that_shard_more_need_less() -> None:
     for spreads in (
         [fsdp("full_shard", 8, offload=True), fsdp("full_shard", 8), fsdp("shard_grad_op", 8), ddp(8)],
         [zero(stage(number), 8) for number in (3, 2, 1, 0)],
@@ -120,11 +118,11 @@ def test_what_divides_more_needs_less() -> None:
         needs = [peak(spread) for spread in spreads]
         assert needs == sorted(needs)
         assert len(set(needs)) == len(needs)
-    assert peak(fsdp("full_shard", 8)) < SEVEN.weights  # of four times that with all of it
+    assert peak(fsdp("full_shard", 8)) < SEVEN.weights  # of four times that without sharding
     assert peak(ddp(8)) - peak(ALONE) == SEVEN.trained  # DDP's buckets
 
 
-def test_what_is_offloaded_is_moved_not_gone() -> None:
+def test_offloaded_memory_moves_to_the_host() -> None:
     on_gpu, moved = (
         estimate(replace(SEVEN, sharding=fsdp("full_shard", 8, offload=offload))) for offload in (False, True)
     )
@@ -134,14 +132,14 @@ def test_what_is_offloaded_is_moved_not_gone() -> None:
     assert on_gpu.offloaded == 0
 
 
-def test_deepspeed_in_16_bits_keeps_weights_of_32_in_the_optimizer() -> None:
+def test_deepspeed_in_16_bits_keeps_32_bit_weights_in_the_optimizer() -> None:
     half = replace(SEVEN, weights=SEVEN.weights // 2, trained=SEVEN.trained // 2, half=True)
     spread = zero(stage(2), 8, half=True)
     assert optimizer_size(replace(half, sharding=spread)) == 3 * SEVEN.weights
 
 
 @given(st.integers(1, 16), st.integers(0, 10**9))
-def test_processes_that_share_a_memory_need_as_many_times_as_much(processes: int, program: int) -> None:
+def test_processes_that_share_memory_need_a_multiple_of_it(processes: int, program: int) -> None:
     work = replace(SEVEN, on_gpu=False, tiled_head=False)
     one = estimate(replace(work, sharding=ddp(processes)), program)
     together = estimate(replace(work, sharding=ddp(processes, sharing=processes)), program)
@@ -149,7 +147,7 @@ def test_processes_that_share_a_memory_need_as_many_times_as_much(processes: int
     assert together.program == processes * program
 
 
-def test_where_each_gpu_has_all_of_it_to_divide_it_is_advised() -> None:
+def test_where_each_gpu_holds_everything_sharding_is_suggested() -> None:
     work = replace(SEVEN, rows=1, tokens=2048, scored=1000, checkpointing=True, sharding=ddp(8))
     assert "training.fsdp = true (" in advice(work, 80_000_000_000)
     assert "training.fsdp" not in advice(replace(work, sharding=ALONE), 80_000_000_000)

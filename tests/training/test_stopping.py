@@ -1,4 +1,4 @@
-"""What signals do to a run, and what they leave behind."""
+"""The effect of signals on a run, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fmstune.training.callbacks.stopping import StopCallback, stopping
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
     numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
-    # As in a process that was just started, whatever an earlier test or a background job has left.
+    # As in a new process, whatever an earlier test or a background job has left.
     usual = (signal.SIG_DFL, signal.SIG_DFL, signal.default_int_handler)
     before = [signal.signal(number, handler) for number, handler in zip(numbers, usual, strict=True)]
     yield
@@ -26,14 +26,14 @@ def _handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_a_closed_terminal_stops_the_training_once_and_a_second_notice_of_it_changes_nothing() -> None:
+def test_a_closed_terminal_stops_the_training_once_and_a_second_hangup_changes_nothing() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     stop, said = StopCallback(), list[str]()
     with stopping(stop, said.append):
         stop.training = True
-        for _ in range(2):  # of the kernel, and of the shell
+        for _ in range(2):  # from the kernel, and from the shell
             signal.raise_signal(signal.SIGHUP)
-    signal.raise_signal(signal.SIGHUP)  # while the trackers get their time
+    signal.raise_signal(signal.SIGHUP)  # while the trackers are flushed
     assert stop.signum == signal.SIGHUP
     assert said == ["SIGHUP: saving a checkpoint after this step"]
     assert Interrupted(signal.SIGHUP).exit_code == 129
@@ -44,7 +44,7 @@ def test_before_the_training_a_closed_terminal_ends_the_run() -> None:
         signal.raise_signal(signal.SIGHUP)
 
 
-def test_after_nohup_a_closed_terminal_is_nobodys_concern() -> None:
+def test_with_nohup_a_closed_terminal_is_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stop = StopCallback()
     with stopping(stop, print):
@@ -81,8 +81,8 @@ def end_of(child: int, within: float = 300) -> int | None:
     return None
 
 
-def test_sigterm_ends_a_forked_child_at_whatever_moment_it_comes() -> None:
-    """It is what ends the workers of a pool, and daemonic processes, which Python then waits for."""
+def test_sigterm_ends_a_forked_child_at_any_moment() -> None:
+    """It ends the workers of a pool and daemonic processes, for which Python then waits."""
     stop = StopCallback()
     with stopping(stop, print):
         stop.training = True
@@ -96,7 +96,7 @@ def test_sigterm_ends_a_forked_child_at_whatever_moment_it_comes() -> None:
     assert stop.signum is None
 
 
-def test_a_child_that_is_forked_from_a_thread_is_ended_by_sigterm() -> None:
+def test_a_child_forked_from_a_thread_is_ended_by_sigterm() -> None:
     stop, children = StopCallback(), list[int]()
     with stopping(stop, print):
         stop.training = True
@@ -108,7 +108,7 @@ def test_a_child_that_is_forked_from_a_thread_is_ended_by_sigterm() -> None:
 
 
 @pytest.mark.parametrize("handler_of_the_user", [True, False])
-def test_a_child_has_the_handler_of_sigterm_that_was_there_before(handler_of_the_user: bool) -> None:
+def test_a_child_has_the_previous_sigterm_handler(handler_of_the_user: bool) -> None:
     def leave(signum: int, frame: object) -> None:
         os._exit(5)
 
@@ -117,7 +117,7 @@ def test_a_child_has_the_handler_of_sigterm_that_was_there_before(handler_of_the
         stop = StopCallback()
         with stopping(stop, print):
             stop.training = True
-            if handler_of_the_user:  # set in a callback, over ours
+            if handler_of_the_user:  # set in a callback, replacing ours
                 signal.signal(signal.SIGTERM, leave)
             child = forked()
             os.kill(child, signal.SIGTERM)
@@ -127,7 +127,7 @@ def test_a_child_has_the_handler_of_sigterm_that_was_there_before(handler_of_the
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
-def test_the_terminals_first_signal_leaves_children_to_the_training_that_needs_them(signum: int) -> None:
+def test_the_terminals_first_signal_spares_children_that_the_training_needs(signum: int) -> None:
     def wait(said: int) -> None:
         while stop.signum is None:
             time.sleep(0.005)
@@ -145,8 +145,8 @@ def test_the_terminals_first_signal_leaves_children_to_the_training_that_needs_t
             finally:
                 os._exit(7)
         os.kill(child, signum)
-        assert os.read(reader, 1) == b"1"  # it lives, and has noted the signal for itself
+        assert os.read(reader, 1) == b"1"  # it is alive, and has recorded the signal
         os.kill(child, signum)
-        # Python's own handler of SIGINT raises; SIGHUP ends the process by itself.
+        # Python's own SIGINT handler raises; SIGHUP ends the process by default.
         assert end_of(child) == (7 if signum == signal.SIGINT else -signum)
     assert stop.signum is None

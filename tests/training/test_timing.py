@@ -1,4 +1,4 @@
-"""Where the time of a run goes is recorded as it is spent, and how fast is learnt in it."""
+"""How a run spends its time is recorded as it happens, and so is its training speed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STARTUP = [f"startup_{part}_seconds" for part in ("imports", "model", "data", "t
 
 
 def system(directory: str | Path) -> list[dict[str, float]]:
-    """What was recorded of times and speeds."""
+    """The recorded times and speeds."""
     found = [event.values for event in events(Path(directory)) if event.stage == "system"]
     return [dict(values) for values in found if "memory_percent" not in values]
 
@@ -39,7 +39,7 @@ def sums(directory: str | Path) -> dict[str, float]:
 
 
 def learnt(directory: str | Path, what: str) -> float:
-    """How much of something was learnt in all, by its speed in each interval and the seconds of that."""
+    """The total of something trained, from its speed in each interval and the seconds of that interval."""
     return sum(
         values[f"{what}_per_second"] * sum(values[f"{phase}_seconds"] for phase in STEP)
         for values in system(directory)
@@ -53,7 +53,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Sleeps(TrainerCallback):
-    """Sleeps once a step in each phase that a callback reaches, and sees how long the training takes."""
+    """Sleeps once per step in each phase that a callback can reach, and measures the training time."""
 
     def __init__(self) -> None:
         self.naps: dict[str, int] = defaultdict(int)
@@ -85,7 +85,7 @@ class Sleeps(TrainerCallback):
         self.seconds += time.perf_counter()
 
 
-def test_each_phase_has_the_time_that_is_spent_in_it() -> None:
+def test_each_phase_gets_the_time_spent_in_it() -> None:
     callback = Sleeps()
 
     def handler(row: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def test_each_phase_has_the_time_that_is_spent_in_it() -> None:
     before = callback.naps["data"]
     fmstune.train(settings=settings, callbacks=[callback], data_handler=handler, quiet=True)
     found = sums("out")
-    # Of the handler's some are before the training: rows are looked at, and the evaluation's are prepared.
+    # The handler also sleeps before the training: rows are checked, and those of evals are prepared.
     assert before == 0
     assert found["data"] >= 6 * NAP
     assert found["checkpoint"] > 0
@@ -122,7 +122,7 @@ def test_the_time_to_the_first_step_is_split() -> None:
 
 
 @pytest.mark.parametrize("how", ["padding_free=true", "padding_free=false", "gradient_accumulation_steps=2"])
-def test_rows_and_trained_tokens_are_those_of_the_data(how: str) -> None:
+def test_rows_and_trained_tokens_equal_those_of_the_data(how: str) -> None:
     # 60 rows of the demo make 7 batches of 8 and one of 4.
     epoch = ["training.max_steps=-1", "training.num_train_epochs=1", "data.max_rows=60"]
     epoch += ["training.per_device_train_batch_size=8"]
@@ -134,7 +134,7 @@ def test_rows_and_trained_tokens_are_those_of_the_data(how: str) -> None:
     assert learnt("out", "trained_tokens") == pytest.approx(data["trained_tokens"], rel=1e-3)
 
 
-def test_pairs_have_samples_alone() -> None:
+def test_pairs_are_counted_only_as_samples() -> None:
     tune("out", "run.method=dpo", "training.max_steps=2", "training.eval_strategy=no")
     assert learnt("out", "samples") == pytest.approx(2 * 2, rel=1e-3)
     assert learnt("out", "trained_tokens") == 0
@@ -145,8 +145,8 @@ def test_without_the_scanner_nothing_is_timed() -> None:
     assert not [event for event in events(Path("out")) if event.stage == "system"]
 
 
-def test_where_the_memory_goes_is_measured_at_the_first_update() -> None:
-    """Each part by another way: the weights' own sizes, and what a backward pass of the model finds."""
+def test_memory_use_is_broken_down_at_the_first_update() -> None:
+    """Each part is checked another way: by the weights' own sizes, and by a backward pass of the model."""
     tune("out", "training.max_steps=2", "resources.interval=10")
     (parts,) = (values for values in system("out") if "memory_weights_mb" in values)
     (decided,) = (event.values for event in events(Path("out")) if event.name == "model")
@@ -167,7 +167,7 @@ def test_with_activation_checkpointing_the_other_parts_are_measured() -> None:
     assert parts["memory_gradients_mb"] == parts["memory_weights_mb"]
 
 
-def test_activations_are_what_autograd_keeps_and_no_weight() -> None:
+def test_activations_are_what_autograd_keeps_without_weights() -> None:
     from types import SimpleNamespace
 
     from fmstune.training.memory.parts import MemoryParts
@@ -180,12 +180,12 @@ def test_activations_are_what_autograd_keeps_and_no_weight() -> None:
     parts.arm()
     with parts.forward(model, {}):
         loss = model(torch.ones(7, 100)).sum()
-    assert parts._kept == 4 * (7 * 100 + 7 * 50)  # the input, and ReLU's output that the next layer shares
+    assert parts._kept == 4 * (7 * 100 + 7 * 50)  # the input, and ReLU's output, which the next layer shares
     loss.backward()
     assert all(weight.grad is not None for weight in model.parameters())
 
 
-def test_what_processes_exchange_in_a_step_is_measured_once(tmp_path: Path) -> None:
+def test_communication_in_a_step_is_measured_once(tmp_path: Path) -> None:
     done = fmstune_command(
         "train", *FAST, "--max-steps", "4", "--output-dir", "out", "--nproc", "2",
         "--set", "training.save_strategy=no", "--set", "resources.interval=10", cwd=tmp_path,
@@ -199,7 +199,7 @@ def test_what_processes_exchange_in_a_step_is_measured_once(tmp_path: Path) -> N
     assert exchanged["collectives_seconds"] > 0
 
 
-def test_the_share_of_a_devices_peak_is_the_operations_of_the_tokens() -> None:
+def test_the_share_of_a_devices_peak_counts_the_operations_of_the_tokens() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from fmstune.resources.peaks import operations_per_token, peak_of
@@ -210,7 +210,7 @@ def test_the_share_of_a_devices_peak_is_the_operations_of_the_tokens() -> None:
                     num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=False)
     )  # fmt: skip
     operations = operations_per_token(*weights_of(model))
-    # torch's own count of matrix products, without those between tokens, which the formula leaves out.
+    # torch's own count of matrix products, without those between tokens, which the formula omits.
     length = 8
     with FlopCounterMode(display=False) as counter:
         model(input_ids=torch.arange(length)[None], labels=torch.arange(length)[None]).loss.backward()
@@ -230,7 +230,7 @@ def test_the_share_of_a_devices_peak_is_the_operations_of_the_tokens() -> None:
 
 
 class _Counted(torch.nn.Linear):
-    """A model that notes how often its weights are counted."""
+    """A model that counts how often its weights are counted."""
 
     asked = 0
 
@@ -247,15 +247,15 @@ class _Plain:
 
 
 class _Timed(TimedTraining, _Plain):
-    """As fmstune's trainers have it."""
+    """As in fmstune's trainers."""
 
 
-def test_the_work_of_batches_is_the_trainer_s_and_the_weights_are_counted_once() -> None:
+def test_the_trainers_own_estimate_is_used_and_the_weights_are_counted_once() -> None:
     timed, plain = _Timed(_Counted(3, 5)), _Plain(_Counted(3, 5))
     batches = [{"input_ids": torch.zeros(1, size)} for size in (7, 0, 12, 1)]
     expected = [plain.floating_point_ops(batch) for batch in batches]
     assert [timed.floating_point_ops(batch) for batch in batches] == expected
     assert timed.floating_point_ops({}) == 0
-    assert timed.model.asked == 2  # also for the empty one
+    assert timed.model.asked == 2  # also for the empty batch
     timed.model = _Counted(4, 5)
     assert timed.floating_point_ops(batches[0]) == 6 * 7 * 25

@@ -1,4 +1,4 @@
-"""Settings that are TRL's and transformers' own work through `[training]` as they do there."""
+"""Settings of TRL and transformers work through `[training]` as they do there."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_setting_changes_the_training_and_the_model_still_learns(setting: str)
     assert changed["train", "loss", 4] < changed[LOSS]
 
 
-def test_accumulated_batches_are_as_one_large_batch() -> None:
+def test_accumulated_batches_equal_one_large_batch() -> None:
     whole = losses("whole", "training.per_device_train_batch_size=8")
     parts = losses(
         "parts", "training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=4"
@@ -50,7 +50,7 @@ def test_accumulated_batches_are_as_one_large_batch() -> None:
     assert parts["train", "grad_norm", 2] == pytest.approx(whole["train", "grad_norm", 2], rel=1e-3)
 
 
-def test_the_scheduler_is_the_one_that_was_chosen() -> None:
+def test_the_scheduler_is_the_configured_one() -> None:
     rates = losses(
         "out", "training.lr_scheduler_type=linear", "training.warmup_steps=0", "training.logging_steps=1"
     )
@@ -59,6 +59,6 @@ def test_the_scheduler_is_the_one_that_was_chosen() -> None:
 
 
 @pytest.mark.parametrize("name", ["eos_token", "pad_token"])
-def test_a_token_that_the_model_does_not_have_is_told_with_its_place(name: str) -> None:
+def test_a_token_that_the_model_does_not_have_is_reported_with_its_source(name: str) -> None:
     with pytest.raises(ConfigError, match=f"--set: training.{name} = '<nope>' is not in the model's vocab"):
         tune("out", f"training.{name}=<nope>")

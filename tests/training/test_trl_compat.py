@@ -1,5 +1,5 @@
-"""What fmstune uses of TRL, transformers, accelerate, PEFT and datasets though it is private: all of it is
-there in the installed versions, and nothing outside of the files that know it uses any."""
+"""The private parts of TRL, transformers, accelerate, PEFT and datasets that fmstune uses: all of them exist
+in the installed versions, and nothing outside of the files that declare them uses any."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIBRARIES = ("trl", "transformers", "accelerate", "peft", "datasets", "huggingfa
 
 
 def found(path: str) -> Any:
-    """What a dotted path names: a module, and something in it."""
+    """The object at a dotted path: a module, and something in it."""
     parts = path.split(".")
     for end in range(len(parts), 0, -1):
         try:
@@ -41,7 +41,7 @@ def found(path: str) -> Any:
 
 TRAINERS = ("trl.SFTTrainer", "trl.DPOTrainer", "trl.KTOTrainer", "trl.RewardTrainer")
 
-# Each with the parameters that we give or take, in their order.
+# Each with the parameters that we pass or receive, in order.
 FUNCTIONS = {
     "transformers.Trainer._save_checkpoint": ("self", "model", "trial"),
     "transformers.Trainer._save": ("self", "output_dir", "state_dict"),
@@ -92,7 +92,7 @@ KEYWORDS = {
     "transformers.utils.chat_template_utils.render_jinja_template": "return_assistant_tokens_mask",
     "trl.trainer.utils.add_fused_lm_head": "outputs",
 }
-# Attributes that instances have: where they are set, by the source of the class or module.
+# Attributes of instances: checked in the source of the class or module that sets them.
 ATTRIBUTES = {
     "transformers.Trainer": (
         "_train_batch_size", "_created_lr_scheduler", "_signature_columns", "label_smoother",
@@ -120,7 +120,7 @@ FIELDS = (
     "label_mask",
     "aux_loss",
 )
-# Words of the libraries that are looked for.
+# Phrases in the libraries' messages that fmstune looks for.
 WORDS = {
     "peft.peft_model": transformers_compat.MISSING_ADAPTER_KEYS,
     "accelerate.logging": "[RANK {state.process_index}] ",
@@ -132,7 +132,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize("path", FUNCTIONS)
-def test_a_private_function_takes_what_we_give_it(path: str) -> None:
+def test_a_private_function_accepts_our_arguments(path: str) -> None:
     function, wanted = found(path), FUNCTIONS[path]
     if wanted:
         names = tuple(inspect.signature(function).parameters)
@@ -141,7 +141,7 @@ def test_a_private_function_takes_what_we_give_it(path: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "keyword"), KEYWORDS.items())
-def test_an_undocumented_keyword_is_there(path: str, keyword: str) -> None:
+def test_an_undocumented_keyword_exists(path: str, keyword: str) -> None:
     assert keyword in inspect.signature(found(path)).parameters
 
 
@@ -154,7 +154,7 @@ def test_a_private_attribute_is_set(path: str, name: str) -> None:
     )
 
 
-def test_the_fused_head_answers_with_the_figures_that_we_compute() -> None:
+def test_the_fused_head_returns_the_metrics_that_we_compute() -> None:
     import dataclasses
 
     output = found("trl.trainer.utils.FusedCausalLMOutput")
@@ -162,20 +162,20 @@ def test_the_fused_head_answers_with_the_figures_that_we_compute() -> None:
 
 
 @pytest.mark.parametrize("path", WORDS)
-def test_the_words_that_are_looked_for_are_still_said(path: str) -> None:
-    # PEFT breaks its sentence over lines of source.
+def test_the_phrases_that_are_searched_for_still_exist(path: str) -> None:
+    # PEFT splits its sentence over source lines.
     source = re.sub(r'"\s*f?"', "", inspect.getsource(found(path)))
     assert WORDS[path] in source
 
 
-def test_a_collator_and_its_trainer_can_be_told_to_do_without_padding() -> None:
+def test_a_collator_and_its_trainer_support_padding_free_batches() -> None:
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     assert "padding_free" in inspect.signature(DataCollatorForLanguageModeling).parameters
     assert "padding_free=self.padding_free" in inspect.getsource(found("trl.SFTTrainer.__init__"))
 
 
-def test_the_hub_is_not_asked_by_a_constant_of_its_library() -> None:
+def test_the_hub_is_disabled_by_a_constant_of_its_library() -> None:
     assert isinstance(found("huggingface_hub.constants.HF_HUB_OFFLINE"), bool)
 
 
@@ -187,7 +187,7 @@ def test_each_hook_is_a_method_that_the_trainer_calls(name: str) -> None:
     assert re.search(rf"self\.{name}\(", source), f"nothing calls {name} any more"
 
 
-def test_the_classes_and_tables_that_are_read_as_source_are_there() -> None:
+def test_the_classes_and_tables_that_are_read_as_source_exist() -> None:
     for place in (transformers_compat.TRAINING_ARGUMENTS, transformers_compat.TRL_BASE_CONFIG):
         head, whole = transformers_compat.class_source(*place)
         assert head in whole
@@ -199,7 +199,7 @@ def test_the_classes_and_tables_that_are_read_as_source_are_there() -> None:
 
 
 def touched(path: Path) -> Iterator[str]:
-    """What a file uses of the libraries' private parts, as `line: name`."""
+    """The private names of the libraries that a file uses, as `line: name`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     ours = {
         node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
@@ -229,11 +229,11 @@ def touched(path: Path) -> Iterator[str]:
 
 ROOMS = sorted(path.name for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py")
 OWN = {"report/console.py": ["super()._print"], "secrets/redaction.py": ["'_data'"]}
-"""What only looks so: a class of fmstune's above, and the standard library."""
+"""False positives: a class of fmstune's above, and the standard library."""
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_no_other_file_touches_what_is_private_to_them(room: str) -> None:
+def test_no_other_file_uses_their_private_parts(room: str) -> None:
     files = [PACKAGE / room] if room.endswith(".py") else sorted((PACKAGE / room).rglob("*.py"))
     wrong = {
         name: uses
@@ -243,7 +243,7 @@ def test_no_other_file_touches_what_is_private_to_them(room: str) -> None:
         and uses != OWN.get(name := str(file.relative_to(PACKAGE)))
     }
     assert not wrong
-    # Methods of a Trainer that a class beside it overrides by their private name.
+    # Methods of a Trainer that a mixin next to it overrides by their private name.
     hooks = {name for name in vars(PrivateHooks) if re.match(r"_[a-z]", name)}
     private = {name for name in dir(found("transformers.Trainer")) if re.match(r"_[a-z]", name)} | hooks
     for file in files:
@@ -256,7 +256,7 @@ def test_no_other_file_touches_what_is_private_to_them(room: str) -> None:
 
 
 @pytest.mark.parametrize("divided", ["is_deepspeed_enabled", "is_fsdp_enabled"])
-def test_the_checkpoint_of_a_divided_model_is_loaded_into_a_divided_model(divided: str) -> None:
+def test_the_checkpoint_of_a_sharded_model_is_loaded_into_a_sharded_model(divided: str) -> None:
     # Stands in for a trainer with GPUs: with DeepSpeed or FSDP, only `_prepare_for_training` loads.
     loaded: list[Any] = []
     trainer: Any = SimpleNamespace(
