@@ -84,13 +84,13 @@ def _of(ledger: Ledger, written: int, last: int, after: int, directory: Path) ->
         since=None if complete else ledger.error_time,
         remedy=None if complete else f"fmstune trackers sync {directory}",
         changes=ledger.changes,
-        note=_note(ledger),
+        note=_note(ledger, complete),
         artifacts=progress(directory, ledger),
     )
 
 
-def _note(ledger: Ledger) -> str | None:
-    again = ledger.moved or (DELIVERED_AGAIN if ledger.begun_again else "")
+def _note(ledger: Ledger, complete: bool) -> str | None:
+    again = ledger.moved or (DELIVERED_AGAIN if ledger.begun_again and complete else "")
     return " · ".join(part for part in (ledger.note, again) if part) or None
 
 

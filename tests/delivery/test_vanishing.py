@@ -91,6 +91,9 @@ def test_a_file_damaged_between_run_and_resume_has_everything_in_the_end(
     with pytest.raises(DeliveryFailed, match="its storage was removed") as failed:
         deliver()
     assert failed.value.again
+    (line,) = report(run_directory, ["file"])
+    assert "its storage was removed" in line.line()
+    assert "delivered again" not in line.line()
     deliver()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "metrics"] == [1, 2, 3, 4, 5, 6]
