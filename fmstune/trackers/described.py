@@ -12,7 +12,7 @@ from fmstune.trackers.base import Tracker, installed_version
 KEEPS = ("metrics", "params", "tables", "media", "artifacts")
 _VARIABLE = re.compile(r"\b(?:else|or) ([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)")
 """An option's help text lists the variables that replace it: `else WANDB_MODE, else online`."""
-DELIVERS = ("an event twice", "steps logged again", "late events", "safe")
+DELIVERS = ("duplicates", "repeated steps", "late events", "durable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ def _resumed(tracker: type[Any]) -> str:
     if tracker is Tracker:
         return ""
     if not getattr(tracker, "continues", Tracker.continues):
-        return "is a further run there, with what is new"
-    return f"continues the run there; steps logged again {_delivers(tracker)['steps logged again']}"
+        return "starts another run there, which gets only new events"
+    return f"continues the run there; repeated steps {_delivers(tracker)['repeated steps']}"
 
 
 def _delivers(tracker: type[Any]) -> dict[str, str]:
@@ -102,9 +102,9 @@ def _delivers(tracker: type[Any]) -> dict[str, str]:
         return getattr(tracker, name, getattr(Tracker, name))
 
     words = (
-        "is there once" if declares("idempotent") else "may come again after a kill",
-        {"replaced": "replace the old values", "kept": "are kept beside them"}[declares("repeated_steps")],
-        "are taken" if declares("takes_late") else "hold later ones up",
+        "none" if declares("idempotent") else "possible after a kill",
+        {"replaced": "replace the old values", "kept": "are kept as well"}[declares("repeated_steps")],
+        "are accepted" if declares("takes_late") else "delay later ones",
         "after each call" if declares("durable_on") == "call" else "when the run is closed",
     )
     return dict(zip(DELIVERS, words, strict=True))

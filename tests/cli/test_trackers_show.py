@@ -20,10 +20,10 @@ def test_it_shows_options_with_their_current_values_and_the_check(tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert "file: every event as JSON lines or CSV, in a file of yours\n" in done.stdout
     assert "tables: as tables" in done.stdout
-    assert "an event twice: is there once" in done.stdout
+    assert "duplicates: none" in done.stdout
     assert "Default: metrics-{run}.jsonl." in done.stdout
     assert "now: '/proc/x.jsonl', from fmstune.toml:2\n" in done.stdout
-    assert "resume   continues the run there; steps logged again are kept beside them\n" in done.stdout
+    assert "resume   continues the run there; repeated steps are kept as well\n" in done.stdout
     assert "no permission: /proc cannot be written to" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["fmstune.toml"]
 
@@ -60,7 +60,7 @@ def test_a_tracker_that_declares_nothing_has_the_defaults_of_the_interface(track
     wanted = {"metrics": "numbers", "params": "nested", "tables": "as params"}
     assert about.keeps == {**wanted, "media": "no", "artifacts": "no"}
     assert (about.options, about.package, about.install, about.limits) == (None, None, None, {})
-    assert about.delivers["an event twice"] == "may come again after a kill"
+    assert about.delivers["duplicates"] == "possible after a kill"
 
 
 def test_each_built_in_names_what_installs_it_and_has_help_for_each_option() -> None:
