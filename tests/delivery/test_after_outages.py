@@ -25,6 +25,10 @@ class Batches(Tracker):
     works_for = 1_000_000
     waiting: list[int | None]
     requests: list[list[int | None]]
+    emptied = False
+
+    def holds(self, last: int) -> bool:
+        return not self.emptied
 
     def open(self, start: RunStart) -> TrackerRun:
         self.waiting, self.requests = [], []
@@ -58,6 +62,14 @@ def after_a_kill(recorder: Recorder, directory: Path) -> None:
     note_death(directory, "b", "its process died of SIGKILL")
 
 
+def after_an_outage_that_emptied_the_storage(recorder: Recorder, directory: Path) -> None:
+    after_an_outage(recorder, directory)
+    tracker = Batches("b")
+    tracker.emptied = True
+    with pytest.raises(DeliveryFailed, match="its storage was removed"):
+        Delivery(directory, tracker, ledger_of(directory)).run(lambda: True)
+
+
 @pytest.mark.parametrize("trouble", [after_an_outage, after_a_kill])
 def test_only_what_was_on_its_way_is_delivered_one_by_one_afterwards(
     trouble: Any, recorder: Recorder, run_directory: Path
@@ -70,6 +82,14 @@ def test_only_what_was_on_its_way_is_delivered_one_by_one_afterwards(
     assert [step for request in tracker.requests for step in request] == [*range(1, 401)]
     assert tracker.requests[:5] == [[1], [2], [3], [4], [5]]
     assert len(tracker.requests) < 15
+
+
+def test_an_emptied_storage_is_filled_as_fast_as_ever(recorder: Recorder, run_directory: Path) -> None:
+    after_an_outage_that_emptied_the_storage(recorder, run_directory)
+    recorder.close("finished")
+    tracker = Batches("b")
+    delivered_by(tracker, run_directory)
+    assert tracker.requests == [[1, 2, 3, 4, 5]]
 
 
 def test_after_a_later_outage_a_new_process_begins_at_once_and_is_careful_again(

@@ -200,6 +200,7 @@ class Standing:
             adapted=(),
             missing=EMPTY,
             closed=False,
+            careful=0,
             state="behind",
             begun_again=times,
             error=text,
