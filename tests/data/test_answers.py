@@ -1,4 +1,4 @@
-"""Prompts and answers become the tokens that TRL's own trainers would make of them."""
+"""Prompts and answers become the tokens that TRL's own trainers would create from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fmstune.training.methods.trained import trained_by
 
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
 TRAINERS: dict[str, Any] = {"dpo": trl.DPOTrainer, "kto": trl.KTOTrainer, "reward": trl.RewardTrainer}
-# It writes a prompt alone otherwise than before an answer.
+# It renders a prompt alone differently than before an answer.
 CLOSED = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: Well,{% endif %}"
@@ -51,7 +51,8 @@ TEXTS = [text("The lamp ", "costs 9", "is red<|im_end|>"), text("", "a", "b c d"
 
 
 def by_trl(method: str, rows: list[dict[str, Any]], tokenizer: Any, **settings: Any) -> list[dict[str, Any]]:
-    """What TRL's trainer makes of rows: its own function, with the few things that it asks of the trainer."""
+    """The rows as TRL's trainer processes them: its own function, with the few attributes it needs of the
+    trainer."""
     args = trained_by(method).arguments(output_dir="unused", report_to="none", use_cpu=True, **settings)
     trainer = SimpleNamespace(_tokenizer=tokenizer, calculate_KL=True)
     made = TRAINERS[method]._prepare_dataset(
@@ -85,9 +86,7 @@ def with_template(template: str) -> Any:
 
 @pytest.mark.parametrize("method", TRAINERS)
 @pytest.mark.parametrize("rows", [CHATS, TEXTS, [{**row, "margin": 0.5} for row in CHATS]])
-def test_the_tokens_are_those_that_trl_would_make(
-    method: str, rows: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_the_tokens_equal_those_of_trl(method: str, rows: list[dict[str, Any]], tmp_path: Path) -> None:
     theirs = by_trl(method, singles(rows) if method == "kto" else rows, TOKENIZER, max_length=None)
     if method != "reward":
         theirs = [{k: v for k, v in row.items() if k != "margin"} for row in theirs]
@@ -97,12 +96,12 @@ def test_the_tokens_are_those_that_trl_would_make(
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_answers_that_do_not_go_on_from_the_prompt_are_refused(method: str, tmp_path: Path) -> None:
+def test_answers_that_do_not_continue_the_prompt_are_refused(method: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 1: .* does not continue its own prompt"):
         encoded(method, CHATS, with_template(CLOSED), tmp_path)
 
 
-def test_whole_conversations_are_judged_whatever_the_prompt(tmp_path: Path) -> None:
+def test_reward_models_judge_whole_conversations_whatever_the_prompt(tmp_path: Path) -> None:
     theirs = by_trl("reward", CHATS, with_template(CLOSED), max_length=None)
     assert [dict(row.columns) for row in encoded("reward", CHATS, with_template(CLOSED), tmp_path)] == theirs
 
@@ -110,7 +109,7 @@ def test_whole_conversations_are_judged_whatever_the_prompt(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("method", "keep_end"), [("dpo", False), ("dpo", True), ("kto", False), ("reward", False)]
 )
-def test_the_rows_that_are_too_long_to_learn_from_are_those_that_trl_leaves_out(
+def test_the_rows_that_are_too_long_are_those_that_trl_drops(
     method: str, keep_end: bool, tmp_path: Path
 ) -> None:
     more = {"truncation_mode": "keep_end"} if keep_end else {}
@@ -123,7 +122,7 @@ def test_the_rows_that_are_too_long_to_learn_from_are_those_that_trl_leaves_out(
     assert 0 < len(ours) < len(found) or keep_end
 
 
-def test_the_other_answers_of_kto_are_those_that_trl_would_pair(tmp_path: Path) -> None:
+def test_the_mismatched_answers_of_kto_are_those_that_trl_pairs(tmp_path: Path) -> None:
     rows = [text(f"number {n}", f"good {n}", f"bad {n} indeed") for n in range(5)]
     theirs = by_trl("kto", singles(rows), TOKENIZER, per_device_train_batch_size=4)
     path = tmp_path / "rows.jsonl"
@@ -139,12 +138,12 @@ def test_the_other_answers_of_kto_are_those_that_trl_would_pair(tmp_path: Path) 
 word = st.text(alphabet="ab é😀\n<|im_end|>", max_size=8)
 
 
-@settings(max_examples=25)  # each is a data set of its own
+@settings(max_examples=25)  # each example is a data set
 @given(
     rows=st.lists(st.tuples(word, word, word), min_size=1, max_size=4),
     method=st.sampled_from(list(TRAINERS)),
 )
-def test_no_text_has_other_tokens_than_trl_would_give_it(
+def test_no_text_has_different_tokens_than_in_trl(
     rows: list[tuple[str, str, str]], method: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     pairs = [text(*row) for row in rows if row[1] != row[2] and row[1].strip()]
@@ -160,12 +159,12 @@ def of(path: Path, method: str, rows: list[dict[str, Any]], seed: int = 1, **set
     return prepare(DataConfig(train=str(path), **settings), TOKENIZER, 64, seed, method=method)
 
 
-def test_rows_of_which_a_prompt_ends_in_other_tokens_before_an_answer_are_counted(tmp_path: Path) -> None:
+def test_rows_whose_prompt_ends_in_different_tokens_before_an_answer_are_counted(tmp_path: Path) -> None:
     assert of(tmp_path / "x.jsonl", "dpo", TEXTS).summary.reworded == 1
     assert of(tmp_path / "x.jsonl", "reward", TEXTS).summary.reworded == 0
 
 
-def test_both_answers_to_a_prompt_are_trained_on_or_both_are_held_out(tmp_path: Path) -> None:
+def test_both_answers_to_a_prompt_are_trained_or_both_are_held_out(tmp_path: Path) -> None:
     rows = [text(f"number {n}", f"good {n}", f"bad {n}") for n in range(20)]
     data = of(tmp_path / "x.jsonl", "kto", rows, eval_fraction=0.25)
     assert data.eval is not None
@@ -175,7 +174,7 @@ def test_both_answers_to_a_prompt_are_trained_on_or_both_are_held_out(tmp_path: 
     assert sum(data.eval["label"]) == 5
 
 
-def test_the_answers_of_kto_are_in_an_order_drawn_from_the_seed(tmp_path: Path) -> None:
+def test_kto_answers_are_in_a_random_order_that_depends_on_the_seed(tmp_path: Path) -> None:
     rows = [text(f"number {n}", f"good {n}", f"bad {n}") for n in range(8)]
     orders = [of(tmp_path / "x.jsonl", "kto", rows, seed).train["label"] for seed in (1, 1, 2)]
     assert list(orders[0]) == list(orders[1]) != list(orders[2])
@@ -196,7 +195,7 @@ def test_a_mixture_of_preferences_has_its_weights(method: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("method", TRAINERS)
-def test_preferences_are_streamed_as_they_would_be_read(method: str, tmp_path: Path) -> None:
+def test_streamed_preferences_equal_those_in_memory(method: str, tmp_path: Path) -> None:
     rows = [text(f"number {n}", f"good {n}", f"bad {n}") for n in range(6)]
     whole = [dict(row.columns) for row in encoded(method, rows, TOKENIZER, tmp_path)]
     config = DataConfig(train=str(tmp_path / "rows.jsonl"), streaming=True, shuffle_buffer=1)
@@ -219,7 +218,7 @@ def test_a_row_that_the_chat_template_refuses_may_be_skipped(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("method", ["dpo", "orpo", "kto", "reward"])
 @pytest.mark.parametrize("form", [chat, text])
-def test_an_empty_answer_is_refused_where_it_is_the_good_one_and_named_where_it_is_the_bad_one(
+def test_an_empty_chosen_answer_is_refused_and_an_empty_rejected_one_reported(
     tmp_path: Path, method: str, form: Any
 ) -> None:
     path = tmp_path / "x.jsonl"

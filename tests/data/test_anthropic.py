@@ -1,4 +1,4 @@
-"""Conversations as Anthropic writes them are learnt as the same conversations in OpenAI's form."""
+"""Conversations in Anthropic's format are trained like the same conversations in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Conversation = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 @st.composite
 def conversations(draw: st.DrawFn) -> Conversation:
-    """A conversation in Anthropic's form, and in OpenAI's."""
+    """A conversation in Anthropic's format, and in OpenAI's."""
     theirs: list[dict[str, Any]] = []
     ours: list[dict[str, Any]] = []
     number = 0
@@ -106,7 +106,7 @@ def learnt(folder: Path, messages: Any, tools: Any, template: str = "qwen3") -> 
 @pytest.mark.parametrize("template", ["qwen3", "glm4moe", "qwen2_5"])
 @given(conversations())
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_calls_results_and_reasoning_are_those_of_the_other_form(
+def test_calls_results_and_reasoning_equal_those_of_the_other_format(
     tmp_path: Path, template: str, conversation: Conversation
 ) -> None:
     theirs, ours = conversation
@@ -117,7 +117,7 @@ def test_calls_results_and_reasoning_are_those_of_the_other_form(
 
 
 @pytest.mark.parametrize("before", [0, 1, 2])
-def test_a_result_belongs_to_its_call_whatever_words_stand_around_it(tmp_path: Path, before: int) -> None:
+def test_a_result_belongs_to_its_call_whatever_text_surrounds_it(tmp_path: Path, before: int) -> None:
     result = {"type": "tool_result", "tool_use_id": "1", "content": "sun"}
     content = [*part("first. "), *part("second.")]
     messages: list[dict[str, Any]] = [
@@ -133,7 +133,7 @@ def test_a_result_belongs_to_its_call_whatever_words_stand_around_it(tmp_path: P
     assert (TEXT_BEFORE_RESULT in "\n".join(said)) == bool(before)
 
 
-def test_what_only_anthropic_says_is_named(tmp_path: Path) -> None:
+def test_what_only_anthropics_format_can_express_is_reported(tmp_path: Path) -> None:
     call = {"type": "tool_use", "id": "c", "name": "find", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "c", "content": "r", "is_error": True}
     messages = [
@@ -154,7 +154,7 @@ def test_what_only_anthropic_says_is_named(tmp_path: Path) -> None:
     assert "and words after it" in trained
 
 
-def test_an_image_in_a_result_and_calls_in_two_places_are_refused(tmp_path: Path) -> None:
+def test_an_image_in_a_result_and_calls_in_two_fields_are_refused(tmp_path: Path) -> None:
     tools = [{"name": "find", "input_schema": SCHEMA}]
     call = {"type": "tool_use", "id": "c", "name": "find", "input": {"what": "a"}}
     result = {"type": "tool_result", "tool_use_id": "c", "content": [{"type": "image", "source": {}}]}
@@ -175,7 +175,7 @@ def test_an_image_in_a_result_and_calls_in_two_places_are_refused(tmp_path: Path
         learnt(tmp_path, [{"role": "user", "content": "q"}, calling | {"tool_calls": [other]}], tools)
 
 
-def test_the_parts_of_openai_s_responses_are_text(tmp_path: Path) -> None:
+def test_the_content_parts_of_openai_responses_are_text(tmp_path: Path) -> None:
     messages = [
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "q"}]},
         {

@@ -1,4 +1,4 @@
-"""Any rows in any form of file are read as they were written."""
+"""Any rows in any file format are read as they were written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fmstune.data.rows.reader import Reader, load_rows
 from fmstune.errors import DataError
 from tests.support.row_files import read, refused
 
-# No text is blank, as blank lines are no rows.
+# No text is blank, because blank lines are not rows.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).filter(
     lambda text: text.strip() and "\r" not in text
 )
@@ -69,7 +69,7 @@ FORMS: dict[str, Callable[[list[Any], Any], str]] = {
 
 @given(st.sampled_from(sorted(FORMS)), tables, dialects, st.sampled_from((1 << 25, 32)))
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_table_in_any_form_is_read_as_it_was_written(
+def test_any_table_in_any_format_is_read_as_it_was_written(
     tmp_path: Path, form: str, rows: list[Any], dialect: dict[str, Any], at_once: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
@@ -108,7 +108,7 @@ def all_found(path: Path) -> Iterator[str]:
     st.sampled_from((1 << 25, 8)),
 )
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_valid_json_is_never_called_invalid(
+def test_valid_json_is_never_reported_as_invalid(
     tmp_path: Path, given: list[Any], indent: int | None, between: str, suffix: str, at_once: int
 ) -> None:
     path = tmp_path / f"x{suffix}"
@@ -132,7 +132,7 @@ MARK = b"\xef\xbb\xbf"
         ("x.jsonl", b'{"text": "b"}\n', b'{"text": "d"}\n', "text"),
     ],
 )
-def test_files_that_were_joined_hold_the_rows_of_all_of_them(
+def test_concatenated_files_hold_the_rows_of_all_of_them(
     tmp_path: Path, mark: bytes, name: str, first: bytes, second: bytes, column: str
 ) -> None:
     path = tmp_path / name
@@ -144,7 +144,7 @@ def test_files_that_were_joined_hold_the_rows_of_all_of_them(
     assert said == ([again] if name.endswith("sv") else [])
 
 
-def test_damaged_utf_8_is_called_so(tmp_path: Path) -> None:
+def test_damaged_utf_8_is_reported_as_such(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes("text\na\né é é é\n".encode() + b"\xff\n")
     said = refused(path, path.read_bytes())

@@ -1,4 +1,4 @@
-"""Whatever a file holds, it is rows or it is refused."""
+"""Whatever a file contains, it is read as rows or refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUFFIXES = (
 
 @given(st.sampled_from(SUFFIXES), st.binary(max_size=200))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_are_rows_or_refused(tmp_path: Path, suffix: str, data: bytes) -> None:
+def test_any_bytes_are_read_as_rows_or_refused(tmp_path: Path, suffix: str, data: bytes) -> None:
     read_or_refused(tmp_path / f"x{suffix}", data)
 
 
@@ -36,7 +36,7 @@ def test_any_bytes_are_rows_or_refused(tmp_path: Path, suffix: str, data: bytes)
     ),
 )
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_anything_that_looks_like_rows_is_rows_or_refused(
+def test_anything_similar_to_rows_is_read_as_rows_or_refused(
     tmp_path: Path, suffix: str, pieces: list[str]
 ) -> None:
     read_or_refused(tmp_path / f"x{suffix}", "".join(pieces).encode())
@@ -61,7 +61,7 @@ json_values = st.recursive(
     )
 )
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_json_objects_are_rows_or_refused(tmp_path: Path, rows: list[Any]) -> None:
+def test_any_json_objects_are_read_as_rows_or_refused(tmp_path: Path, rows: list[Any]) -> None:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     read_or_refused(tmp_path / "x.jsonl", text.encode())
 

@@ -1,4 +1,4 @@
-"""Bad rows end the run by their name, or are left out and listed; a handler is the user's own code."""
+"""Bad rows end the run with their location, or are skipped and listed; a handler is the user's own code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def seen(data: PreparedData) -> list[str]:
     return [TOKENIZER.decode(ids).removesuffix("<|im_end|>") for ids in data.train["input_ids"]]
 
 
-def test_bad_rows_are_left_out_counted_and_listed(tmp_path: Path) -> None:
+def test_skipped_bad_rows_are_counted_and_listed(tmp_path: Path) -> None:
     source = write(tmp_path, json.dumps(GOOD), *(line for line, _ in BAD.values()), json.dumps(GOOD))
     listed = tmp_path / "skipped_rows.jsonl"
     data = prepared(source, listed, skip_bad_rows=True)
@@ -57,30 +57,30 @@ def test_bad_rows_are_left_out_counted_and_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", BAD)
-def test_without_being_asked_to_leave_it_out_the_first_one_is_the_error(tmp_path: Path, number: int) -> None:
+def test_unless_bad_rows_are_skipped_the_first_one_is_an_error(tmp_path: Path, number: int) -> None:
     line, reason = BAD[number]
     with pytest.raises(DataError, match=rf"x\.jsonl line 2: {reason}"):
         prepared(write(tmp_path, json.dumps(GOOD), line))
 
 
-def test_rows_before_the_first_of_a_known_shape_are_bad_as_well(tmp_path: Path) -> None:
+def test_rows_before_the_first_valid_one_are_bad_as_well(tmp_path: Path) -> None:
     data = prepared(write(tmp_path, '{"x": "y"}', json.dumps(GOOD)), skip_bad_rows=True)
     assert (data.summary.rows, data.summary.skipped) == (1, 1)
 
 
-def test_nothing_but_bad_rows_is_an_error_with_the_first(tmp_path: Path) -> None:
+def test_only_bad_rows_are_an_error_that_shows_the_first(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"all of its rows are bad, such as: .*line 1: this is not valid JSON"
     ):
         prepared(write(tmp_path, "{", "{"), skip_bad_rows=True)
 
 
-def test_rows_of_a_table_without_the_columns_of_the_first_line_are_left_out(tmp_path: Path) -> None:
+def test_table_rows_without_the_columns_of_the_first_line_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("prompt,completion\na,b\na\na,b\n")
     assert prepared(str(tmp_path / "x.csv"), skip_bad_rows=True).summary.skipped == 1
 
 
-def test_a_row_that_the_chat_template_refuses_is_left_out(tmp_path: Path) -> None:
+def test_a_row_that_the_chat_template_refuses_is_skipped(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(ModelConfig(path="demo", chat_template="alpaca"))
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     late = {"messages": [*messages, {"role": "system", "content": "c"}, messages[1]]}
@@ -109,33 +109,33 @@ class TestHandler:
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.delitem(sys.modules, "my_rows", raising=False)
 
-    def test_rows_are_what_it_returns(self, tmp_path: Path) -> None:
+    def test_its_return_values_are_the_rows(self, tmp_path: Path) -> None:
         source = write(tmp_path, *(f'{{"n": {n}}}' for n in range(1, 4)))
         data = prepared(source, handler="my_rows:clean")
         assert seen(data) == ["number 1", "number 3", "number 3"]
         (left_out,) = data.summary.unused_lines()
         assert left_out.startswith("rows are left out by data.handler (1 row; the first is ")
 
-    def test_what_it_raises_names_the_row(self, tmp_path: Path) -> None:
+    def test_its_exceptions_name_the_row(self, tmp_path: Path) -> None:
         source = write(tmp_path, '{"n": 1}')
         with pytest.raises(
             DataError, match=r"line 1: data\.handler = 'my_rows:breaks' raised KeyError: 'nos"
         ):
             prepared(source, handler="my_rows:breaks")
 
-    def test_what_is_no_row_is_refused(self, tmp_path: Path) -> None:
+    def test_a_return_value_that_is_no_row_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="returned a string; it returns a row, a list of rows, or None"):
             prepared(write(tmp_path, '{"n": 1}'), handler="my_rows:wrong")
 
-    def test_that_nothing_is_left_is_told(self, tmp_path: Path) -> None:
+    def test_dropping_every_row_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"has no rows that data\.handler = 'my_rows:clean' leaves"):
             prepared(write(tmp_path, '{"n": 2}'), handler="my_rows:clean")
 
     @pytest.mark.parametrize(("name", "says"), [("my_rows:nosuch", "no nosuch"), ("no_such:x", "imported")])
-    def test_one_that_there_is_not_is_told(self, tmp_path: Path, name: str, says: str) -> None:
+    def test_an_unknown_handler_is_an_error(self, tmp_path: Path, name: str, says: str) -> None:
         with pytest.raises(ConfigError, match=says):
             prepared(write(tmp_path, '{"n": 2}'), handler=name)
 
-    def test_what_is_no_function_is_told(self, tmp_path: Path) -> None:
+    def test_a_handler_that_is_not_callable_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="is not a function"):
             prepared(write(tmp_path, '{"n": 2}'), handler="my_rows:number")

@@ -1,4 +1,4 @@
-"""What stands in a file beside its rows is named, or the file is refused."""
+"""Content of a file other than its rows is reported, or the file is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.row_files import ROW, ROWS, refused
 
 
 def beside(path: Path, content: Any, at_once: int) -> tuple[list[Any], str]:
-    """The rows of a file, and what is said beside them; of a refused one the reason."""
+    """The rows of a file, and what is reported about the rest; for a refused file, the reason."""
     path.write_text(json.dumps(content))
     reader = Reader(DataSource(str(path)), "train", DataConfig(), BadRows())
     with pytest.MonkeyPatch.context() as patched:
@@ -54,7 +54,7 @@ def beside(path: Path, content: Any, at_once: int) -> tuple[list[Any], str]:
     st.sampled_from((1 << 25, 8)),
 )
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_stands_beside_the_rows_of_a_file_is_named_or_the_file_is_refused(
+def test_content_other_than_rows_is_reported_or_the_file_is_refused(
     tmp_path: Path, key: str, others: dict[str, Any], first: bool, at_once: int
 ) -> None:
     content = {key: ROWS, **others} if first else {**others, key: ROWS}
@@ -67,7 +67,7 @@ def test_whatever_stands_beside_the_rows_of_a_file_is_named_or_the_file_is_refus
 
 
 @pytest.mark.parametrize("at_once", [json_files._AT_ONCE, 16])
-def test_what_is_beside_a_table_or_in_an_inner_object_is_named(tmp_path: Path, at_once: int) -> None:
+def test_content_next_to_a_table_or_in_an_inner_object_is_reported(tmp_path: Path, at_once: int) -> None:
     table = {"columns": list(ROW), "index": [0], "data": [list(ROW.values())], "system": "ALWAYS"}
     inner = {"meta": {"n": 2}, "data": {"rows": ROWS, "system": "ALWAYS"}}
     for content, named in ((table, ["system"]), (inner, ["meta", "system"])):
@@ -80,7 +80,7 @@ def test_what_is_beside_a_table_or_in_an_inner_object_is_named(tmp_path: Path, a
 
 @pytest.mark.parametrize("at_once", [json_files._AT_ONCE, 16])
 @pytest.mark.parametrize("form", ["rows", "lines", "array", "one"])
-def test_a_row_of_which_the_viewer_has_cut_a_cell_is_refused(
+def test_a_row_with_a_cell_truncated_by_the_dataset_viewer_is_refused(
     tmp_path: Path, form: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_files, "_AT_ONCE", at_once)

@@ -1,4 +1,4 @@
-"""Prepared data are kept by all that they depend on, prepared once, and made again when they are damaged."""
+"""Prepared data are cached by everything that they depend on, prepared once, and rebuilt when damaged."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def rows(data: PreparedData) -> list[Any]:
     return [*data.train, *data.eval]
 
 
-def test_the_second_time_the_same_rows_come_from_the_cache() -> None:
+def test_the_second_preparation_reads_the_same_rows_from_the_cache() -> None:
     first, second = prepared(), prepared()
     assert (first.summary.prepared_before, second.summary.prepared_before) == (False, True)
     assert rows(first) == rows(second)
@@ -62,18 +62,18 @@ def test_the_second_time_the_same_rows_come_from_the_cache() -> None:
      {"eval": "", "eval_fraction": 0.4}],
     ids=str,
 )  # fmt: skip
-def test_another_setting_is_another_entry(change: dict[str, Any]) -> None:
+def test_another_setting_is_another_cache_entry(change: dict[str, Any]) -> None:
     prepared()
     assert not prepared(**change).summary.prepared_before
 
 
-def test_another_seed_is_another_entry_where_rows_are_held_out_by_it() -> None:
+def test_another_seed_is_another_cache_entry_if_rows_are_held_out_by_it() -> None:
     settings = {"eval": "", "eval_fraction": 0.4}
     prepared(**settings)
     assert not prepared(seed=2, **settings).summary.prepared_before
 
 
-def test_changed_contents_under_the_same_name_and_time_are_prepared_again() -> None:
+def test_changed_content_under_the_same_name_and_time_is_prepared_again() -> None:
     prepared()
     before = Path("a.jsonl").stat()
     write("a.jsonl", "one", "two", "thrEE")
@@ -83,7 +83,7 @@ def test_changed_contents_under_the_same_name_and_time_are_prepared_again() -> N
     assert "thrEE" in TOKENIZER.decode(again.train[2]["input_ids"])
 
 
-def test_another_chat_template_is_another_entry() -> None:
+def test_another_chat_template_is_another_cache_entry() -> None:
     chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     Path("a.jsonl").write_text(json.dumps(chat) + "\n")
     prepared(eval="")
@@ -95,7 +95,7 @@ def test_another_chat_template_is_another_entry() -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "emptied", "no summary", "not json"])
-def test_a_damaged_entry_is_made_again(how: str) -> None:
+def test_a_damaged_cache_entry_is_rebuilt(how: str) -> None:
     whole = rows(prepared())
     (entry,) = entries()
     if how in ("cut", "emptied"):
@@ -111,7 +111,7 @@ def test_a_damaged_entry_is_made_again(how: str) -> None:
     assert prepared().summary.prepared_before
 
 
-def test_what_is_prepared_in_no_time_is_not_kept_and_nothing_is_where_it_is_turned_off() -> None:
+def test_fast_preparations_are_not_cached_and_nothing_is_if_the_cache_is_off() -> None:
     prepared(worth=60.0)
     assert entries() == []
     prepared(cache=False)
@@ -119,7 +119,7 @@ def test_what_is_prepared_in_no_time_is_not_kept_and_nothing_is_where_it_is_turn
     assert entries() == []
 
 
-def test_data_with_bad_rows_name_them_each_time() -> None:
+def test_cached_data_report_their_bad_rows_each_time() -> None:
     with Path("a.jsonl").open("a") as file:
         file.write("{\n")
     for _ in range(2):
@@ -132,7 +132,7 @@ def test_a_cache_that_cannot_be_written_changes_nothing(monkeypatch: pytest.Monk
     assert len(prepared().train) == 3
 
 
-def test_entries_that_nobody_uses_are_removed() -> None:
+def test_unused_cache_entries_are_removed() -> None:
     prepared()
     (old,) = entries()
     os.utime(old, (time.time() - 40 * 24 * 3600,) * 2)
@@ -141,7 +141,7 @@ def test_entries_that_nobody_uses_are_removed() -> None:
     assert len(entries()) == 1
 
 
-def test_of_two_processes_that_want_the_same_only_one_prepares(tmp_path: Path) -> None:
+def test_of_two_processes_with_the_same_data_only_one_prepares(tmp_path: Path) -> None:
     script = tmp_path / "prepares.py"
     script.write_text(
         "from tests.data.test_cache import *\n"

@@ -1,4 +1,4 @@
-"""Data that changed since a run was begun are named when it is resumed."""
+"""Data that changed since the run started are reported when it is resumed."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def summary(tmp_path: Path, train: list[str], evaluation: list[str] | None = Non
         ((["one two"], ["x y"]), (["one two"],), "b.jsonl to evaluate on (1 row before, 0 now)"),
     ],
 )
-def test_what_differs_is_named_with_the_rows_before_and_now(
+def test_changes_are_reported_with_the_number_of_rows_before_and_now(
     tmp_path: Path, then: Any, now: Any, said: str
 ) -> None:
-    before = json.loads(json.dumps(summary(tmp_path, *then).as_params()))  # as the journal keeps it
+    before = json.loads(json.dumps(summary(tmp_path, *then).as_params()))  # as the journal stores it
     assert changed_data(before, summary(tmp_path, *now)).replace(f"{tmp_path}/", "") == said
     assert changed_data({}, summary(tmp_path, *now)) == ""
 
@@ -69,7 +69,7 @@ def several(path: Path, text: str) -> list[str]:
 
 @pytest.mark.parametrize("written", [saved, splits, several])
 @pytest.mark.parametrize("where", ["train", "eval"])
-def test_other_words_in_as_many_rows_and_tokens_are_seen_in_each_kind_of_source(
+def test_changed_text_is_detected_in_each_kind_of_source_though_the_counts_are_equal(
     tmp_path: Path, written: Any, where: str
 ) -> None:
     shutil.rmtree(tmp_path / "x", ignore_errors=True)
@@ -81,12 +81,12 @@ def test_other_words_in_as_many_rows_and_tokens_are_seen_in_each_kind_of_source(
         return prepare(DataConfig(**{**other, where: source}), DEMO, None, 1).summary
 
     before = json.loads(json.dumps(now("one").as_params()))
-    assert changed_data(before, now("one")) == ""  # saved again
+    assert changed_data(before, now("one")) == ""  # saved again, unchanged
     assert "with other contents" in changed_data(before, now("two"))
 
 
 @pytest.mark.parametrize("written", [saved, splits, several])
-def test_other_words_in_a_stream_are_seen(tmp_path: Path, written: Any) -> None:
+def test_changed_text_in_a_stream_is_detected(tmp_path: Path, written: Any) -> None:
     def now(text: str) -> DataSummary:
         source = written(tmp_path / "x", text)
         return prepare(DataConfig(train=source, streaming=True), DEMO, None, 1).summary
@@ -98,7 +98,7 @@ def test_other_words_in_a_stream_are_seen(tmp_path: Path, written: Any) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 1 << 20, (4 << 20) - 1])
-def test_a_large_file_is_known_by_pieces_of_it(
+def test_a_large_file_is_identified_by_samples_of_it(
     tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "_WHOLE", 256 << 10)
@@ -113,7 +113,7 @@ def test_a_large_file_is_known_by_pieces_of_it(
     assert opening.fingerprint_of([file]) != before
 
 
-def test_a_resumed_run_says_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_reports_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = "".join(f"{json.dumps({'text': f'row number {number}'})}\n" for number in range(8))
     Path("a.jsonl").write_text(rows)

@@ -1,4 +1,4 @@
-"""Conversations as people publish them, each a case that was once learnt wrongly: what is trained of them."""
+"""Published conversations that were once trained incorrectly: which parts of them are trained."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ANY = (None, "qwen3", "llama3_1", "gemma", "deepseek_r1_distill")
 
 
 def trained(name: str, template: str | None, **settings: Any) -> tuple[str, list[str]]:
-    """What is trained of the first conversation of a case, and what is said of it."""
+    """The trained part of the first conversation of a case, and what is reported about it."""
     using = DEMO if template is None else tokenizer_with(template)
     data = prepare(
         DataConfig(train=str(CASES / f"{name}.jsonl"), max_rows=1, **settings), using, None, seed=0
@@ -44,7 +44,7 @@ def test_an_answer_of_weight_0_is_not_trained(template: str | None) -> None:
     assert "BADANSWER" not in words
 
 
-def test_an_answer_of_weight_0_is_not_trained_among_all_tokens_either() -> None:
+def test_an_answer_of_weight_0_is_not_trained_even_with_all_tokens() -> None:
     words, _ = trained("weight", "llama3", train_on="all")
     assert "GOODANSWER Paris." in words
     assert "Are you sure?" in words
@@ -54,7 +54,7 @@ def test_an_answer_of_weight_0_is_not_trained_among_all_tokens_either() -> None:
 
 
 @pytest.mark.parametrize("template", ["qwen3", "qwen3_5_think", "qwen3_6", "glm4moe"])
-def test_each_of_three_answers_is_trained_once_with_its_end(template: str) -> None:
+def test_each_of_three_answers_is_trained_once_with_its_end_token(template: str) -> None:
     words, _ = trained("multi", template)
     for answer in ("ANSWER-ONE", "ANSWER-TWO", "ANSWER-THREE"):
         assert words.count(answer + end_of(template)) == 1
@@ -72,7 +72,7 @@ def test_a_call_and_the_answer_are_trained_and_the_result_is_not(name: str, temp
 
 
 @pytest.mark.parametrize("name", ["tool_dict", "tool_str", "sharegpt_fc", "fn_legacy"])
-def test_a_template_without_words_for_tools_refuses_the_row_with_the_remedy(name: str) -> None:
+def test_a_template_without_tools_refuses_the_row_with_a_remedy(name: str) -> None:
     with pytest.raises(
         DataError, match=r"line 1: .* does not support tools; set one that does: model\.chat_temp"
     ):
@@ -81,32 +81,32 @@ def test_a_template_without_words_for_tools_refuses_the_row_with_the_remedy(name
 
 @pytest.mark.parametrize("name", ["think_field", "think_inline"])
 @pytest.mark.parametrize("template", ["qwen3", "gptoss", "deepseek_r1_distill"])
-def test_reasoning_is_trained_where_the_family_writes_it(name: str, template: str) -> None:
+def test_reasoning_is_trained_in_the_position_of_the_model_family(name: str, template: str) -> None:
     words, said = trained(name, template)
     assert words.index("REASONING-TEXT") < words.index("FINAL-4")
     assert said == []
 
 
-def test_reasoning_that_the_template_has_no_words_for_is_named_or_kept() -> None:
+def test_reasoning_that_the_template_does_not_support_is_reported_or_kept() -> None:
     words, said = trained("think_field", "qwen2_5")
     assert words == "FINAL-4<|im_end|>"
     assert [line.partition(":")[0] for line in said] == ["reasoning is not trained"]
     assert "1 row" in said[0]
     kept = ("<think>\nREASONING-TEXT\n</think>\n\nFINAL-4<|im_end|>", [])
     assert trained("think_field", "qwen2_5", reasoning="keep") == kept
-    assert trained("think_inline", "qwen2_5") == kept  # the row has it in its text
+    assert trained("think_inline", "qwen2_5") == kept  # the row has it inline
 
 
 @pytest.mark.parametrize("template", ANY)
 @pytest.mark.parametrize("name", ["content_list", "role_human"])
-def test_contents_in_parts_and_roles_by_other_names_are_read(name: str, template: str | None) -> None:
+def test_content_parts_and_other_names_for_roles_are_read(name: str, template: str | None) -> None:
     words, _ = trained(name, template)
     assert "HI-ANSWER" in words
     assert "hello" not in words
 
 
 @pytest.mark.parametrize("template", ANY)
-def test_an_empty_answer_in_the_middle_is_not_trained_and_named(template: str | None) -> None:
+def test_an_empty_answer_in_the_middle_is_not_trained_and_reported(template: str | None) -> None:
     words, said = trained("empty_asst", template)
     assert words.count("BYE-ANS") == 1
     assert any(line.startswith("an empty answer is not trained (1 row") for line in said)
@@ -141,7 +141,7 @@ def test_the_rows_of_a_split_conversation_are_shown_as_its_parts() -> None:
         ),
     ],
 )
-def test_what_has_to_be_changed_to_fit_a_template_is_said_or_refused(
+def test_changes_that_fit_a_row_to_a_template_are_reported_or_refused(
     tmp_path: Path, messages: list[dict[str, str]], says: str
 ) -> None:
     rows = tmp_path / "x.jsonl"
@@ -153,7 +153,7 @@ def test_what_has_to_be_changed_to_fit_a_template_is_said_or_refused(
         prepare(DataConfig(train=str(rows), strict_chat=True), using, None, seed=0)
 
 
-def test_a_picture_is_refused_with_its_row(tmp_path: Path) -> None:
+def test_an_image_is_refused_with_its_row(tmp_path: Path) -> None:
     content = [{"type": "image", "url": "x.png"}, {"type": "text", "text": "what is it?"}]
     row = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]}
     rows = tmp_path / "x.jsonl"
@@ -166,7 +166,7 @@ def test_a_picture_is_refused_with_its_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["reasoning_content", "thinking"])
 @given(blanks=st.integers(0, 3), thought=st.text("abc \n", min_size=1).filter(str.strip), empty=st.booleans())
 @settings(max_examples=15, deadline=None)
-def test_reasoning_in_a_field_and_in_the_text_is_written_once(
+def test_reasoning_both_in_a_field_and_in_the_text_is_rendered_once(
     template: str, field: str, blanks: int, thought: str, empty: bool
 ) -> None:
     using, newlines = tokenizer_with(template), "\n" * blanks
@@ -188,15 +188,15 @@ def test_reasoning_in_a_field_and_in_the_text_is_written_once(
 
 @given(weight=st.sampled_from([0, 0.5, 1]), last=st.booleans())
 @settings(deadline=None)
-def test_reasoning_of_weight_0_that_history_leaves_out_is_named(weight: float, last: bool) -> None:
-    """Qwen3 leaves it out before a question, and keeps it before a tool's result."""
+def test_reasoning_of_weight_0_that_the_history_omits_is_reported(weight: float, last: bool) -> None:
+    """Qwen3 omits it before a question, and keeps it before a tool's result."""
     answer = {"role": "assistant", "content": "a", "reasoning_content": "because", "weight": weight}
     turns = [{"role": "user", "content": "q"}, answer, {"role": "user", "content": "r"}]
     turns.append({"role": "assistant", "content": "b"} | ({"weight": 0} if last else {}))
     row = {"messages": read_messages(turns, "here", "messages")}
     made = Renderer(Writer(tokenizer_with("qwen3"))).render(row, "messages", "here")
     assert (NOT_READ in made.remarks) == (weight == 0 and not last)
-    # A template without a field for it writes the text as it is, with its reasoning, in history too.
+    # A template without a field for it renders the text unchanged, with its reasoning, in history too.
     inline = {"role": "assistant", "content": "<think>because</think>a", "weight": weight}
     row = {"messages": read_messages([turns[0], inline, *turns[2:]], "here", "messages")}
     made = Renderer(Writer(tokenizer_with("llama3"))).render(row, "messages", "here")

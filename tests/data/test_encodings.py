@@ -1,4 +1,4 @@
-"""A text is read as what it says, in whatever encoding it was written; an older one is said."""
+"""Text is decoded correctly whatever its encoding; legacy encodings are reported."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def reader_of(path: Path, *, skip: bool = False) -> Reader:
 
 
 def written(texts: list[str], kind: str) -> str:
-    """A file with these texts as its rows."""
+    """A file with these strings as its rows."""
     rows = [{"text": each} for each in texts]
     if kind == ".txt":
         return "".join(f"{each}\n" for each in texts)
@@ -70,12 +70,12 @@ texts = st.lists(st.text(letters, min_size=1, max_size=12).filter(str.strip), mi
 @pytest.mark.parametrize("kind", KINDS)
 @given(texts, st.sampled_from(sorted(WIDE)), st.booleans())
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_text_is_read_from_any_encoding_of_unicode(
+def test_any_text_is_read_from_any_unicode_encoding(
     tmp_path: Path, kind: str, texts: list[str], encoding: str, marked: bool
 ) -> None:
     path = tmp_path / f"x{kind}"
     if kind == ".txt" and not texts[0].isascii():
-        marked = True  # nothing else says in which order the bytes are
+        marked = True  # nothing else determines the byte order
     path.write_bytes((WIDE[encoding] if marked else b"") + written(texts, kind).encode(encoding))
     reader = reader_of(path)
     assert [row["text"] for _, row in reader] == texts
@@ -85,7 +85,7 @@ def test_any_text_is_read_from_any_encoding_of_unicode(
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.lists(st.sampled_from(WESTERN), min_size=1, max_size=4))
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_an_older_encoding_is_read_and_said_once(tmp_path: Path, kind: str, texts: list[str]) -> None:
+def test_a_legacy_encoding_is_read_and_reported_once(tmp_path: Path, kind: str, texts: list[str]) -> None:
     texts = ["für", *texts]
     path = tmp_path / f"x{kind}"
     path.write_bytes(written(texts, kind).encode("cp1252"))
@@ -96,7 +96,7 @@ def test_an_older_encoding_is_read_and_said_once(tmp_path: Path, kind: str, text
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".txt"])
-def test_utf_8_with_a_damaged_line_is_not_taken_for_an_older_encoding(tmp_path: Path, kind: str) -> None:
+def test_utf_8_with_a_damaged_line_is_not_mistaken_for_a_legacy_encoding(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"x{kind}"
     content = written(["Grüße", "für", "X", "schöne"], kind).encode()
     path.write_bytes(content.replace(b"X", b"\xe9"))
@@ -108,7 +108,7 @@ def test_utf_8_with_a_damaged_line_is_not_taken_for_an_older_encoding(tmp_path: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_wide_file_that_was_cut_off_is_refused(tmp_path: Path, kind: str) -> None:
+def test_a_truncated_file_with_wide_characters_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"x{kind}"
     path.write_bytes(written(["a", "b"], kind).encode("utf-16")[:-1])
     with pytest.raises(
@@ -119,7 +119,7 @@ def test_a_wide_file_that_was_cut_off_is_refused(tmp_path: Path, kind: str) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("encoding", sorted(OTHERS))
-def test_another_script_in_an_older_encoding_is_refused(tmp_path: Path, encoding: str, kind: str) -> None:
+def test_another_script_in_a_legacy_encoding_is_refused(tmp_path: Path, encoding: str, kind: str) -> None:
     path = tmp_path / f"x{kind}"
     path.write_bytes(written([OTHERS[encoding], "in English"], kind).encode(encoding))
     with pytest.raises(DataError, match=r"is not UTF-8 text.*save (it|the file) as UTF-8"):

@@ -1,4 +1,4 @@
-"""Whatever form a file has that people save rows in, the rows are read, and none is dropped."""
+"""Rows are read from every file format in common use, and none is dropped."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def test_the_cases_are_read(name: str, rows: list[Any], tmp_path: Path) -> None:
         assert read(tmp_path / other, content) == rows
 
 
-def test_a_cell_that_python_has_printed_is_what_it_prints() -> None:
+def test_a_cell_with_a_python_repr_is_parsed() -> None:
     [row] = load_rows(str(CASES / "repr.csv")).rows
     assert [message["content"] for message in row["messages"]] == ["it's q", "REPR-ANS"]
 
 
-def test_a_doubled_column_is_named() -> None:
+def test_a_duplicate_column_is_reported() -> None:
     with pytest.raises(DataError, match="the column 'completion' occurs 2 times"):
         load_rows(str(CASES / "dup_header.csv"))
 
@@ -90,7 +90,7 @@ CHAT = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4
 )
 @pytest.mark.parametrize("at_once", [json_files._AT_ONCE, 16])
 @pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
-def test_json_in_any_of_its_forms_holds_the_same_rows(
+def test_json_in_any_of_its_layouts_holds_the_same_rows(
     content: str, at_once: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_files, "_AT_ONCE", at_once)
@@ -110,7 +110,7 @@ def test_json_in_any_of_its_forms_holds_the_same_rows(
         {"system": [{"type": "text", "text": "a"}], "messages": CHAT},
     ],
 )
-def test_an_object_that_is_a_row_itself_is_one_row(
+def test_an_object_that_is_itself_a_row_is_one_row(
     row: Any, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_files, "_AT_ONCE", at_once)
@@ -128,7 +128,7 @@ def test_a_list_of_messages_is_a_conversation(content: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("at_once", [json_files._AT_ONCE, 16])
-def test_of_several_lists_of_rows_one_has_to_be_named(
+def test_of_several_lists_of_rows_one_has_to_be_selected(
     tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_files, "_AT_ONCE", at_once)
@@ -140,7 +140,7 @@ def test_of_several_lists_of_rows_one_has_to_be_named(
     assert "has no split train; it has test, validation" in refused(tmp_path / "x.json", both)
 
 
-def test_a_damaged_line_among_objects_of_several_lines_costs_itself_alone(tmp_path: Path) -> None:
+def test_a_damaged_line_among_multiline_objects_costs_only_itself(tmp_path: Path) -> None:
     pretty = [json.dumps(row, indent=1) for row in ROWS]
     damaged = pretty[0].replace('"prompt":', '"prompt"')
     (tmp_path / "x.json").write_text("\n".join([pretty[0], damaged, pretty[1], LINES[0][:20], LINES[1]]))
@@ -150,9 +150,7 @@ def test_a_damaged_line_among_objects_of_several_lines_costs_itself_alone(tmp_pa
     assert ["x.json line 5: this is not valid JSON" in bad.first[0], bad.count] == [True, 2]
 
 
-def test_a_large_wrapped_file_is_read_a_piece_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_wrapped_file_is_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_files, "_AT_ONCE", 1 << 20)
     path = tmp_path / "x.json"
     row = json.dumps({"text": "word " * 200})
@@ -178,24 +176,24 @@ class TestTables:
         ],
     )
     @pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
-    def test_whatever_parts_the_cells_they_are_read(
+    def test_any_delimiter_between_cells_is_detected(
         self, content: str | bytes, name: str, tmp_path: Path
     ) -> None:
         assert read(tmp_path / name, content) == ROWS
 
-    def test_commas_in_texts_do_not_part_them(self, tmp_path: Path) -> None:
+    def test_commas_in_text_are_not_delimiters(self, tmp_path: Path) -> None:
         content = "prompt;completion\nOne, two, three?;Yes, no\nYes, and, no;No, yes, maybe\n"
         assert read(tmp_path / "x.csv", content)[0] == {"prompt": "One, two, three?", "completion": "Yes, no"}
         assert read(tmp_path / "x.csv", 'text\na;b\n"c;d"\n') == [{"text": "a;b"}, {"text": "c;d"}]
 
-    def test_the_index_that_pandas_writes_is_a_column_that_is_not_used(self, tmp_path: Path) -> None:
+    def test_the_index_that_pandas_writes_is_an_unused_column(self, tmp_path: Path) -> None:
         path = tmp_path / "x.csv"
         pandas.DataFrame(ROWS).to_csv(path)
         reader = Reader(DataSource(str(path)), "train", DataConfig(), BadRows())
         assert [row for _, row in reader] == ROWS
         assert [(each.what, each.rows) for each in reader.unused.entries()] == [("column 1", 2)]
 
-    def test_an_older_encoding_is_read_and_said(self, tmp_path: Path) -> None:
+    def test_a_legacy_encoding_is_read_and_reported(self, tmp_path: Path) -> None:
         path = tmp_path / "x.csv"
         path.write_bytes("text\nGrüße für 5 €\n".encode("cp1252") + b"\x81\n")
         reader = Reader(DataSource(str(path)), "train", DataConfig(), BadRows())
@@ -204,13 +202,13 @@ class TestTables:
             f"{path} is not UTF-8 text; it is read as Windows-1252 (Latin-1)"
         ]
 
-    def test_lists_that_pandas_prints_of_a_parquet_file_are_read(self, tmp_path: Path) -> None:
+    def test_lists_that_pandas_prints_from_a_parquet_file_are_parsed(self, tmp_path: Path) -> None:
         pq.write_table(pa.Table.from_pylist([{"messages": CHAT}]), tmp_path / "x.parquet")
         pandas.read_parquet(tmp_path / "x.parquet").to_csv(tmp_path / "x.csv", index=False)
         assert "} {" in (tmp_path / "x.csv").read_text()  # no comma between them
         assert load_rows(str(tmp_path / "x.csv")).rows == [{"messages": CHAT}]
 
-    def test_a_doubled_column_of_a_parquet_file_is_named(self, tmp_path: Path) -> None:
+    def test_a_duplicate_column_of_a_parquet_file_is_reported(self, tmp_path: Path) -> None:
         table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
         pq.write_table(table, tmp_path / "x.parquet")
         with pytest.raises(DataError, match="the column 'text' occurs twice"):
@@ -222,7 +220,7 @@ class TestSavedSplits:
         ("names", "train"),
         [(("train_sft", "test_sft"), 0), (("all",), 0), (("test", "train"), 1)],
     )
-    def test_the_one_of_its_kind_or_the_only_one_is_taken(
+    def test_the_matching_or_only_split_is_used(
         self, tmp_path: Path, names: tuple[str, ...], train: int
     ) -> None:
         from datasets import Dataset, DatasetDict
@@ -231,7 +229,7 @@ class TestSavedSplits:
         DatasetDict(rows).save_to_disk(str(tmp_path / "x"))
         assert load_rows(str(tmp_path / "x")).rows == [{"text": names[train]}]
 
-    def test_of_two_of_its_kind_one_has_to_be_named(self, tmp_path: Path) -> None:
+    def test_of_two_matching_splits_one_has_to_be_selected(self, tmp_path: Path) -> None:
         from datasets import Dataset, DatasetDict
 
         rows = {name: Dataset.from_list([{"text": name}]) for name in ("train_a", "train_b")}

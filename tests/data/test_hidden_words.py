@@ -1,4 +1,4 @@
-"""Words that a chat template leaves out are named, also where others in the row are the same."""
+"""Text that a chat template omits is reported, even if other parts of the row contain the same text."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PLAIN = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-"""Knows no reasoning, as SmolLM2's."""
+"""Has no reasoning, like SmolLM2's."""
 LAST_THINKS = PLAIN.replace(
     "{{ m.content }}",
     "{% if loop.last and m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
     "{{ m.content }}",
 )
-"""Writes the reasoning of the last message alone, as many do."""
+"""Renders only the reasoning of the last message, as many templates do."""
 TOOLS = [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": {}}}]
 
 
@@ -61,7 +61,7 @@ def said(folder: Path, row: Any, using: PreTrainedTokenizerBase, method: str = "
         ("4", "Four, 4 or 4.", {}),
     ],
 )
-def test_reasoning_that_its_answer_repeats_is_named_where_it_is_not_written(
+def test_omitted_reasoning_is_reported_though_its_answer_repeats_it(
     tmp_path: Path, reasoning: str, content: str, fields: dict[str, Any]
 ) -> None:
     messages = [user("q"), answer(content, reasoning_content=reasoning)]
@@ -72,7 +72,7 @@ def test_reasoning_that_its_answer_repeats_is_named_where_it_is_not_written(
     assert said(tmp_path, {"messages": messages}, tokenizer(LAST_THINKS)) == ""
 
 
-def test_reasoning_that_a_call_repeats_is_named_where_it_is_not_written(tmp_path: Path) -> None:
+def test_omitted_reasoning_is_reported_though_a_call_repeats_it(tmp_path: Path) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
     asks = answer("", reasoning_content="Rome", tool_calls=[call])
     result = {"role": "tool", "tool_call_id": "1", "content": "sun"}
@@ -82,9 +82,7 @@ def test_reasoning_that_a_call_repeats_is_named_where_it_is_not_written(tmp_path
 
 
 @pytest.mark.parametrize("second", ["hmm", "so: hmm, yes"])
-def test_reasoning_that_a_later_one_repeats_is_named_where_it_is_not_written(
-    tmp_path: Path, second: str
-) -> None:
+def test_omitted_reasoning_is_reported_though_later_reasoning_repeats_it(tmp_path: Path, second: str) -> None:
     first, last = answer("a", reasoning_content="hmm"), answer("b", reasoning_content=second)
     row = {"messages": [user("q"), first, user("z"), last]}
     using = tokenizer(LAST_THINKS)
@@ -95,7 +93,7 @@ def test_reasoning_that_a_later_one_repeats_is_named_where_it_is_not_written(
     assert NOT_READ in said(tmp_path, given_before, using)
 
 
-def test_words_beside_a_call_are_named_though_a_later_answer_repeats_them(tmp_path: Path) -> None:
+def test_omitted_text_next_to_a_call_is_reported_though_a_later_answer_repeats_it(tmp_path: Path) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": {}}}
     messages = [
         user("weather?"),
@@ -111,7 +109,9 @@ def test_words_beside_a_call_are_named_though_a_later_answer_repeats_them(tmp_pa
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
-def test_system_messages_are_named_though_they_are_a_part_of_another(tmp_path: Path, method: str) -> None:
+def test_omitted_system_messages_are_reported_though_another_one_contains_them(
+    tmp_path: Path, method: str
+) -> None:
     earlier = [system("Be kind."), system("Be"), user("q"), answer("a"), system("kind"), user("z")]
     row: dict[str, Any] = {"messages": [*earlier, answer("b")]}
     if method == "dpo":
@@ -120,7 +120,7 @@ def test_system_messages_are_named_though_they_are_a_part_of_another(tmp_path: P
     assert said(tmp_path, row, tokenizer_with("qwen2_5"), method) == ""
 
 
-def test_words_that_the_template_has_itself_are_not_taken_for_the_row_s(tmp_path: Path) -> None:
+def test_text_of_the_template_itself_is_not_mistaken_for_the_rows(tmp_path: Path) -> None:
     row = {"messages": [system("Be kind."), system("assistant"), user("q"), answer("a")]}
     assert NO_WORDS.format("words of the system") in said(tmp_path, row, tokenizer_with("gptoss"))
 
@@ -136,18 +136,18 @@ DROPS = (
     words=st.lists(st.sampled_from(["yes", "yes.", "s", "user", "oh yes", "no"]), min_size=4, max_size=8),
     at=st.integers(0, 7),
 )
-def test_a_message_that_is_dropped_is_named_whatever_the_others_say(
+def test_a_dropped_message_is_reported_whatever_the_others_say(
     tmp_path: Path, words: list[str], at: int
 ) -> None:
     words = words[: len(words) // 2 * 2]
     messages = [(answer if number % 2 else user)(each) for number, each in enumerate(words)]
-    at = at % (len(words) - 1) // 2 * 2  # a question: its answer follows another prompt without it
+    at = at % (len(words) - 1) // 2 * 2  # a question: without it, its answer would follow another prompt
     lines = said(tmp_path, {"messages": messages}, tokenizer(DROPS.replace("DROPPED", str(at))))
     assert NO_WORDS.format("words of the user") in lines
     assert said(tmp_path, {"messages": messages}, tokenizer(PLAIN)) == ""
 
 
-def test_an_answer_that_is_one_token_with_its_prompt_is_named(tmp_path: Path) -> None:
+def test_an_answer_that_forms_one_token_with_its_prompt_is_reported(tmp_path: Path) -> None:
     using = tokenizer(PLAIN)
     pair = next(token for token in sorted(using.get_vocab()) if len(token) == 2 and token.isalpha())
     row = {"prompt": pair[0], "completion": pair[1]}
@@ -158,7 +158,7 @@ def test_an_answer_that_is_one_token_with_its_prompt_is_named(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("template", ["gemma", "lfm2", "qwen3", "phi3_5"])
-def test_what_is_plainly_written_would_not_be_missed_otherwise(template: str) -> None:
+def test_the_fast_check_for_rendered_text_agrees_with_the_slow_one(template: str) -> None:
     few = st.text(st.sampled_from("ab. \n"), max_size=6)
     words = st.one_of(few, st.sampled_from(["user", "system", "</think> a", "<think>"]))
     turns = st.lists(words, min_size=2, max_size=6)

@@ -1,4 +1,4 @@
-"""A JSON array is read value by value, as `json.loads` reads it whole."""
+"""A JSON array is read value by value, with the same result as `json.loads`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_any_array_has_the_values_that_json_finds(
 
 
 @given(st.lists(anything, min_size=1, max_size=4), st.data(), pieces)
-def test_any_damaged_array_is_told_where_json_tells_it(
+def test_an_error_in_any_damaged_array_is_reported_where_json_reports_it(
     rows: list[Any], data: st.DataObject, piece: int
 ) -> None:
     text = json.dumps(rows, indent=data.draw(st.sampled_from([None, 1])))
@@ -46,14 +46,14 @@ def test_any_damaged_array_is_told_where_json_tells_it(
 
 
 def found_by(read: Callable[[], Any]) -> str:
-    """The values, or where the first mistake is."""
+    """The values, or the position of the first error."""
     try:
         return repr(read())
     except ValueError as error:
         return re.sub(r" \(char .*", "", str(error))
 
 
-def test_of_a_large_array_a_small_part_is_in_memory() -> None:
+def test_only_a_small_part_of_a_large_array_is_in_memory() -> None:
     row = json.dumps({"text": "word " * 200})
     file = io.BytesIO(f"[{','.join([row] * 20_000)}]".encode())
     tracemalloc.start()
@@ -73,6 +73,6 @@ def test_of_a_large_array_a_small_part_is_in_memory() -> None:
         ("", "Expecting value: line 1 column 1"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(text: str, message: str) -> None:
+def test_an_error_is_reported_with_its_line(text: str, message: str) -> None:
     with pytest.raises(BadArray, match=message):
         list(values(io.BytesIO(text.encode()), 4))

@@ -1,4 +1,4 @@
-"""Sources with weights are mixed in these proportions, the smaller ones repeated; others are joined."""
+"""Sources with weights are mixed in these proportions, repeating smaller ones; others are concatenated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def texts(data: PreparedData) -> list[str]:
     return [TOKENIZER.decode(ids).removesuffix("<|im_end|>") for ids in data.train["input_ids"]]
 
 
-def test_small_sources_are_repeated_until_the_proportions_are_those_of_the_weights(tmp_path: Path) -> None:
+def test_small_sources_are_repeated_until_the_proportions_match_the_weights(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.jsonl", 30), write(tmp_path / "b.jsonl", 10)
     data = prepared(DataSource(a, weight=3), DataSource(b, weight=2))
     found = Counter(texts(data))
@@ -44,7 +44,7 @@ def test_small_sources_are_repeated_until_the_proportions_are_those_of_the_weigh
     assert texts(prepared(DataSource(a, weight=3), DataSource(b, weight=2), seed=2)) != texts(data)
 
 
-def test_sources_without_weights_are_joined_whatever_their_shapes(tmp_path: Path) -> None:
+def test_sources_without_weights_are_concatenated_whatever_their_shapes(tmp_path: Path) -> None:
     a = write(tmp_path / "a.jsonl", 3)
     (tmp_path / "b.csv").write_text("prompt,completion\nb ,0\n")
     data = prepared(DataSource(a), DataSource(str(tmp_path / "b.csv")))
@@ -52,7 +52,7 @@ def test_sources_without_weights_are_joined_whatever_their_shapes(tmp_path: Path
     assert "4 rows (text + prompt/completion)" in data.summary.line()
 
 
-def test_a_source_of_which_nothing_is_left_ends_a_mixture_by_its_name_and_is_counted_without_weights(
+def test_a_source_empty_after_truncation_is_an_error_in_a_mixture_and_counted_without_weights(
     tmp_path: Path,
 ) -> None:
     a, b = write(tmp_path / "a.jsonl", 3), str(tmp_path / "b.jsonl")
@@ -68,7 +68,7 @@ def test_a_source_of_which_nothing_is_left_ends_a_mixture_by_its_name_and_is_cou
     assert summary.dropped == 1
 
 
-def test_a_weight_from_python_is_checked_as_one_of_a_file() -> None:
+def test_a_weight_from_python_is_checked_like_one_from_a_file() -> None:
     for weight in (0, -1, "much"):
         with pytest.raises(ConfigError, match="weight"):
             DataConfig(train=(DataSource("demo", weight=weight),))  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def test_each_source_has_its_own_limit_columns_and_template(tmp_path: Path) -> N
     assert found == {"a 0": 2, "a 1": 1, "a 2": 1, "T a": 2}
 
 
-def test_rows_that_are_held_out_are_in_no_mixture(tmp_path: Path) -> None:
+def test_held_out_rows_are_in_no_mixture(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.jsonl", 30), write(tmp_path / "b.jsonl", 10)
     data = prepared(DataSource(a, weight=1), DataSource(b, weight=1), eval_fraction=0.25)
     assert data.eval is not None
@@ -96,19 +96,19 @@ def test_rows_that_are_held_out_are_in_no_mixture(tmp_path: Path) -> None:
     assert not held & set(texts(data))
 
 
-def test_rows_to_evaluate_on_that_are_trained_on_are_counted(tmp_path: Path) -> None:
+def test_eval_rows_that_are_also_trained_are_counted(tmp_path: Path) -> None:
     a = write(tmp_path / "a.jsonl", 5)
     data = prepare(DataConfig(train=a, eval=[a, write(tmp_path / "b.jsonl", 2)]), TOKENIZER, None, 1)
     assert (data.summary.eval_rows, data.summary.eval_in_train) == (7, 5)
     assert data.summary.line().endswith("eval 7 rows · 5 of them trained on, too")
 
 
-def test_rows_that_are_there_twice_are_counted(tmp_path: Path) -> None:
+def test_duplicate_rows_are_counted(tmp_path: Path) -> None:
     a = write(tmp_path / "a.jsonl", 5)
     assert prepared(DataSource(a), DataSource(a, max_rows=2)).summary.duplicates == 2
 
 
-def test_weights_that_would_repeat_a_source_for_ever_are_refused(tmp_path: Path) -> None:
+def test_weights_that_would_repeat_a_source_endlessly_are_refused(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.jsonl", 300), write(tmp_path / "b.jsonl", 1)
     with pytest.raises(DataError, match="by repeating the small sources: use weights that differ less"):
         prepared(DataSource(a, weight=0.001), DataSource(b, weight=1000))
@@ -118,7 +118,7 @@ sizes = st.lists(st.tuples(st.integers(1, 200), st.floats(0.1, 10)), min_size=1,
 
 
 @given(sizes, st.integers(0, 9))
-def test_of_any_mixture_no_row_is_lost_and_the_proportions_are_those_of_the_weights(
+def test_no_mixture_loses_a_row_and_its_proportions_match_the_weights(
     sources: list[tuple[int, float]], seed: int
 ) -> None:
     rows, weights = [count for count, _ in sources], [weight for _, weight in sources]

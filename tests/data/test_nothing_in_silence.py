@@ -1,4 +1,4 @@
-"""What a row says in its conversation is learnt as it says, or refused, or named: whatever fields messages,
+"""Everything in a row's conversation is trained as written, refused, or reported: whatever fields messages,
 calls, parts and turns have."""
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def file_of(folder: Path, rows: Any) -> Path:
 def learnt(
     path: Path, template: str | None = None, method: str = "sft", **options: Any
 ) -> tuple[str, str, str]:
-    """All that is written of the rows, what of it is trained, and what is said of the rest."""
+    """All text rendered from the rows, the trained part of it, and what is reported about the rest."""
     using = tokenizer_with(template) if template else DEMO
     data = prepare(DataConfig(train=str(path), cache=False, **options), using, None, seed=0, method=method)
     if method != "sft":
@@ -90,7 +90,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_what_no_code_reads_is_named(name: str, tmp_path: Path) -> None:
+def test_fields_that_no_code_reads_are_reported(name: str, tmp_path: Path) -> None:
     _, _, said = learnt(file_of(tmp_path, NAMED[name]), "qwen3")
     assert name in said
 
@@ -113,14 +113,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("says", REFUSED)
-def test_what_contradicts_itself_or_cannot_be_read_is_refused(says: str, tmp_path: Path) -> None:
+def test_contradictory_or_unreadable_rows_are_refused(says: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line \d") as refused:
         learnt(file_of(tmp_path, REFUSED[says]), "qwen3")
     assert says in str(refused.value)
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_contradicting_weights_are_refused_in_preferences(tmp_path: Path, method: str) -> None:
+def test_contradictory_weights_are_refused_in_preferences(tmp_path: Path, method: str) -> None:
     row = {"prompt": [user()], "chosen": [answer(weight=1, train=False)], "rejected": [answer("BAD")]}
     with pytest.raises(DataError, match="contradict each other"):
         learnt(file_of(tmp_path, [row]), "qwen3", method)
@@ -148,7 +148,7 @@ def test_the_arguments_of_a_call_are_trained_under_each_of_their_names(
     st.sampled_from(("call", "part", "message")),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_each_field_that_nobody_knows_is_named_wherever_it_stands(
+def test_each_unknown_field_is_reported_wherever_it_is(
     tmp_path: Path, fields: dict[str, int], where: str
 ) -> None:
     rows = {
@@ -175,7 +175,7 @@ def test_each_field_that_nobody_knows_is_named_wherever_it_stands(
         },
     ],
 )
-def test_reasoning_is_trained_in_any_form(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_reasoning_is_trained_in_any_format(tmp_path: Path, fields: dict[str, Any]) -> None:
     _, trained, said = learnt(file_of(tmp_path, chat(user(), answer() | fields)), "qwen3")
     assert trained.startswith("<think>\nDEEP")
     assert trained.count("DEEP\n") == 1
@@ -196,7 +196,7 @@ def test_a_list_that_a_tool_returns_is_json(tmp_path: Path, result: list[Any]) -
     assert said == ""
 
 
-def test_parts_of_text_that_a_tool_returns_are_its_text(tmp_path: Path) -> None:
+def test_text_parts_that_a_tool_returns_are_its_text(tmp_path: Path) -> None:
     rows = chat(user(), {"role": "tool", "content": [{"type": "text", "text": "GRAZ"}]}, answer())
     assert "\nGRAZ\n" in learnt(file_of(tmp_path, rows), "qwen2_5")[0]
 
@@ -214,7 +214,7 @@ def test_a_turn_of_input_and_output_keeps_its_weight_and_the_row_its_columns(
 
 
 @pytest.mark.parametrize("said", [{"weight": 1}, {"train": True}])
-def test_an_answer_of_a_prompt_that_asks_for_it_is_trained(tmp_path: Path, said: dict[str, Any]) -> None:
+def test_an_answer_in_a_prompt_is_trained_if_the_row_says_so(tmp_path: Path, said: dict[str, Any]) -> None:
     row = {"prompt": [user(), answer("FIRST", **said), user()], "completion": [answer("SECOND")]}
     assert "FIRST" in learnt(file_of(tmp_path, [row]))[1]
     row["prompt"] = [user(), answer("FIRST"), user()]
@@ -222,13 +222,13 @@ def test_an_answer_of_a_prompt_that_asks_for_it_is_trained(tmp_path: Path, said:
 
 
 @pytest.mark.parametrize("name", ["tools", "functions"])
-def test_tools_beside_preferences_that_are_texts_are_named(tmp_path: Path, name: str) -> None:
+def test_tools_next_to_plain_text_preferences_are_reported(tmp_path: Path, name: str) -> None:
     row = {"prompt": "q", "chosen": "c", "rejected": "r", name: [{"name": "f"}]}
     assert f"columns not used: {name}" in learnt(file_of(tmp_path, [row]), "qwen2_5", "dpo")[2]
 
 
 @pytest.mark.parametrize("cell", ["0", "false", "0.0", "False"])
-def test_cells_of_a_table_say_what_is_trained(tmp_path: Path, cell: str) -> None:
+def test_cells_of_a_table_decide_what_is_trained(tmp_path: Path, cell: str) -> None:
     table = tmp_path / "rows.csv"
     table.write_text(f"prompt,completion,weight\nq,GOOD,1\nq,BAD,{cell}\nq,ALSO,\n")
     _, trained, _ = learnt(table)
@@ -239,24 +239,24 @@ def test_cells_of_a_table_say_what_is_trained(tmp_path: Path, cell: str) -> None
 
 
 @pytest.mark.parametrize("text", ['{"from": "EUR", "value": 12}', '{"role": "assistant", "content": "x"}'])
-def test_a_completion_that_is_json_is_trained_as_it_is(tmp_path: Path, text: str) -> None:
+def test_a_completion_that_contains_json_is_trained_unchanged(tmp_path: Path, text: str) -> None:
     row = {"prompt": "Extract: ", "completion": text}
     assert text in learnt(file_of(tmp_path, [row]))[1]
 
 
-def test_a_list_of_data_in_json_is_a_text_too(tmp_path: Path) -> None:
+def test_a_json_list_of_data_is_also_text(tmp_path: Path) -> None:
     text = '[{"from": "EUR", "value": 12}, {"role": "admin", "content": "x"}]'
     assert text in learnt(file_of(tmp_path, [{"prompt": "Extract: ", "completion": text}]))[1]
 
 
-def test_cells_of_messages_are_read_as_such(tmp_path: Path) -> None:
+def test_cells_that_contain_messages_are_parsed(tmp_path: Path) -> None:
     row = {"prompt": json.dumps([user()]), "completion": json.dumps(answer())}
     assert learnt(file_of(tmp_path, [row]), "qwen2_5")[1] == "GOOD<|im_end|>"
     pair = {"prompt": row["prompt"], "chosen": row["completion"], "rejected": json.dumps(answer("BAD"))}
     assert "assistant\nGOOD<|im_end|>" in learnt(file_of(tmp_path, [pair]), "qwen2_5", "dpo")[0]
 
 
-def test_the_weight_of_an_answer_that_a_preference_does_not_learn_is_named(tmp_path: Path) -> None:
+def test_the_weight_of_an_answer_that_preferences_do_not_train_is_reported(tmp_path: Path) -> None:
     prompt = [user(), answer("FIRST", weight=1), user()]
     row = {"prompt": prompt, "chosen": [answer()], "rejected": [answer("BAD")]}
     assert "weight of a message of the prompt" in learnt(file_of(tmp_path, [row]), "qwen2_5", "dpo")[2]
@@ -270,7 +270,7 @@ def test_the_weight_of_an_answer_that_a_preference_does_not_learn_is_named(tmp_p
         {"messages": [user(), answer()], "tools": '[{"name": "f", "name": "g"}]'},
     ],
 )
-def test_a_text_with_a_key_twice_is_refused(tmp_path: Path, columns: dict[str, Any]) -> None:
+def test_json_text_with_a_duplicate_key_is_refused(tmp_path: Path, columns: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"line 1.* twice, with different values"):
         learnt(file_of(tmp_path, [columns]), "qwen2_5")
 
@@ -283,7 +283,7 @@ def test_a_text_with_a_key_twice_is_refused(tmp_path: Path, columns: dict[str, A
         {"messages": [user(), answer()], "tools": "null"},
     ],
 )
-def test_forms_that_tables_have_are_read(tmp_path: Path, columns: dict[str, Any]) -> None:
+def test_layouts_that_tables_use_are_read(tmp_path: Path, columns: dict[str, Any]) -> None:
     assert learnt(file_of(tmp_path, [columns]), "qwen2_5")[1:] == ("GOOD<|im_end|>", "")
 
 
@@ -297,7 +297,7 @@ def test_a_map_of_a_parquet_file_is_an_object(tmp_path: Path) -> None:
     assert '{"city": "GRAZ"}' in learnt(path, "qwen2_5")[1]
 
 
-def test_a_refusal_is_the_answer_where_there_is_no_other(tmp_path: Path) -> None:
+def test_a_refusal_is_the_answer_if_there_is_no_other(tmp_path: Path) -> None:
     refusing = answer(None, refusal="SORRY")
     assert "SORRY" in learnt(file_of(tmp_path, chat(user(), refusing)))[1]
     assert "SORRY" not in learnt(file_of(tmp_path, chat(user(), answer("GOOD", refusal=None))))[1]
@@ -306,7 +306,7 @@ def test_a_refusal_is_the_answer_where_there_is_no_other(tmp_path: Path) -> None
     assert "refusal" in beside[2]
 
 
-def test_a_cell_that_its_delimiter_parts_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_a_cell_that_contains_its_delimiter_is_refused_with_a_remedy(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text\nhello, world\nyo\n")
     with pytest.raises(DataError, match="it has 2; put a text with a comma in it in quotation marks"):

@@ -1,4 +1,4 @@
-"""Forms that people's rows have besides the usual ones are read, or refused with the cause and a remedy."""
+"""Less common row formats are read, or refused with the cause and a remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BLOCKS = [
 
 
 def read(path: Path, content: Any, method: str = "sft", **config: Any) -> tuple[list[Any], list[str]]:
-    """The rows, and what of them is not used."""
+    """The rows, and which parts of them are not used."""
     if isinstance(content, (str, bytes)):
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     else:
@@ -37,25 +37,25 @@ def read(path: Path, content: Any, method: str = "sft", **config: Any) -> tuple[
 
 @pytest.mark.parametrize("system", [BLOCKS, json.dumps(BLOCKS), ["ONE", "TWO"]])
 @pytest.mark.parametrize("rest", [{"messages": [ASKED, GOOD]}, {"question": "q", "answer": "GOOD"}])
-def test_a_system_text_in_blocks_is_their_text(tmp_path: Path, system: Any, rest: Any) -> None:
+def test_a_system_prompt_in_blocks_is_their_text(tmp_path: Path, system: Any, rest: Any) -> None:
     [row], unused = read(tmp_path / "x.jsonl", [{"system": system, **rest}])
     assert row["messages"][0] == {"role": "system", "content": "ONE\n\nTWO"}
     assert unused == []
 
 
 @pytest.mark.parametrize("system", [[{"type": "image", "text": "x", "source": 1}], [1], {"a": 1}])
-def test_a_system_text_of_something_else_is_refused_at_its_place(tmp_path: Path, system: Any) -> None:
+def test_a_system_prompt_of_another_kind_is_refused_with_its_location(tmp_path: Path, system: Any) -> None:
     with pytest.raises(DataError, match=r"line 1: `system` is (a list|an object), where a text is needed\.$"):
         read(tmp_path / "x.jsonl", [{"system": system, "messages": [ASKED, GOOD]}])
 
 
-def test_a_column_that_is_not_used_is_called_by_its_own_name(tmp_path: Path) -> None:
+def test_an_unused_column_is_reported_by_its_own_name(tmp_path: Path) -> None:
     messages = [{"role": "system", "content": "A"}, ASKED, GOOD]
     _, unused = read(tmp_path / "x.jsonl", [{"system_prompt": "B", "messages": messages}])
     assert unused == ["the column `system_prompt` is not used: the conversation has a system message"]
 
 
-def test_openais_pairs_are_pairs(tmp_path: Path) -> None:
+def test_openai_preference_pairs_are_pairs(tmp_path: Path) -> None:
     asked = {"messages": [ASKED], "tools": [{"name": "f"}], "parallel_tool_calls": True}
     row = {"input": asked, "preferred_output": [GOOD], "non_preferred_output": [BAD]}
     [found], unused = read(tmp_path / "x.jsonl", [row], "dpo")
@@ -76,7 +76,7 @@ def test_openais_pairs_are_pairs(tmp_path: Path) -> None:
         ({"chosen": "q GOOD", "rejected": "q BAD"}, 'text = "chosen"'),
     ],
 )
-def test_pairs_are_learnt_as_examples_with_their_question(tmp_path: Path, row: Any, columns: str) -> None:
+def test_pairs_can_be_trained_as_examples_with_their_question(tmp_path: Path, row: Any, columns: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(row))
     reader = Reader(DataSource(str(path)), "train", DataConfig(), BadRows())
@@ -97,7 +97,7 @@ def test_pairs_are_learnt_as_examples_with_their_question(tmp_path: Path, row: A
         ({"instruction": "q", "completions": [{"response": "a", "score": 3}]}, "dpo"),
     ],
 )
-def test_for_what_only_a_function_can_read_a_function_is_advised(
+def test_for_rows_that_only_a_function_can_read_a_function_is_suggested(
     tmp_path: Path, row: Any, method: str
 ) -> None:
     with pytest.raises(DataError, match=r"write a function: data\.handler\.$"):
@@ -106,39 +106,39 @@ def test_for_what_only_a_function_can_read_a_function_is_advised(
 
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("name", ["speaker", "from", "author"])
-def test_messages_of_an_unknown_form_are_no_rows(tmp_path: Path, rows: int, name: str) -> None:
+def test_messages_of_an_unknown_format_are_no_rows(tmp_path: Path, rows: int, name: str) -> None:
     turns = [{name: "human", "text": "q"}, {name: "gpt", "text": "a"}]
     with pytest.raises(DataError, match="message 1 of `conversations`"):
         read(tmp_path / "x.jsonl", [{"conversations": turns}] * rows)
 
 
-def test_a_table_in_markdown_has_no_row_of_dashes(tmp_path: Path) -> None:
+def test_a_markdown_table_has_no_row_of_dashes(tmp_path: Path) -> None:
     rows, _ = read(tmp_path / "x.csv", "| question | answer |\n|---|:--:|\n| a? | --- |\n")
     assert [message["content"] for message in rows[0]["messages"]] == ["a?", "---"]
     assert len(rows) == 1
 
 
 @pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
-def test_a_text_has_the_lines_of_any_machine(tmp_path: Path, end: str) -> None:
+def test_text_files_may_have_the_line_ends_of_any_platform(tmp_path: Path, end: str) -> None:
     text = end.join(("one", "two", "", "three", ""))
     rows, _ = read(tmp_path / "x.txt", text.encode())
     assert [row["text"] for row in rows] == ["one", "two", "three"]
 
 
-def test_a_word_that_python_prints_is_not_missing() -> None:
+def test_a_word_in_a_python_repr_is_not_a_missing_value() -> None:
     call = {"function": {"name": "f", "arguments": {"x": 'ü\n"q"'}}}
     message = {"role": "assistant", "content": "", "tool_calls": [call]}
     assert list(missing_words([message], None, [f"f(x={call['function']['arguments']['x']!r})"])) == []
 
 
-def test_a_function_given_from_python_is_not_found_again_and_that_is_said() -> None:
+def test_a_function_passed_from_python_cannot_be_found_again_and_that_is_reported() -> None:
     with pytest.raises(ConfigError, match="It was passed from Python: move it into a module, and name that"):
         load_object("__main__:gone", "data.handler")
     with pytest.raises(ConfigError, match=r"json has no gone\.$"):
         load_object("json:gone", "data.handler")
 
 
-def test_items_of_responses_are_the_conversation_that_they_tell() -> None:
+def test_items_of_the_responses_api_become_the_conversation() -> None:
     items: list[dict[str, Any]] = [
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "And?"}]},
         {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "ask both"}]},

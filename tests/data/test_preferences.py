@@ -1,4 +1,5 @@
-"""Rows of preferences of every form become one form, and what is wrong in a row is told with its place."""
+"""Preference rows of every format are converted to one, and errors in a row are reported with its
+location."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ PAIR = {"prompt": [user("Why?")], "chosen": [bot("So.")], "rejected": [bot("No."
         {**PAIR, "messages": [user("Why?"), bot("So.")], "score_chosen": 9.0},
     ],
 )
-def test_whatever_way_a_pair_of_chats_is_written_it_is_the_same_pair(row: dict[str, Any]) -> None:
+def test_every_format_of_a_chat_pair_gives_the_same_pair(row: dict[str, Any]) -> None:
     assert one(row) == PAIR
 
 
@@ -80,7 +81,7 @@ def test_whatever_way_a_pair_of_chats_is_written_it_is_the_same_pair(row: dict[s
         ("x", "xy", ""),
     ],
 )
-def test_the_prompt_that_two_texts_share_ends_before_the_word_at_which_they_part(
+def test_the_common_prompt_of_two_texts_ends_before_the_word_where_they_diverge(
     chosen: str, rejected: str, prompt: str
 ) -> None:
     made = one({"chosen": chosen, "rejected": rejected})
@@ -92,7 +93,7 @@ words = st.text(alphabet="ab \n", min_size=1, max_size=12)
 
 
 @given(words, words)
-def test_two_texts_are_never_changed_by_parting_them(chosen: str, rejected: str) -> None:
+def test_splitting_two_texts_never_changes_them(chosen: str, rejected: str) -> None:
     if chosen != rejected:
         made = one({"chosen": chosen, "rejected": rejected})
         assert made["chosen"]
@@ -100,7 +101,7 @@ def test_two_texts_are_never_changed_by_parting_them(chosen: str, rejected: str)
         assert (made["prompt"] + made["chosen"], made["prompt"] + made["rejected"]) == (chosen, rejected)
 
 
-def test_texts_with_a_prompt_stay_as_they_are() -> None:
+def test_texts_with_a_prompt_stay_unchanged() -> None:
     row = {"prompt": "2+2=", "chosen": "4", "rejected": "5"}
     assert one(row, "reward") == row
 
@@ -109,11 +110,11 @@ def test_texts_with_a_prompt_stay_as_they_are() -> None:
     ("label", "meant"),
     [(True, True), (0, False), (1.0, True), ("true", True), ("False", False), (" 1 ", True), ("0.0", False)],
 )
-def test_a_label_is_understood_as_it_is_mostly_written(label: Any, meant: bool) -> None:
+def test_a_label_is_parsed_in_its_common_spellings(label: Any, meant: bool) -> None:
     assert one({"prompt": "a", "completion": "b", "label": label}, "kto")["label"] is meant
 
 
-def test_a_labelled_answer_as_a_text_joins_a_prompt_of_messages() -> None:
+def test_a_labelled_plain_text_answer_follows_a_prompt_of_messages() -> None:
     made = one({"prompt": [user("Why?")], "completion": "So.", "label": True}, "kto")
     assert made == {"prompt": [user("Why?")], "completion": [bot("So.")], "label": True}
     repeated = {"prompt": [user("Why?")], "completion": [user("Why?"), bot("So.")], "label": True}
@@ -131,7 +132,7 @@ def test_tables_are_read_as_well(tmp_path: Path) -> None:
     assert read(str(tmp_path / "x.parquet"), "dpo") == [PAIR]
 
 
-def test_pairs_whose_answers_are_the_same_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_pairs_with_identical_answers_are_dropped_and_counted(tmp_path: Path) -> None:
     same = {"prompt": "a", "chosen": "b", "rejected": "b"}
     other = {**same, "rejected": "c"}
     config = DataConfig(train=write(tmp_path / "x.jsonl", same, other, same))
@@ -144,7 +145,7 @@ def test_pairs_whose_answers_are_the_same_are_left_out_and_counted(tmp_path: Pat
 
 
 @pytest.mark.parametrize("method", ["dpo", "reward", "kto"])
-def test_pairs_that_differ_in_what_the_template_leaves_out_are_the_same(tmp_path: Path, method: str) -> None:
+def test_pairs_that_differ_only_in_what_the_template_omits_are_identical(tmp_path: Path, method: str) -> None:
     using = load_tokenizer(ModelConfig(path="demo"))
     using.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
@@ -159,9 +160,7 @@ def test_pairs_that_differ_in_what_the_template_leaves_out_are_the_same(tmp_path
 
 
 @pytest.mark.parametrize("truncation", ["keep_start", "keep_end"])
-def test_pairs_of_which_the_same_is_left_when_they_are_cut_are_not_trained(
-    tmp_path: Path, truncation: str
-) -> None:
+def test_pairs_that_are_identical_after_truncation_are_not_trained(tmp_path: Path, truncation: str) -> None:
     ends = ("b", "c") if truncation == "keep_start" else ("", "")
     begins = ("b", "c") if truncation == "keep_end" else ("", "")
     good, bad = (f"{begin}{' x y z' * 20}{end}" for begin, end in zip(begins, ends, strict=True))
@@ -180,7 +179,7 @@ def test_a_list_of_answers_is_refused_with_what_is_needed(method: str, tmp_path:
         read(rows, method)
 
 
-def test_a_reward_may_part_at_a_question_and_have_a_margin() -> None:
+def test_a_reward_pair_may_diverge_at_a_question_and_have_a_margin() -> None:
     row = {"chosen": [user("a"), bot("b")], "rejected": [user("c"), bot("d")], "margin": 2}
     made = one(row, "reward")
     assert (made["prompt"], made["margin"]) == ([], 2.0)
@@ -216,7 +215,7 @@ def test_a_reward_may_part_at_a_question_and_have_a_margin() -> None:
         ("dpo", {"prompt": "a", "chosen": "b \ud83d", "rejected": "c"}, "half a character .'.ud83d'."),
     ],
 )
-def test_a_wrong_row_is_told_with_its_place_and_what_is_needed(
+def test_an_invalid_row_is_reported_with_its_location_and_what_is_needed(
     method: str, row: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=message) as error:
@@ -250,14 +249,14 @@ def test_a_wrong_row_is_told_with_its_place_and_what_is_needed(
         ),
     ],
 )
-def test_rows_that_differ_from_the_first_are_told(
+def test_rows_that_differ_from_the_first_are_reported(
     first: dict[str, Any], second: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=message):
         read(write(tmp_path / "x.jsonl", first, second), "reward" if "margin" in message else "dpo")
 
 
-def test_sft_on_pairs_names_the_methods_that_learn_from_them(tmp_path: Path) -> None:
+def test_sft_on_pairs_suggests_the_preference_methods(tmp_path: Path) -> None:
     source = write(tmp_path / "x.jsonl", PAIR)
     with pytest.raises(DataError, match="holds preferences, for --method dpo, kto, reward or orpo"):
         prepare(DataConfig(train=source), TOKENIZER, None, 1)

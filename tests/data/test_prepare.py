@@ -1,4 +1,4 @@
-"""What is prepared is cut, held out and counted as the summary says, the same each time."""
+"""Prepared data are truncated, held out and counted as the summary says, and deterministic."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fmstune.models.load import load_tokenizer
 from tests.support.logs import Logs
 from tests.support.rendered import adding, chat, seen_and_trained, tokenizer
 
-# As DeepSeek's: the prompt opens a block of reasoning, and the answers of a conversation are without.
+# Like DeepSeek's: the prompt opens a block of reasoning, and the answers of a conversation have none.
 OPENS_REASONING = """\
 {%- for message in messages -%}
 {%- if message['role'] == 'assistant' -%}
@@ -30,12 +30,12 @@ OPENS_REASONING = """\
 {%- endfor -%}
 {{ '<|im_start|>assistant\\n<think>\\n' if add_generation_prompt }}"""
 
-# As Nemotron's: such an answer has a block of reasoning too, an empty one.
+# Like Nemotron's: such an answer also has a block of reasoning, an empty one.
 EMPTY_REASONING = OPENS_REASONING.replace(
     "message['content'].split", "'<think></think>' + message['content'].split"
 )
 
-# As Qwen3's: the last answer gets an empty block of reasoning, an answer that is followed up does not.
+# Like Qwen3's: the last answer gets an empty block of reasoning, answers before another turn do not.
 LAST_WITH_REASONING = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' }}
@@ -71,7 +71,7 @@ def numbered(data: Any) -> list[str]:
     return [TOKENIZER.decode(ids) for ids in data["input_ids"]]
 
 
-def test_the_demo_is_prepared_with_its_evaluation_rows() -> None:
+def test_the_demo_is_prepared_with_its_eval_rows() -> None:
     data = prepare(DataConfig(train="demo", eval="demo"), TOKENIZER, 256, seed=1)
     summary = data.summary
     assert (len(data.train), len(data.eval or ())) == (summary.rows, summary.eval_rows) == (400, 60)
@@ -83,7 +83,7 @@ def test_the_demo_is_prepared_with_its_evaluation_rows() -> None:
     assert summary.line().endswith("eval 60 rows")
 
 
-def test_rows_are_cut_at_their_end_and_those_left_without_an_answer_are_dropped(tmp_path: Path) -> None:
+def test_rows_are_truncated_at_their_end_and_dropped_if_no_answer_is_left(tmp_path: Path) -> None:
     short, cut = {"prompt": "a:", "completion": " b"}, {"prompt": "a:", "completion": " b" * 50}
     lost = {"prompt": "a " * 50, "completion": " b"}
     data = prepare(write(tmp_path, short, cut, lost, short), TOKENIZER, 10, seed=1)
@@ -95,7 +95,7 @@ def test_rows_are_cut_at_their_end_and_those_left_without_an_answer_are_dropped(
     assert "2 rows cut · 1 row left out" in summary.line()
 
 
-def test_a_row_that_just_fits_is_not_cut(tmp_path: Path) -> None:
+def test_a_row_of_exactly_the_maximum_length_is_not_truncated(tmp_path: Path) -> None:
     config = write(tmp_path, {"text": "one two three"})
     fits = length("one two three") + 1
     assert prepare(config, TOKENIZER, fits, seed=1).summary.truncated == 0
@@ -103,7 +103,7 @@ def test_a_row_that_just_fits_is_not_cut(tmp_path: Path) -> None:
     assert prepare(config, TOKENIZER, None, seed=1).summary.longest == fits
 
 
-def test_rows_of_which_nothing_is_left_are_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_data_without_any_remaining_row_are_refused_with_a_remedy(tmp_path: Path) -> None:
     config = write(tmp_path, {"prompt": "a " * 50, "completion": " b"})
     with pytest.raises(
         DataError, match=r"of its 1 row, none has a token to train on .*max_length = 10.*raise"
@@ -124,14 +124,14 @@ def test_rows_without_any_answer_are_refused(tmp_path: Path) -> None:
             prepare(write(tmp_path, {**row, **GOOD[next(reversed(row))]}, row), tokenizer, 10, seed=1)
 
 
-def test_evaluation_rows_of_which_nothing_is_left_are_refused_too(tmp_path: Path) -> None:
+def test_eval_data_without_any_remaining_row_are_refused_too(tmp_path: Path) -> None:
     evaluation = write(tmp_path, {"prompt": "a " * 50, "completion": " b"}, name="eval.jsonl").train
     config = replace(write(tmp_path, {"text": "a b"}), eval=evaluation)
     with pytest.raises(DataError, match=r"eval\.jsonl: of its 1 row, none"):
         prepare(config, TOKENIZER, 10, seed=1)
 
 
-def test_held_out_rows_are_drawn_by_the_seed_and_are_not_trained_on(tmp_path: Path) -> None:
+def test_held_out_rows_are_drawn_by_the_seed_and_not_trained(tmp_path: Path) -> None:
     rows = [{"text": f"number {n}"} for n in range(50)]
     config = replace(write(tmp_path, *rows), eval_fraction=0.2)
     data = prepare(config, TOKENIZER, None, seed=1)
@@ -143,7 +143,7 @@ def test_held_out_rows_are_drawn_by_the_seed_and_are_not_trained_on(tmp_path: Pa
     assert set(numbered(prepare(config, TOKENIZER, None, seed=2).eval)) != held_out
 
 
-def test_a_file_to_evaluate_on_goes_before_a_part_to_hold_out(tmp_path: Path) -> None:
+def test_an_eval_file_takes_precedence_over_a_held_out_fraction(tmp_path: Path) -> None:
     evaluation = str(tmp_path / "eval.jsonl")
     write(tmp_path, {"text": "e f"}, name="eval.jsonl")
     config = replace(write(tmp_path, {"text": "a b"}, {"text": "c d"}), eval=evaluation, eval_fraction=0.5)
@@ -154,19 +154,19 @@ def test_a_file_to_evaluate_on_goes_before_a_part_to_hold_out(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("rows", "fraction"), [(1, 0.1), (2, 0.9)])
-def test_to_hold_out_everything_is_refused(tmp_path: Path, rows: int, fraction: float) -> None:
+def test_holding_out_everything_is_refused(tmp_path: Path, rows: int, fraction: float) -> None:
     config = replace(write(tmp_path, *[{"text": "a b"}] * rows), eval_fraction=fraction)
     with pytest.raises(DataError, match="leaves none to train on"):
         prepare(config, TOKENIZER, None, seed=1)
 
 
-def test_at_most_so_many_rows_are_used_and_those_come_first(tmp_path: Path) -> None:
+def test_max_rows_uses_only_the_first_rows(tmp_path: Path) -> None:
     config = replace(write(tmp_path, *({"text": f"number {n}"} for n in range(9))), max_rows=2)
     data = prepare(config, TOKENIZER, None, seed=1)
     assert numbered(data.train) == ["number 0<|im_end|>", "number 1<|im_end|>"]
 
 
-def test_params_say_which_data_it_is_and_leave_out_what_is_not_known(tmp_path: Path) -> None:
+def test_params_identify_the_data_and_omit_unknown_values(tmp_path: Path) -> None:
     params = prepare(write(tmp_path, {"text": "a b"}), TOKENIZER, None, seed=1).summary.as_params()
     assert {"source", "shape", "rows", "tokens", "sha256"} <= params.keys()
     assert "eval_source" not in params
@@ -198,15 +198,15 @@ def test_a_prompt_that_opens_a_block_of_reasoning_hides_no_answer(tmp_path: Path
     using = tokenizer(template)
     rows = prepare(write(tmp_path, row), using, None, seed=1).train
     words = [using.decode([token for token in each["labels"] if token != IGNORED]) for each in rows]
-    # The prompt opens a block of reasoning: what follows it first is the end of that block, an empty one.
+    # The prompt opens a block of reasoning, so the end of an empty block comes first.
     assert words == ["\n</think>\n\nb<|im_end|>", "\n</think>\n\n<d<|im_end|>"]
 
 
-def test_an_answer_after_which_the_user_spoke_last_is_trained_as_the_last_word(tmp_path: Path) -> None:
+def test_an_answer_before_a_final_user_message_is_trained_like_a_last_answer(tmp_path: Path) -> None:
     row = {"messages": chat("a", "b", "c")}
     seen, words = seen_and_trained(tmp_path, row, tokenizer(LAST_WITH_REASONING))
     assert words == "<think>\n\n</think>\n\nb<|im_end|>"
-    assert seen.endswith(words)  # nothing is learnt from what follows, so it is not computed either
+    assert seen.endswith(words)  # what follows is not trained, so it is not computed either
     seen, _ = seen_and_trained(tmp_path, row, tokenizer(LAST_WITH_REASONING), "all")
     assert seen.endswith("user\nc<|im_end|>\n")
 
@@ -221,12 +221,12 @@ def test_a_text_that_begins_with_bos_gets_no_second_one(tmp_path: Path, prefix: 
     assert seen_and_trained(tmp_path, row, using) == (expected[0], f" so{suffix}")
 
 
-def test_an_end_that_is_the_beginning_too_stays_where_it_is(tmp_path: Path) -> None:
+def test_an_end_token_that_is_also_the_bos_token_stays_in_place(tmp_path: Path) -> None:
     row = {"prompt": "", "completion": "</s>"}
     assert seen_and_trained(tmp_path, row, adding("</s>", "</s>")) == ("</s></s>", "</s>")
 
 
-def test_nobody_is_warned_of_rows_that_are_cut_anyway(
+def test_truncated_rows_cause_no_length_warning(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Logs
 ) -> None:
     config = write(tmp_path, {"text": "a b " * 1000})
@@ -234,7 +234,7 @@ def test_nobody_is_warned_of_rows_that_are_cut_anyway(
     assert "maximum sequence length" not in capfd.readouterr().err + caplog.text
 
 
-def test_a_tokenizer_that_cannot_tell_where_tokens_come_from_is_refused_with_the_remedy(
+def test_a_tokenizer_without_offsets_is_refused_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(TOKENIZER), "is_fast", False)
@@ -242,7 +242,7 @@ def test_a_tokenizer_that_cannot_tell_where_tokens_come_from_is_refused_with_the
         prepare(write(tmp_path, {"text": "a b"}), TOKENIZER, None, seed=1)
 
 
-def test_rows_to_evaluate_on_that_are_cut_or_left_out_are_counted(tmp_path: Path) -> None:
+def test_eval_rows_that_are_truncated_or_dropped_are_counted(tmp_path: Path) -> None:
     rows = [{"prompt": "one ", "completion": "two"}, {"prompt": "one ", "completion": "two " * 40}]
     rows.append({"prompt": "one " * 40, "completion": "two"})
     for name, some in (("train", rows[:1]), ("eval", rows)):

@@ -1,4 +1,4 @@
-"""What is trained of a row is what the model has to write: all of it, and nothing else."""
+"""The trained part of a row is exactly what the model has to generate."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ You are helpful.<|im_end|>
 <|im_start|>assistant
 {% endif -%}"""
 
-# As Qwen3's: of all turns but the last the reasoning is taken out.
+# Like Qwen3's: the reasoning of all turns but the last is removed.
 REASONING = """\
 {%- for message in messages -%}
 {%- set content = message['content'] -%}
@@ -56,7 +56,7 @@ REASONING = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
 
-# Says at the beginning how many messages follow, so that no beginning of it is a rendering of its own.
+# Begins with the number of messages that follow, so that no prefix of it is itself a rendering.
 COUNTING = """\
 {{- messages | length }} messages
 {% for message in messages -%}
@@ -68,14 +68,14 @@ COUNTING = """\
 {%- endif -%}
 {%- endfor -%}"""
 
-# As Phi-3's: what is no prompt ends with the end of text.
+# Like Phi-3's: what is not a prompt ends with the end-of-text token.
 CLOSED = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|end|>\\n' }}
 {%- endfor -%}
 {{ '<|im_start|>assistant\\n' if add_generation_prompt else eos_token }}"""
 
-# Trims each message, and writes nothing for one without words.
+# Strips each message, and renders nothing for an empty one.
 TRIMMING = """\
 {%- for message in messages if message['content'] | trim -%}
 {{ message['role'] + ': ' + message['content'] | trim + '\\n' }}
@@ -98,22 +98,22 @@ TOOLS = """\
 {{ '<|im_start|>assistant\\n' if add_generation_prompt }}"""
 
 
-def test_of_a_chat_each_answer_and_its_end_of_turn_are_trained(tmp_path: Path) -> None:
+def test_in_a_chat_each_answer_and_its_end_of_turn_token_are_trained(tmp_path: Path) -> None:
     row = {"messages": chat("2+2?", "It is 4.", "And 3+3?", "6", system="Be brief.")}
     assert trained(tmp_path, row, tokenizer()) == "It is 4.<|im_end|>6<|im_end|>"
 
 
-def test_a_last_word_of_the_user_is_not_trained(tmp_path: Path) -> None:
+def test_a_final_user_message_is_not_trained(tmp_path: Path) -> None:
     assert trained(tmp_path, {"messages": chat("a", "b", "c")}, tokenizer()) == "b<|im_end|>"
 
 
-def test_an_assistant_who_speaks_first_is_trained_without_the_header(tmp_path: Path) -> None:
+def test_an_assistant_that_speaks_first_is_trained_without_the_header(tmp_path: Path) -> None:
     row = {"messages": [{"role": "assistant", "content": "Welcome!"}, *chat("hi", "yes?")]}
     for template in (None, DEFAULT_SYSTEM, REASONING, CLOSED):
         assert trained(tmp_path, row, tokenizer(template, eos_token="<|im_end|>")).startswith("Welcome!")
 
 
-def test_a_template_that_writes_bos_gets_no_second_one(tmp_path: Path) -> None:
+def test_a_template_that_renders_bos_gets_no_second_one(tmp_path: Path) -> None:
     using = adding("<s>", "</s>")
     using.chat_template = LLAMA_2
     row = {"messages": chat("a", "b", "c", "d", system="S")}
@@ -122,7 +122,7 @@ def test_a_template_that_writes_bos_gets_no_second_one(tmp_path: Path) -> None:
     assert words == " b </s> d </s>"
 
 
-def test_a_template_that_refuses_a_conversation_is_told_by_its_line(tmp_path: Path) -> None:
+def test_a_conversation_that_the_template_refuses_is_reported_with_its_line(tmp_path: Path) -> None:
     rows = [{"messages": chat("a", "b")}, {"messages": chat("bad", "b")}]
     template = (
         "{% if 'bad' in messages[0]['content'] %}{{ raise_exception('not that') }}{% endif %}" + TRIMMING
@@ -148,7 +148,7 @@ def rows_trained(tmp_path: Path, row: Any, using: PreTrainedTokenizerBase) -> li
     ]
 
 
-def test_turns_that_the_template_shortens_are_rows_of_their_own(tmp_path: Path) -> None:
+def test_turns_that_the_template_shortens_become_separate_rows(tmp_path: Path) -> None:
     row = {"messages": chat("a", "<think>hm</think>\nb", "c", "<think>so</think>\nd")}
     (first, one), (second, two) = rows_trained(tmp_path, row, tokenizer(REASONING))
     assert (one, two) == ("<think>hm</think>\nb<|im_end|>", "<think>so</think>\nd<|im_end|>")
@@ -162,33 +162,35 @@ def test_turns_that_the_template_does_not_shorten_are_trained_in_one_row(tmp_pat
     assert trained(tmp_path, row, tokenizer(REASONING)) == "b<|im_end|><think>so</think>\nd<|im_end|>"
 
 
-def test_markers_of_the_template_are_heeded_where_beginnings_do_not_tell(tmp_path: Path) -> None:
+def test_generation_markers_are_used_where_prefixes_do_not_match(tmp_path: Path) -> None:
     row = {"messages": chat("a", "b", "c", "d")}
     found = rows_trained(tmp_path, row, tokenizer(COUNTING))
     assert [words for _, words in found] == ["b<|im_end|>", "d<|im_end|>"]
-    assert [seen[0] for seen, _ in found] == ["1", "3"]  # as the prompts count
+    assert [seen[0] for seen, _ in found] == ["1", "3"]  # as in the prompts
 
 
-def test_markers_in_the_prompt_are_not_trained(tmp_path: Path) -> None:
+def test_generation_markers_in_the_prompt_are_not_trained(tmp_path: Path) -> None:
     messages = chat("a", "b", "c", "d")
     row = {"prompt": messages[:3], "completion": messages[3:]}
     assert trained(tmp_path, row, tokenizer(COUNTING)) == "d<|im_end|>"
 
 
-def test_where_nothing_tells_the_answers_apart_the_row_is_refused(tmp_path: Path) -> None:
+def test_a_row_whose_answers_cannot_be_located_is_refused(tmp_path: Path) -> None:
     counting = COUNTING.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     template = "{{ messages | map(attribute='content') | join | length }}" + counting
     with pytest.raises(DataError, match=r'line 1: .* train on all .*data\.train_on = "all"'):
         prepared(tmp_path, [{"messages": chat("a", "bcd")}], tokenizer(template))
 
 
-def test_an_end_of_text_that_only_the_whole_has_does_not_hide_earlier_turns(tmp_path: Path) -> None:
+def test_an_end_of_text_token_after_the_whole_conversation_does_not_hide_earlier_turns(
+    tmp_path: Path,
+) -> None:
     row = {"messages": chat("a", "b", "c", "d")}
     words = trained(tmp_path, row, tokenizer(CLOSED, eos_token="<|endoftext|>"))
     assert words == "b<|end|>d<|end|>"
 
 
-def test_a_template_that_trims_misleads_nobody(tmp_path: Path) -> None:
+def test_a_template_that_strips_messages_is_handled(tmp_path: Path) -> None:
     row = {"messages": chat("  a \n", "\n b  ", " c", "d ")}
     assert trained(tmp_path, row, tokenizer(TRIMMING)).replace(" ", "") == "b\nd\n"
 
@@ -197,12 +199,12 @@ def test_an_empty_answer_is_not_trained(tmp_path: Path) -> None:
     assert trained(tmp_path, {"messages": chat("a", "", "c", "d")}, tokenizer()) == "d<|im_end|>"
 
 
-def test_an_answer_that_the_template_skips_trains_nothing(tmp_path: Path) -> None:
+def test_an_answer_that_the_template_skips_is_not_trained(tmp_path: Path) -> None:
     row = {"messages": chat("a", " ", "c", "d")}
     assert trained(tmp_path, row, tokenizer(TRIMMING)).strip() == "d"
 
 
-def test_an_answer_that_begins_with_line_ends_is_trained_from_the_first_one(tmp_path: Path) -> None:
+def test_an_answer_that_begins_with_newlines_is_trained_from_the_first_one(tmp_path: Path) -> None:
     assert trained(tmp_path, {"messages": chat("a", "\n\n b")}, tokenizer()) == "\n\n b<|im_end|>"
 
 
@@ -221,7 +223,7 @@ def test_tools_are_seen_and_calls_are_trained(tmp_path: Path) -> None:
         assert words == '<call>weather{"in": "Graz"}</call><|im_end|>It rains.<|im_end|>'
 
 
-def test_of_a_prompt_with_messages_only_the_completion_is_trained(tmp_path: Path) -> None:
+def test_with_a_prompt_of_messages_only_the_completion_is_trained(tmp_path: Path) -> None:
     messages = chat("a", "b", "c", "d", "e", "f")
     row = {"prompt": messages[:3], "completion": messages[3:]}
     assert trained(tmp_path, row, tokenizer()) == "d<|im_end|>f<|im_end|>"
@@ -232,16 +234,16 @@ def test_of_a_prompt_with_messages_only_the_completion_is_trained(tmp_path: Path
     [
         ("Q: what?\nA:", " yes", " yes<|im_end|>"),
         ("Q: what?\nA:", "yes<|im_end|>", "yes<|im_end|>"),
-        # `Ġlamp` is one token: the blank of the prompt goes with the word, else nothing of it is learnt.
+        # `Ġlamp` is one token: the space of the prompt is trained with the word, or none of it would be.
         ("Which one? The", " lamp", " lamp<|im_end|>"),
         ("Which one? The ", "lamp", " lamp<|im_end|>"),
         ("Which one? The la", "mp", " lamp<|im_end|>"),
         ("def f():\n", "    return 1", "    return 1<|im_end|>"),
-        ("", "yes", "es<|im_end|>"),  # nothing comes before the first token
+        ("", "yes", "es<|im_end|>"),  # nothing precedes the first token
     ],
 )
 @pytest.mark.parametrize("trim", [False, True])
-def test_nothing_of_a_completion_is_lost(
+def test_no_part_of_a_completion_is_lost(
     tmp_path: Path, prompt: str, completion: str, expected: str, trim: bool
 ) -> None:
     using = tokenizer()
@@ -253,13 +255,13 @@ def test_nothing_of_a_completion_is_lost(
 
 
 @pytest.mark.parametrize("trim", [False, True])
-def test_blanks_and_parts_of_characters_are_trained(tmp_path: Path, trim: bool) -> None:
+def test_spaces_and_partial_characters_are_trained(tmp_path: Path, trim: bool) -> None:
     text = "if x:\n        y = '😀é'  \n\t z"
     using = adding("<s>", "</s>", trim=trim)
     assert trained(tmp_path, {"prompt": "code:", "completion": text}, using) == text + "</s>"
 
 
-def test_everything_is_trained_when_all_is_asked_for(tmp_path: Path) -> None:
+def test_with_all_tokens_everything_is_trained(tmp_path: Path) -> None:
     seen, words = seen_and_trained(tmp_path, {"messages": chat("a", "b")}, tokenizer(), "all")
     assert seen == "<|im_start|>" + words
     _, words = seen_and_trained(
@@ -276,7 +278,7 @@ def test_everything_is_trained_when_all_is_asked_for(tmp_path: Path) -> None:
         ("<s>", "</s>", "<s>how so</s>"),
     ],
 )
-def test_a_text_is_ended_once_and_begun_as_the_tokenizer_does(
+def test_a_text_gets_one_end_token_and_the_tokenizers_bos(
     tmp_path: Path, prefix: str, suffix: str, seen: str
 ) -> None:
     for text in {"how so", "how so" + suffix}:
@@ -286,22 +288,22 @@ def test_a_text_is_ended_once_and_begun_as_the_tokenizer_does(
         assert not prefix or words == "how so" + suffix
 
 
-def test_an_end_that_only_the_tokenizer_knows_is_trained(tmp_path: Path) -> None:
+def test_an_end_token_that_only_the_tokenizer_has_is_trained(tmp_path: Path) -> None:
     using = adding("<s>", "</s>")
     using.eos_token = None
     assert seen_and_trained(tmp_path, {"text": "how so"}, using) == ("<s>how so</s>", "how so</s>")
 
 
-def test_a_tokenizer_without_an_end_trains_the_text_alone(tmp_path: Path) -> None:
+def test_a_tokenizer_without_an_end_token_trains_only_the_text(tmp_path: Path) -> None:
     assert trained(tmp_path, {"prompt": "a", "completion": " b"}, adding("<s>", "")) == " b"
 
 
-def test_half_a_character_is_told_by_its_line(tmp_path: Path) -> None:
+def test_an_unpaired_surrogate_is_reported_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2: it contains half a character"):
         prepared(tmp_path, [{"text": "a b"}, {"text": "a \ud83d"}], tokenizer())
 
 
-def test_the_rows_given_are_not_changed(tmp_path: Path) -> None:
+def test_the_given_rows_are_not_modified(tmp_path: Path) -> None:
     row = {"messages": chat("a", "b")}
     before = json.dumps(row)
     seen_and_trained(tmp_path, row, tokenizer())
@@ -309,7 +311,7 @@ def test_the_rows_given_are_not_changed(tmp_path: Path) -> None:
 
 
 words = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
-said = words.filter(str.strip)  # a row of which nothing is said is refused
+said = words.filter(str.strip)  # an empty row is refused
 conversations = st.lists(st.tuples(words, words), min_size=1, max_size=4).filter(
     lambda turns: any(answer.strip() for _, answer in turns)
 )
@@ -317,7 +319,7 @@ conversations = st.lists(st.tuples(words, words), min_size=1, max_size=4).filter
 
 @given(turns=conversations, system=st.none() | words)
 @settings(max_examples=100, deadline=None)
-def test_of_any_conversation_the_answers_and_their_ends_are_trained(
+def test_in_any_conversation_the_answers_and_their_end_tokens_are_trained(
     tmp_path_factory: pytest.TempPathFactory, turns: list[tuple[str, str]], system: str | None
 ) -> None:
     row = {"messages": chat(*(word for turn in turns for word in turn), system=system)}
@@ -329,12 +331,12 @@ def test_of_any_conversation_the_answers_and_their_ends_are_trained(
 
 @given(prompt=words, completion=said)
 @settings(max_examples=100, deadline=None)
-def test_of_any_completion_all_is_trained(
+def test_any_completion_is_trained_in_full(
     tmp_path_factory: pytest.TempPathFactory, prompt: str, completion: str
 ) -> None:
     using = adding("<s>", "</s>", trim=len(prompt) % 2 == 0)
     found = trained(tmp_path_factory.mktemp("any"), {"prompt": prompt, "completion": completion}, using)
     ending = completion + "</s>"
-    # More than the completion is trained only where a token writes the end of the prompt too.
+    # More than the completion is trained only if a token also contains the end of the prompt.
     assert ending.encode() in found.encode() or found.endswith(ending)
     assert (prompt + ending).endswith(found.lstrip("\ufffd"))

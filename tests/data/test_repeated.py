@@ -1,4 +1,4 @@
-"""An answer that repeats its prompt, or the end of it, is learnt as the answer alone would be."""
+"""An answer that repeats its prompt, or the end of it, is trained like the answer alone."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def learnt(path: Path, method: str, row: dict[str, Any]) -> list[Any]:
             for name, messages in read.items()
             if name != "label"
         }
-        if method == "sft":  # whose rows are conversations, with a mark where the answers begin
+        if method == "sft":  # its rows are conversations, with a mark where the answers begin
             sides = {"messages": [*sides["prompt"], *sides["completion"]]}
         found.append(sides)
     return found
 
 
 def row_of(method: str, prompt: Any, before: list[Any]) -> dict[str, Any]:
-    """A row whose answers have these messages before them."""
+    """A row whose answers are preceded by these messages."""
     if method in ("dpo", "reward"):
         return {"prompt": prompt, "chosen": [*before, GOOD], "rejected": [*before, BAD]}
     label = {"label": True} if method == "kto" else {}
@@ -66,7 +66,7 @@ def prompts(draw: Any) -> list[dict[str, str]]:
     st.sampled_from(("", " ", "\n")),
 )
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_wherever_the_repetition_begins_the_prompt_is_written_once(
+def test_the_prompt_is_rendered_once_wherever_the_repetition_begins(
     tmp_path: Path, prompt: list[dict[str, str]], begins: int, method: str, blank: str
 ) -> None:
     again = [each | {"content": blank + each["content"]} for each in prompt[begins:]]
@@ -81,16 +81,14 @@ def test_wherever_the_repetition_begins_the_prompt_is_written_once(
 
 @pytest.mark.parametrize("method", ["sft", "kto", "dpo", "reward"])
 @pytest.mark.parametrize("prompt", ["one", " one\n", ""])
-def test_a_prompt_that_is_a_text_may_be_repeated_by_messages(
-    tmp_path: Path, method: str, prompt: str
-) -> None:
+def test_a_plain_text_prompt_may_be_repeated_as_messages(tmp_path: Path, method: str, prompt: str) -> None:
     alone = learnt(tmp_path / "x.jsonl", method, row_of(method, [message("user", prompt or "one")], []))
     found = learnt(tmp_path / "x.jsonl", method, row_of(method, prompt, [message("user", "one")]))
     assert found == alone
 
 
 @pytest.mark.parametrize("method", ["sft", "kto", "dpo", "reward"])
-def test_an_answer_with_the_question_after_something_else_is_refused(tmp_path: Path, method: str) -> None:
+def test_an_answer_that_repeats_the_question_after_other_text_is_refused(tmp_path: Path, method: str) -> None:
     prompt = [message("system", "OTHER"), message("user", "one")]
     row = row_of(method, prompt, [message("system", "SYSTEM"), message("user", "one")])
     with pytest.raises(DataError, match="repeats the question of `prompt`"):
@@ -98,7 +96,7 @@ def test_an_answer_with_the_question_after_something_else_is_refused(tmp_path: P
 
 
 @pytest.mark.parametrize("method", ["sft", "kto", "dpo", "reward"])
-def test_an_answer_of_several_turns_keeps_a_question_that_is_asked_again(tmp_path: Path, method: str) -> None:
+def test_an_answer_of_several_turns_keeps_a_repeated_question(tmp_path: Path, method: str) -> None:
     asked = [message("user", "one")]
     [sides] = learnt(tmp_path / "x.jsonl", method, row_of(method, asked, [BAD, *asked]))
     assert str(sides).count("'one'") >= 2

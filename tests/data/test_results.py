@@ -1,4 +1,4 @@
-"""A tool's result is learnt as that of its own call, in whatever order the results stand."""
+"""A tool's result belongs to its own call, whatever the order of the results."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ def conversation(order: list[int], *, anthropic: bool) -> list[dict[str, Any]]:
 
 
 @given(st.integers(1, 5).flatmap(lambda n: st.permutations(range(n))), st.booleans())
-def test_results_come_in_the_order_of_their_calls(order: list[int], anthropic: bool) -> None:
+def test_results_are_rendered_in_the_order_of_their_calls(order: list[int], anthropic: bool) -> None:
     read = read_messages(conversation(order, anthropic=anthropic), "line 1", "messages")
     assert [each["content"] for each in read[1:]] == [f"r{n}" for n in range(len(order))]
 
 
 @st.composite
 def labelled(draw: st.DrawFn) -> tuple[list[dict[str, Any]], int]:
-    """Calls, each a message or all one, whose results are matched by ids, or by the names of tools, or
-    where neither is there by their order among the others; some are missing at the end. The messages, and
-    how many results there are."""
+    """Calls, in separate messages or in one, whose results are matched by ids, by the names of tools, or
+    otherwise by their order; some are missing at the end. Returns the messages and the number of results."""
     count = draw(st.integers(1, 5))
     by = draw(st.lists(st.sampled_from(["id", "name", "order"]), min_size=count, max_size=count))
     calls = [
@@ -61,7 +60,7 @@ def labelled(draw: st.DrawFn) -> tuple[list[dict[str, Any]], int]:
 
 
 @given(labelled())
-def test_results_are_told_apart_by_ids_names_and_their_order(drawn: tuple[list[dict[str, Any]], int]) -> None:
+def test_results_are_matched_by_ids_names_or_order(drawn: tuple[list[dict[str, Any]], int]) -> None:
     messages, count = drawn
     unused = Unused("x")
     read = read_messages([*messages, {"role": "assistant", "content": "so"}], "line 1", "messages", unused)
@@ -81,7 +80,7 @@ RESULT = {"role": "tool", "content": "r"}
 SAYS, ASKS = {"role": "assistant", "content": "so"}, {"role": "user", "content": "and?"}
 
 
-def test_a_call_without_a_result_is_named_where_the_conversation_goes_on() -> None:
+def test_a_call_without_a_result_is_reported_if_the_conversation_continues() -> None:
     two = {**CALL, "tool_calls": [*CALL["tool_calls"], *conversation([0], anthropic=False)[0]["tool_calls"]]}
     assert said(CALL, ASKS, SAYS) == [NO_RESULT]
     assert said(two, RESULT, SAYS) == [NO_RESULT]
@@ -112,7 +111,7 @@ def test_a_result_of_an_unknown_call_is_refused(anthropic: bool) -> None:
         ("<tool_response>1", None),
     ],
 )
-def test_tags_that_the_template_writes_around_results_are_not_written_twice(
+def test_tags_that_the_template_renders_around_results_are_not_duplicated(
     content: str, results: list[str] | None
 ) -> None:
     writer = Writer(tokenizer_with("qwen3"))

@@ -1,4 +1,4 @@
-"""Rows as people publish them: what each column says is in what the model sees, or is named."""
+"""Published rows: the content of each column is in what the model sees, or is reported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BARE.chat_template = None
 
 @dataclass(frozen=True)
 class Seen:
-    """The first row: all that the model sees, and what of it is trained."""
+    """The first row: everything that the model sees, and the trained part of it."""
 
     whole: str
     trained: str
@@ -47,14 +47,14 @@ def seen(source: str, *, chat: bool = True, **settings: Any) -> Seen:
 
 
 def pairs(source: str, method: str = "dpo", *, chat: bool = True) -> tuple[list[Row], list[str]]:
-    """The rows as the method learns from them, and the columns that are not used."""
+    """The rows as the method trains on them, and the columns that are not used."""
     reader = Reader(DataSource(source), "train", DataConfig(), BadRows(), chat=chat, method=method)
     return [row for _, row in reader], [each.what for each in reader.unused.entries()]
 
 
 @pytest.mark.parametrize("chat", [True, False])
 @pytest.mark.parametrize("name", ["sys_pc.jsonl", "inst_sys_prompt.jsonl"])
-def test_a_system_column_beside_any_shape_is_seen_first(name: str, chat: bool) -> None:
+def test_a_system_column_with_any_shape_comes_first(name: str, chat: bool) -> None:
     found = seen(str(CASES / name), chat=chat)
     question = "P-TEXT?" if name == "sys_pc.jsonl" else "q"
     assert 0 <= found.whole.index("SYS-TEXT") < found.whole.index(question)
@@ -62,7 +62,7 @@ def test_a_system_column_beside_any_shape_is_seen_first(name: str, chat: bool) -
     assert not found.unused
 
 
-def test_a_history_is_the_turns_before_the_question() -> None:
+def test_a_history_becomes_the_turns_before_the_question() -> None:
     found = seen(str(CASES / "alpaca_hist.jsonl"))
     said = ["SYS", "First?", "FIRST-OUT", "Second?", "SECOND-OUT", "Third?", "THIRD-OUT"]
     places = [found.whole.index(words) for words in said]
@@ -94,7 +94,7 @@ def test_questions_and_answers_are_recognised_under_their_usual_names(
 
 
 @pytest.mark.parametrize("row", [{"input": "2+2?", "output": "4"}, {"question": "2+2?", "answer": 4}])
-def test_without_a_chat_template_a_space_parts_question_and_answer(
+def test_without_a_chat_template_a_space_separates_question_and_answer(
     tmp_path: Path, row: dict[str, Any]
 ) -> None:
     found = seen(written(tmp_path / "x.jsonl", row), chat=False)
@@ -118,14 +118,14 @@ ASKED = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>"
         {"prompt": json.dumps(CHAT[:1]), "completion": CHAT[1]},
     ],
 )
-def test_other_names_and_forms_of_a_conversation_are_the_same_conversation(
+def test_other_names_and_formats_of_a_conversation_give_the_same_conversation(
     tmp_path: Path, row: dict[str, Any]
 ) -> None:
     found = seen(written(tmp_path / "x.jsonl", row))
     assert (found.whole, found.trained, found.unused) == (ASKED, "4<|im_end|>", [])
 
 
-def test_columns_that_are_left_over_are_named_with_their_rows(tmp_path: Path) -> None:
+def test_unused_columns_are_reported_with_their_rows(tmp_path: Path) -> None:
     rows = [
         {"text": "one", "id": 1, "meta": {"a": None}, "notes": ""},
         {"text": "two", "id": 2, "meta": {"a": "x"}, "label": 3},
@@ -143,21 +143,21 @@ def test_columns_that_are_left_over_are_named_with_their_rows(tmp_path: Path) ->
         ({"columns": {"text": "answer"}}, ["question", "n"]),
     ],
 )
-def test_so_are_those_that_a_template_or_names_leave_out(
+def test_columns_that_a_template_or_column_names_omit_are_reported_too(
     tmp_path: Path, settings: dict[str, Any], left: list[str]
 ) -> None:
     source = written(tmp_path / "x.jsonl", {"question": "a", "answer": "b", "n": 7})
     assert seen(source, **settings).unused == [f"columns not used: {', '.join(left)} (1 row)"]
 
 
-def test_a_system_text_that_a_conversation_has_itself_is_named(tmp_path: Path) -> None:
+def test_a_system_column_that_differs_from_the_conversations_is_reported(tmp_path: Path) -> None:
     told = [{"role": "system", "content": "Be long."}, *CHAT]
     found = seen(written(tmp_path / "x.jsonl", {"messages": told, "system": "Be brief."}))
     assert ["the column `system` is not used" in line for line in found.unused] == [True]
     assert seen(written(tmp_path / "x.jsonl", {"messages": told, "system": "Be long."})).unused == []
 
 
-def test_a_system_text_that_only_later_rows_have_is_no_text_to_go_on_with(tmp_path: Path) -> None:
+def test_a_system_column_that_only_later_rows_have_is_refused(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "b", "system": "Be brief."}]
     with pytest.raises(DataError, match="line 2: it has a `system`, but the first row has no such column"):
         seen(written(tmp_path / "x.jsonl", *rows))
@@ -172,26 +172,26 @@ class TestJudgedAnswers:
             {"instruction": "2+2?", "output": "5", "label": "false"},
         ],
     )
-    def test_they_are_not_learnt_as_they_are(self, tmp_path: Path, row: dict[str, Any]) -> None:
+    def test_they_are_not_trained_as_examples(self, tmp_path: Path, row: dict[str, Any]) -> None:
         with pytest.raises(DataError, match="holds preferences, for --method kto"):
             seen(written(tmp_path / "x.jsonl", row))
         with pytest.raises(DataError, match="line 2: its `label` marks the answer as good or bad"):
             seen(written(tmp_path / "x.jsonl", {**row, "label": None}, row))
 
-    def test_the_file_with_labels_0_and_1_is_for_kto(self) -> None:
+    def test_a_file_with_labels_0_and_1_is_for_kto(self) -> None:
         with pytest.raises(DataError, match="holds preferences, for --method kto") as error:
             seen(str(CASES / "kto_int.jsonl"))
         assert 'data.columns = {prompt = "prompt", completion = "completion"}' in str(error.value)
         rows, left = pairs(str(CASES / "kto_int.jsonl"), "kto")
         assert ([row["label"] for row in rows], left) == ([True, False] * 4, [])
 
-    def test_with_the_columns_that_the_error_names_all_are_learnt(self, tmp_path: Path) -> None:
+    def test_with_the_columns_that_the_error_suggests_all_are_trained(self, tmp_path: Path) -> None:
         source = written(tmp_path / "x.jsonl", {"messages": CHAT, "label": 1})
         found = seen(source, columns={"messages": "messages"})
         assert (found.whole, found.unused) == (ASKED, ["columns not used: label (1 row)"])
 
     @pytest.mark.parametrize("row", [{"messages": CHAT}, {"query": "2+2?", "response": "4"}])
-    def test_kto_takes_them_in_any_shape(self, tmp_path: Path, row: dict[str, Any]) -> None:
+    def test_kto_accepts_them_in_any_shape(self, tmp_path: Path, row: dict[str, Any]) -> None:
         made = {"prompt": CHAT[:1], "completion": CHAT[1:], "label": True}
         assert pairs(written(tmp_path / "x.jsonl", {**row, "label": 1}), "kto") == ([made], [])
 
@@ -206,7 +206,7 @@ class TestPairs:
             ("sys_pref.jsonl", ["SYS-TEXT", "P-TEXT?"], "Good."),
         ],
     )
-    def test_the_question_is_the_prompt_and_the_answers_are_whole(
+    def test_the_question_is_the_prompt_and_the_answers_are_complete(
         self, name: str, prompt: list[str], chosen: str, method: str
     ) -> None:
         rows, left = pairs(str(CASES / name), method)
@@ -217,7 +217,7 @@ class TestPairs:
         assert all(words in plain[0]["prompt"] for words in prompt)
         assert plain[0]["chosen"].lstrip() == chosen
 
-    def test_what_is_tokenised_of_them_is_seen(self) -> None:
+    def test_the_tokenized_text_is_what_is_shown(self) -> None:
         data = prepare(DataConfig(train=str(CASES / "orca.jsonl")), DEMO, None, 1, method="dpo")
         first = "".join(piece.text for piece in view_rows(data.train, DEMO, 1)[0].pieces)
         assert first.index("SYS-TEXT") < first.index("QUESTION-TEXT?") < first.index("The lamp is nine.")
@@ -237,7 +237,7 @@ class TestPairs:
             {"question": "2+2?", "chosen": CHAT, "rejected": [*CHAT[:1], {**CHAT[1], "content": "5"}]},
         ],
     )
-    def test_the_question_is_found_wherever_it_stands(self, tmp_path: Path, row: dict[str, Any]) -> None:
+    def test_the_question_is_found_in_any_column(self, tmp_path: Path, row: dict[str, Any]) -> None:
         rejected = [{"role": "assistant", "content": "5"}]
         made = {"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": rejected}
         assert pairs(written(tmp_path / "x.jsonl", row)) == ([made], [])
@@ -255,12 +255,12 @@ class TestPairs:
         assert [message["content"] for message in made["prompt"]] == ["SYS", "One?", "1", "Two?\n\nCTX"]
         assert left == []
 
-    def test_a_question_that_the_conversations_do_not_have_is_named(self, tmp_path: Path) -> None:
+    def test_a_question_that_the_conversations_do_not_contain_is_reported(self, tmp_path: Path) -> None:
         row = {"prompt": "3+3?", "chosen": CHAT, "rejected": [*CHAT[:1], {**CHAT[1], "content": "5"}]}
         _, left = pairs(written(tmp_path / "x.jsonl", row))
         assert ["the column `prompt` is not used" in what for what in left] == [True]
 
-    def test_columns_that_are_left_over_are_named(self, tmp_path: Path) -> None:
+    def test_unused_columns_are_reported(self, tmp_path: Path) -> None:
         row = {"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 9.0, "margin": 1.0}
         assert pairs(written(tmp_path / "x.jsonl", row))[1] == ["score_chosen", "margin"]
         assert pairs(written(tmp_path / "x.jsonl", row), "reward")[1] == ["score_chosen"]

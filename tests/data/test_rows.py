@@ -1,4 +1,4 @@
-"""Rows are read whatever their file is like, and what is damaged is named by its file, line and remedy."""
+"""Rows are read from every kind of file, and damage is reported with file, line and remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fmstune.config.schema.data import DataConfig
 from fmstune.data.rows.reader import Rows, load_rows
 from fmstune.errors import DataError
 
-# The time in its header would give the tests other names in each process.
+# The time in its header would give the test ids different values in each process.
 packed = functools.partial(gzip.compress, mtime=0)
 
 CHAT = {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
@@ -85,19 +85,19 @@ def test_parquet_is_read_without_the_fields_that_only_other_rows_have(tmp_path: 
     assert load_rows(str(tmp_path / "x.parquet")).rows == rows
 
 
-def test_places_count_the_lines_of_the_file_blank_ones_too(tmp_path: Path) -> None:
+def test_locations_count_the_lines_of_the_file_including_blank_ones(tmp_path: Path) -> None:
     rows = load_rows(write(tmp_path / "x.jsonl", '\n{"text": "a"}\n\n{"text": "b"}\n'))
     assert rows.place(1) == f"{tmp_path}/x.jsonl line 4"
 
 
-def test_line_ends_within_a_json_text_do_not_end_the_row(tmp_path: Path) -> None:
+def test_line_separators_within_a_json_string_do_not_end_the_row(tmp_path: Path) -> None:
     text = "a\u2028b\u2029c\x85d\x0be"
     assert texts(load_rows(write(tmp_path / "x.jsonl", json.dumps({"text": text}, ensure_ascii=False)))) == [
         text
     ]
 
 
-def test_cells_may_hold_line_ends_delimiters_and_marks(tmp_path: Path) -> None:
+def test_cells_may_contain_newlines_delimiters_and_quotes(tmp_path: Path) -> None:
     assert texts(load_rows(write(tmp_path / "x.csv", 'text\n"a, ""b""\nc"\n'))) == ['a, "b"\nc']
 
 
@@ -129,7 +129,7 @@ def test_the_shape_is_recognised(tmp_path: Path, row: Any, shape: str) -> None:
     assert load_rows(write(tmp_path / "x.jsonl", lines(row))).shape == shape
 
 
-def test_the_demo_has_rows_for_training_and_for_evaluation() -> None:
+def test_the_demo_has_rows_for_training_and_for_evals() -> None:
     assert len(load_rows("demo").rows) == 400
     assert len(load_rows("demo", "eval").rows) == 60
 
@@ -182,7 +182,7 @@ def test_the_demo_has_rows_for_training_and_for_evaluation() -> None:
         ("x", "a", "unsupported format (no suffix)"),
     ],
 )
-def test_a_damaged_file_is_refused_by_its_line(
+def test_a_damaged_file_is_refused_with_its_line(
     tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
     assert message in refused(write(tmp_path / name, content))
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_refused_by_its_line(
         ),
     ],
 )
-def test_a_damaged_row_is_refused_by_its_line(tmp_path: Path, good: Any, bad: Any, message: str) -> None:
+def test_a_damaged_row_is_refused_with_its_line(tmp_path: Path, good: Any, bad: Any, message: str) -> None:
     assert message in refused(write(tmp_path / "x.jsonl", lines(*[good] * 16, bad)))
 
 
@@ -248,7 +248,7 @@ def test_a_damaged_row_is_refused_by_its_line(tmp_path: Path, good: Any, bad: An
         ({"translation": {"de": "a", "en": "b"}}, ("data.handler",)),
     ],
 )
-def test_a_shape_that_is_none_of_ours_is_refused_with_its_columns_and_names_for_them_that_make_sense(
+def test_an_unknown_shape_is_refused_with_its_columns_and_plausible_names_for_them(
     tmp_path: Path, row: dict[str, Any], advised: tuple[str, ...]
 ) -> None:
     message = refused(write(tmp_path / "x.jsonl", lines(row)))
@@ -260,14 +260,12 @@ def test_a_shape_that_is_none_of_ours_is_refused_with_its_columns_and_names_for_
 @pytest.mark.parametrize(
     "source", ["trian.jsonl", "./data", "/no/such/place", "~/x", "a.csv.gz", "x" * 5000 + ".csv"]
 )
-def test_a_file_that_is_not_there_is_never_looked_for_on_the_hub(
-    source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_file_is_never_looked_up_on_the_hub(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
     assert "there is no such file" in refused(source)
 
 
-def test_a_data_set_that_cannot_be_fetched_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_that_cannot_be_downloaded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: Any, **__: Any) -> None:
         raise ConnectionError("no network\nand more")
 
@@ -276,14 +274,14 @@ def test_a_data_set_that_cannot_be_fetched_is_refused(monkeypatch: pytest.Monkey
     assert message.endswith("cannot be fetched from the hub (split validation): no network")
 
 
-def test_a_data_set_of_the_hub_is_read_no_further_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_of_the_hub_is_read_no_further_than_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     endless = iter(lambda: {"text": "a", "messages": None}, None)
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: endless)
     assert texts(load_rows("owner/name", most=3)) == ["a"] * 3
 
 
 @pytest.mark.parametrize("form", ["json", "parquet"])
-def test_nan_is_nothing_and_no_word(tmp_path: Path, form: str) -> None:
+def test_nan_is_a_missing_value_not_a_word(tmp_path: Path, form: str) -> None:
     rows = [{"q": "What?", "a": "this"}, {"q": "Why?", "a": math.nan}]
     path = tmp_path / f"x.{form}"
     if form == "json":

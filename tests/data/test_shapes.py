@@ -1,4 +1,4 @@
-"""Each shape of rows is recognised by itself, and of each the loss counts what the model has to write."""
+"""Each shape of rows is recognised, and the loss covers what the model has to generate."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def prepared(
 
 
 def shown(data: PreparedData, using: PreTrainedTokenizerBase = DEMO) -> tuple[str, str]:
-    """The first row as the model sees it, and what of it is trained."""
+    """The first row as the model sees it, and the trained part of it."""
     row = data.train[0]
     return using.decode(row["input_ids"]), using.decode([t for t in row["labels"] if t != IGNORED])
 
@@ -86,7 +86,7 @@ SYSTEM = f"<|im_start|>system\nBe brief.{END}\n"
         ({"instruction": "2+2?", "output": "4"}, "instruction/input/output as messages", SEEN),
     ],
 )
-def test_of_chats_in_any_shape_the_answer_is_trained(
+def test_in_chats_of_any_shape_the_answer_is_trained(
     tmp_path: Path, row: dict[str, Any], name: str, seen: str
 ) -> None:
     data = prepared(tmp_path, row)
@@ -94,7 +94,7 @@ def test_of_chats_in_any_shape_the_answer_is_trained(
     assert f"({name})" in data.summary.line()
 
 
-def test_the_input_of_an_instruction_is_a_part_of_the_question(tmp_path: Path) -> None:
+def test_the_input_of_an_instruction_is_part_of_the_question(tmp_path: Path) -> None:
     row = {"instruction": "Add.", "input": "2 and 2", "output": "4"}
     seen, trained = shown(prepared(tmp_path, row))
     assert (f"user\nAdd.\n\n2 and 2{END}" in seen, trained) == (True, f"4{END}")
@@ -107,7 +107,7 @@ def test_the_input_of_an_instruction_is_a_part_of_the_question(tmp_path: Path) -
         ({"instruction": "2+2?", "input": None}, "### Instruction:\n2+2?\n\n### Response:\n"),
     ],
 )
-def test_instructions_for_a_model_without_a_chat_template_are_written_as_those_of_alpaca(
+def test_instructions_without_a_chat_template_use_the_alpaca_format(
     tmp_path: Path, row: dict[str, Any], prompt: str
 ) -> None:
     data = prepared(tmp_path, {**row, "output": "4"}, using=BARE)
@@ -118,16 +118,16 @@ def test_instructions_for_a_model_without_a_chat_template_are_written_as_those_o
     assert "(instruction/input/output)" in data.summary.line()
 
 
-def test_texts_are_trained_whole_and_prompts_are_not(tmp_path: Path) -> None:
+def test_texts_are_trained_in_full_and_prompts_are_not(tmp_path: Path) -> None:
     seen, trained = shown(prepared(tmp_path, {"text": "one two"}))
     assert seen == f"one two{END}"
     assert seen.endswith(trained)
-    assert " two" in trained  # all but the first token, before which there is nothing
+    assert " two" in trained  # all but the first token, which nothing precedes
     row = {"prompt": "Q: 2+2?\nA:", "completion": " 4"}
     assert shown(prepared(tmp_path, row)) == (f"Q: 2+2?\nA: 4{END}", f" 4{END}")
 
 
-def test_calls_of_functions_are_trained_and_their_results_are_not(tmp_path: Path) -> None:
+def test_function_calls_are_trained_and_their_results_are_not(tmp_path: Path) -> None:
     template = (
         "{%- for m in messages -%}{{ m.role + ': ' + m.content }}{% if m.tool_calls %}"
         "{{ m.tool_calls[0].function | tojson }}{% endif %}{{ '\\n' }}{%- endfor -%}"
@@ -152,7 +152,7 @@ class TestTokens:
         assert data.train[0] == {"input_ids": self.IDS, "labels": labels}
         assert "(input_ids/labels)" in data.summary.line()
 
-    def test_without_labels_all_are_trained_and_padding_is_taken_off(self, tmp_path: Path) -> None:
+    def test_without_labels_all_are_trained_and_padding_is_removed(self, tmp_path: Path) -> None:
         row = {"input_ids": [0, 0, *self.IDS], "attention_mask": [0, 0, *[1] * len(self.IDS)]}
         data = prepared(tmp_path, row)
         assert data.train[0] == {"input_ids": self.IDS, "labels": [IGNORED, *self.IDS[1:]]}
@@ -170,7 +170,7 @@ class TestTokens:
             ({"input_ids": [5, 6], "labels": [-100, -100]}, "has no token to train on"),
         ],
     )
-    def test_what_is_wrong_with_them_is_told_with_the_row(
+    def test_errors_in_them_are_reported_with_the_row(
         self, tmp_path: Path, row: dict[str, Any], reason: str
     ) -> None:
         told = refused(tmp_path, {"input_ids": [5, 6], "labels": [5, 6]}, row)
@@ -197,11 +197,11 @@ class TestTemplate:
         assert shown(data) == (seen, trained)
         assert "(template)" in data.summary.line()
 
-    def test_a_column_that_there_is_not_is_told_with_those_there_are(self, tmp_path: Path) -> None:
+    def test_a_missing_column_is_reported_with_the_existing_ones(self, tmp_path: Path) -> None:
         told = refused(tmp_path, ASKED, template="{question} {anwser}")
         assert "line 1: the template names the column 'anwser'; the columns are question, answer, n." in told
 
-    def test_a_column_that_is_no_text_is_told(self, tmp_path: Path) -> None:
+    def test_a_column_that_is_no_string_is_reported(self, tmp_path: Path) -> None:
         told = refused(tmp_path, {"question": [1], "answer": "4"}, template="{question} {answer}")
         assert "`question`, which the template names, is a list" in told
 
@@ -226,7 +226,7 @@ class TestColumns:
     ) -> None:
         assert shown(prepared(tmp_path, row, columns=columns))[1] == trained
 
-    def test_one_that_there_is_not_is_told_with_those_there_are(self, tmp_path: Path) -> None:
+    def test_a_missing_one_is_reported_with_the_existing_ones(self, tmp_path: Path) -> None:
         told = refused(tmp_path, {"q": "a", "a": "b"}, columns={"prompt": "q", "completion": "answer"})
         assert "there is no column 'answer', which data.columns maps to `completion`" in told
         assert "the columns are q, a." in told
@@ -259,7 +259,7 @@ def test_preferences_are_not_mistaken_for_examples(tmp_path: Path, row: dict[str
         ({"instruction": "a", "input": [7], "output": "b"}, "`input` is a list, where a text is needed"),
     ],
 )
-def test_a_row_that_is_wrong_in_its_shape_is_told(tmp_path: Path, row: dict[str, Any], says: str) -> None:
+def test_an_invalid_row_of_a_known_shape_is_reported(tmp_path: Path, row: dict[str, Any], says: str) -> None:
     told = refused(tmp_path, row)
     assert "rows.jsonl line 1" in told
     assert says in told

@@ -1,4 +1,5 @@
-"""A source is a file, several, a directory, a glob or a folder of `save_to_disk`; what it is not is told."""
+"""A source is a file, several, a directory, a glob or a folder of `save_to_disk`; anything else is
+refused."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ def refused(source: str | DataSource, split: Any = "train") -> str:
     return str(caught.value)
 
 
-def test_a_glob_is_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_a_glob_reads_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.jsonl", "c.csv"):
         write(tmp_path / name, name)
     write(tmp_path / "deep" / "er" / "d.jsonl", "d.jsonl")
@@ -41,17 +42,17 @@ def test_a_glob_is_its_files_in_the_order_of_their_names(tmp_path: Path) -> None
     assert "no file matches it" in refused(f"{tmp_path}/*.parquet")
 
 
-def test_a_file_with_the_signs_of_a_glob_in_its_name_is_that_file(tmp_path: Path) -> None:
+def test_a_file_with_glob_characters_in_its_name_is_that_file(tmp_path: Path) -> None:
     assert texts(load_rows(str(write(tmp_path / "a[1].jsonl", "a")))) == ["a"]
 
 
-def test_rows_of_several_files_are_told_by_their_own(tmp_path: Path) -> None:
+def test_rows_of_several_files_are_located_in_their_own_file(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", "a")
     (tmp_path / "b.jsonl").write_text('{"text": "b"}\n{"txt": "c"}\n')
     assert refused(str(tmp_path)).startswith(f"{tmp_path}/b.jsonl line 2: there is no `text`")
 
 
-def test_a_directory_is_all_its_files_but_hidden_ones_and_those_that_hold_no_rows(tmp_path: Path) -> None:
+def test_a_directory_reads_all_its_files_except_hidden_ones_and_those_without_rows(tmp_path: Path) -> None:
     write(tmp_path / "2.jsonl", "b")
     write(tmp_path / "1" / "x.jsonl", "a")
     write(tmp_path / ".cache" / "x.jsonl", "hidden")
@@ -63,9 +64,7 @@ def test_a_directory_is_all_its_files_but_hidden_ones_and_those_that_hold_no_row
 @pytest.mark.parametrize(
     "names", [("train.jsonl", "test.jsonl", "dev.jsonl"), ("train/1.jsonl", "my_test/1.jsonl", "val/1.jsonl")]
 )
-def test_of_a_directory_with_splits_the_one_that_is_meant_is_taken(
-    tmp_path: Path, names: tuple[str, ...]
-) -> None:
+def test_the_requested_split_of_a_directory_is_used(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name, text in zip(names, ("train", "test", "validation"), strict=True):
         write(tmp_path / name, text)
     folder = str(tmp_path)
@@ -74,7 +73,7 @@ def test_of_a_directory_with_splits_the_one_that_is_meant_is_taken(
     assert texts(load_rows(DataSource(folder, split="test"))) == ["test"]
 
 
-def test_a_split_that_there_is_not_is_told_with_those_there_are(tmp_path: Path) -> None:
+def test_a_missing_split_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", "a")
     assert "its files are named after train; none is of the split validation" in refused(
         str(tmp_path), "eval"
@@ -85,7 +84,7 @@ def test_a_split_that_there_is_not_is_told_with_those_there_are(tmp_path: Path) 
     ("names", "says"),
     [((), "has no file in a supported format"), (("a.jsonl", "b.csv"), "choose one kind, as in")],
 )
-def test_a_directory_that_is_not_clear_is_refused(tmp_path: Path, names: tuple[str, ...], says: str) -> None:
+def test_an_ambiguous_directory_is_refused(tmp_path: Path, names: tuple[str, ...], says: str) -> None:
     for name in names:
         write(tmp_path / name, "a")
     assert says in refused(str(tmp_path))
@@ -104,7 +103,7 @@ def test_a_folder_of_save_to_disk_is_read(tmp_path: Path) -> None:
 
 
 def said(source: str | DataSource, split: Any = "train") -> list[str]:
-    """What the reader of a source says beside its rows."""
+    """What the reader of a source reports besides its rows."""
     given = DataSource(source) if isinstance(source, str) else source
     reader = Reader(given, split, DataConfig(), BadRows())
     assert list(reader)
@@ -121,7 +120,7 @@ def said(source: str | DataSource, split: Any = "train") -> list[str]:
         (("a.jsonl", "b.jsonl"), ()),
     ],
 )
-def test_files_of_a_directory_that_are_not_read_are_named(
+def test_files_of_a_directory_that_are_not_read_are_reported(
     tmp_path: Path, files: tuple[str, ...], named: tuple[str, ...]
 ) -> None:
     for name in files:
@@ -134,7 +133,7 @@ def test_files_of_a_directory_that_are_not_read_are_named(
 
 
 @pytest.mark.parametrize("form", ["directory", "json", "saved"])
-def test_splits_that_are_not_trained_on_are_named(tmp_path: Path, form: str) -> None:
+def test_unused_splits_are_reported(tmp_path: Path, form: str) -> None:
     names = ("train", "test", "validation")
     path = tmp_path / "x"
     if form == "directory":
@@ -152,14 +151,14 @@ def test_splits_that_are_not_trained_on_are_named(tmp_path: Path, form: str) -> 
     assert said(str(path), "eval") == []
 
 
-def test_folders_that_fit_a_glob_are_named(tmp_path: Path) -> None:
+def test_folders_that_match_a_glob_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", "a")
     write(tmp_path / "deep" / "b.jsonl", "b")
     assert "deep not read" in " ".join(said(f"{tmp_path}/*"))
     assert said(f"{tmp_path}/**/*.jsonl") == []
 
 
-def test_splits_of_a_saved_folder_that_are_called_like_none_are_named(tmp_path: Path) -> None:
+def test_splits_of_a_saved_folder_with_unknown_names_are_reported(tmp_path: Path) -> None:
     parts = {name: datasets.Dataset.from_list([{"text": "a"}]) for name in ("train", "extra", "test")}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "x")
     assert ["extra not read" in each for each in said(str(tmp_path / "x"))] == [True, False]
@@ -187,14 +186,14 @@ def test_both_formats_of_arrow_are_read(tmp_path: Path, opened: Any) -> None:
     ("rows", "expected"),
     [("line", ["a", "b", "c"]), ("paragraph", ["a\nb", "c"]), ("file", ["a\nb\n\n\nc\n"])],
 )
-def test_a_text_file_is_rows_of_lines_paragraphs_or_the_whole(
+def test_a_text_file_is_read_as_lines_paragraphs_or_one_row(
     tmp_path: Path, rows: str, expected: list[str]
 ) -> None:
     (tmp_path / "x.txt").write_text("a\nb\n\n\nc\n")
     assert texts(load_rows(str(tmp_path / "x.txt"), config=DataConfig(text_rows=rows))) == expected
 
 
-def test_the_home_directory_may_be_written_as_in_a_shell(
+def test_the_home_directory_may_be_abbreviated_as_in_a_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -202,7 +201,7 @@ def test_the_home_directory_may_be_written_as_in_a_shell(
     assert texts(load_rows("~/x.jsonl")) == ["a"]
 
 
-def test_of_the_hub_the_subset_and_split_that_were_asked_for_are_fetched(
+def test_the_requested_subset_and_split_are_downloaded_from_the_hub(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: dict[str, Any] = {}
@@ -211,7 +210,7 @@ def test_of_the_hub_the_subset_and_split_that_were_asked_for_are_fetched(
         asked.update(how, path=path)
         return [{"text": "a"}]
 
-    monkeypatch.setattr("datasets.load_dataset", answer)  # the hub is not here
+    monkeypatch.setattr("datasets.load_dataset", answer)  # the Hub is not available
     source = DataSource("owner/name", split="train[:1%]", subset="de", revision="v2")
     assert texts(load_rows(source)) == ["a"]
     assert asked == {
@@ -223,10 +222,10 @@ def test_of_the_hub_the_subset_and_split_that_were_asked_for_are_fetched(
     }
 
 
-def test_a_hub_that_fails_while_it_is_read_is_told_with_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_error_while_reading_is_reported_with_the_location(monkeypatch: pytest.MonkeyPatch) -> None:
     def rows() -> Any:
         yield {"text": "a"}
         raise ConnectionResetError("gone")
 
-    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows())  # the hub is not here
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows())  # the Hub is not available
     assert refused("owner/name") == "after owner/name row 1 the hub could not be read: gone"

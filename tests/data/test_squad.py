@@ -1,4 +1,4 @@
-"""SQuAD's questions are learnt with one of their answers, from its articles and from the hub's rows."""
+"""SQuAD questions are trained with one of their answers, from its articles and from the Hub's rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def article(*questions: Any) -> dict[str, Any]:
 
 
 def learnt(path: Path, **options: Any) -> tuple[list[str], list[str], list[str]]:
-    """The prompts, the answers that are trained, and what is said of the rest."""
+    """The prompts, the trained answers, and what is reported about the rest."""
     data = prepare(DataConfig(train=str(path), cache=False, **options), DEMO, None, seed=0)
     prompts, answers = [], []
     for row in data.train:
@@ -67,7 +67,7 @@ def test_articles_are_read_question_by_question(tmp_path: Path, form: str) -> No
         json.dumps({"text": ["blue"], "answer_start": [11]}),
     ],
 )
-def test_answers_in_any_form_are_learnt(tmp_path: Path, answers: Any) -> None:
+def test_answers_in_any_format_are_trained(tmp_path: Path, answers: Any) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"question": "Colour?", "answers": answers}) + "\n")
     _, found, said = learnt(path)
@@ -76,14 +76,14 @@ def test_answers_in_any_form_are_learnt(tmp_path: Path, answers: Any) -> None:
     assert said == (["columns not used: answers.answer_start (1 row)"] if placed else [])
 
 
-def test_answers_that_the_user_names_are_learnt(tmp_path: Path) -> None:
+def test_answers_in_a_configured_column_are_trained(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"question": "Colour?", "answers": [PLACED]}) + "\n")
     _, (found,), _ = learnt(path, columns={"prompt": "question", "completion": "answers"})
     assert found.strip() == "blue<|im_end|>"
 
 
-def test_of_answers_that_differ_the_first_is_learnt_and_that_is_said(tmp_path: Path) -> None:
+def test_of_different_answers_the_first_is_trained_and_that_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(
         json.dumps({"question": "q", "answers": {"text": ["a", "b"], "answer_start": [1, 2]}}) + "\n"
@@ -93,7 +93,7 @@ def test_of_answers_that_differ_the_first_is_learnt_and_that_is_said(tmp_path: P
     assert any(SEVERAL in line for line in said)
 
 
-def test_a_question_without_an_answer_is_refused_by_its_place_or_left_out(tmp_path: Path) -> None:
+def test_a_question_without_an_answer_is_refused_with_its_location_or_skipped(tmp_path: Path) -> None:
     path = tmp_path / "train-v2.0.json"
     path.write_text(json.dumps({"data": [article(asked(PLACED), asked(is_impossible=True))]}))
     with pytest.raises(DataError, match="row 1, question 2: its question has no answer in `answers`"):
@@ -103,7 +103,7 @@ def test_a_question_without_an_answer_is_refused_by_its_place_or_left_out(tmp_pa
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("suffix", ["jsonl", "json"])
-def test_articles_may_be_lines_of_a_file_even_one(tmp_path: Path, count: int, suffix: str) -> None:
+def test_articles_may_be_lines_of_a_file_even_a_single_one(tmp_path: Path, count: int, suffix: str) -> None:
     path = tmp_path / f"lines.{suffix}"
     path.write_text(f"{json.dumps(article(asked(PLACED)))}\n" * count)
     prompts, answers, _ = learnt(path)
@@ -123,7 +123,7 @@ def test_articles_may_be_lines_of_a_file_even_one(tmp_path: Path, count: int, su
         {"input_ids": [5, 6, 7], "prompt": "q"},
     ],
 )
-def test_answers_beside_rows_of_another_shape_are_a_column_as_any_other(
+def test_answers_next_to_rows_of_another_shape_are_an_ordinary_column(
     tmp_path: Path, row: dict[str, Any], answers: list[Any]
 ) -> None:
     path = tmp_path / "rows.jsonl"

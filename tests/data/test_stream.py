@@ -1,4 +1,4 @@
-"""Streamed data are the same rows as those in memory, in an order of their own, and go on for ever."""
+"""Streamed data have the same rows as data in memory, in a different order, and never end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def weights(directory: Path) -> str:
 
 def test_a_stream_has_the_rows_and_labels_of_data_in_memory(tmp_path: Path) -> None:
     whole = [
-        row | {"loss_weights": None}  # a later row may have some
+        row | {"loss_weights": None}  # a later row may have weights
         for row in prepare(DataConfig(train="demo"), TOKENIZER, 64, 1).train.to_list()
     ]
     config = DataConfig(train="demo", streaming=True)
@@ -69,20 +69,20 @@ def test_a_stream_has_the_rows_and_labels_of_data_in_memory(tmp_path: Path) -> N
     assert list(islice(prepare(ordered, TOKENIZER, 64, 1).train, len(whole))) == whole
 
 
-def test_it_begins_again_in_an_order_drawn_from_the_seed(tmp_path: Path) -> None:
+def test_each_pass_has_its_own_order_drawn_from_the_seed(tmp_path: Path) -> None:
     a = write(tmp_path / "a.jsonl", 10)
     rows = streamed(a, most=100)
     for first in range(0, 100, 10):
         assert sorted(rows[first : first + 10]) == [f"a {n}" for n in range(10)], (
             "each pass has each row once"
         )
-    assert len({tuple(rows[first : first + 10]) for first in range(0, 100, 10)}) > 1, "in orders of their own"
+    assert len({tuple(rows[first : first + 10]) for first in range(0, 100, 10)}) > 1, "in different orders"
     assert rows[:10] != [f"a {n}" for n in range(10)]
     assert streamed(a, most=100) == rows
     assert streamed(a, most=100, seed=2) != rows
 
 
-def test_sources_with_weights_are_drawn_with_these_probabilities(tmp_path: Path) -> None:
+def test_weighted_sources_are_sampled_with_these_probabilities(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.jsonl", 7), write(tmp_path / "b.jsonl", 3)
     rows = streamed(DataSource(a, weight=3), DataSource(b, weight=1), most=800)
     assert Counter(row[0] for row in rows)["b"] == pytest.approx(200, abs=50)
@@ -98,14 +98,14 @@ def test_sources_with_weights_are_drawn_with_these_probabilities(tmp_path: Path)
         ('{"prompt": "' + "a " * 90 + '", "completion": " b"}', "raise training.max_length"),
     ],
 )
-def test_what_is_wrong_from_the_start_is_told_at_the_start(tmp_path: Path, lines: str, says: str) -> None:
+def test_errors_in_the_first_rows_are_reported_at_the_start(tmp_path: Path, lines: str, says: str) -> None:
     (tmp_path / "x.jsonl").write_text(lines)
     with pytest.raises(DataError, match=says):
         prepare(DataConfig(train=str(tmp_path / "x.jsonl"), streaming=True), TOKENIZER, 16, 1)
 
 
-def test_a_resumed_run_goes_on_where_its_data_were(tmp_path: Path) -> None:
-    """More steps than there are rows, so that the data begin again, once before and once after the stop."""
+def test_a_resumed_run_continues_where_its_data_stopped(tmp_path: Path) -> None:
+    """More steps than rows, so that the data repeat, once before and once after the stop."""
     data = f"data.train={write(tmp_path / 'a.jsonl', 22)}"
     sets = (data, "training.save_strategy=steps", "training.save_steps=8", "training.max_steps=16")
     shown = tune(tmp_path / "whole", *sets)
@@ -116,7 +116,7 @@ def test_a_resumed_run_goes_on_where_its_data_were(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_row_ends_the_run_by_its_name_or_is_listed_once(tmp_path: Path, workers: int) -> None:
+def test_a_bad_row_ends_the_run_with_its_location_or_is_listed_once(tmp_path: Path, workers: int) -> None:
     source = write(tmp_path / "a.jsonl", 6)
     with Path(source).open("a") as file:
         file.write("{\n")
@@ -147,8 +147,8 @@ def test_a_stream_can_be_packed_and_evaluated_on_rows_in_memory(tmp_path: Path) 
 
 
 def mixed_rows(path: Path, count: int) -> str:
-    """Rows of prompts: from the 120th on some have a column that nobody reads, an answer that is cut off, one
-    that is cut, or are damaged."""
+    """Rows of prompts: from the 120th on, some have an unused column, an answer that is dropped or truncated,
+    or are damaged."""
     lines = []
     for number in range(count):
         row = {"prompt": f"q {number}", "completion": f" a {number}"}
@@ -164,7 +164,7 @@ def mixed_rows(path: Path, count: int) -> str:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_not_used_of_a_stream_is_said_at_its_first_row_and_counted_in_the_end(
+def test_unused_parts_of_a_stream_are_reported_at_their_first_row_and_counted_at_the_end(
     tmp_path: Path, workers: int
 ) -> None:
     source = mixed_rows(tmp_path / "a.jsonl", 200)
@@ -174,7 +174,7 @@ def test_what_is_not_used_of_a_stream_is_said_at_its_first_row_and_counted_in_th
         "data.skip_bad_rows=true",
         "training.max_length=48",
         f"training.dataloader_num_workers={workers}",
-        "training.max_steps=55",  # more rows than there are: some of them come again, and count once
+        "training.max_steps=55",  # more than the number of rows: some repeat, and count once
     )
     before, _, end = shown.partition("data     ")[2].partition("data     ")
     assert f"the column extra of {source} is not used; the first row is {source} line 122" in before
@@ -197,7 +197,7 @@ def test_what_is_not_used_of_a_stream_is_said_at_its_first_row_and_counted_in_th
     assert (params["read"], params["truncated"], params["dropped"], params["skipped"]) == (200, 3, 2, 1)
 
 
-def test_of_a_stream_that_was_not_read_to_its_end_the_number_of_rows_is_said(tmp_path: Path) -> None:
+def test_for_a_partly_read_stream_the_number_of_rows_is_reported(tmp_path: Path) -> None:
     sources = [DataSource(mixed_rows(tmp_path / f"{name}.jsonl", 2000), weight=1) for name in "ab"]
     config = DataConfig(train=sources, streaming=True, skip_bad_rows=True, shuffle_buffer=1)
     data = prepare(config, TOKENIZER, 48, 1, tmp_path / "skipped_rows.jsonl")
@@ -214,7 +214,7 @@ kinds = st.lists(st.sampled_from(["plain", "extra", "cut", "dropped", "bad"]), m
 
 @given(kinds, st.integers(1, 250), st.integers(1, 30), st.booleans())
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_of_all_rows_that_are_taken_from_a_stream_what_is_not_used_is_counted(
+def test_unused_parts_are_counted_over_all_rows_taken_from_a_stream(
     tmp_path: Path, drawn: list[str], taken: int, buffer: int, peeked: bool
 ) -> None:
     rows = {
@@ -246,7 +246,7 @@ def test_of_all_rows_that_are_taken_from_a_stream_what_is_not_used_is_counted(
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto", "reward"])
-def test_a_stream_is_rehearsed_and_its_batch_found_with_rows_as_long_as_may_come(
+def test_a_stream_is_rehearsed_and_its_batch_found_with_worst_case_rows(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.support.tuned import dry_run_shown, tune, weights
@@ -265,7 +265,9 @@ def test_a_stream_is_rehearsed_and_its_batch_found_with_rows_as_long_as_may_come
     assert "for rows of 64 tokens, the longest possible" in dry_run_shown(*stream)
 
 
-def test_of_several_processes_the_main_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_several_processes_only_the_main_one_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def read(rank: int, most: int) -> None:
         monkeypatch.setenv("RANK", str(rank))
         config = DataConfig(train=source, streaming=True, skip_bad_rows=True, shuffle_buffer=1)

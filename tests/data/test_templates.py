@@ -1,5 +1,5 @@
-"""Whatever the chat template, each answer is learnt as the model will have to write it: what follows the
-template's own prompt for all that comes before it, up to and with the token that ends it."""
+"""Whatever the chat template, each answer is trained as the model will have to generate it: what follows the
+template's own prompt for everything before it, up to and including the token that ends it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from tests.support.documents import all_text
 from tests.support.readme_templates import matrix
 
 ONLY_CALLS = ("llama3", "muse")
-"""They write no words beside a call, which is named."""
+"""They render no text next to a call, which is reported."""
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_of_any_conversation_each_answer_is_learnt_after_its_prompt_up_to_its_end(template: str) -> None:
+def test_in_any_conversation_each_answer_is_trained_after_its_prompt_up_to_its_end(template: str) -> None:
     tools = TOOLS if template not in WITHOUT_TOOLS else None
 
     @given(
@@ -87,7 +87,7 @@ LAST_QUESTION = (
     "{{ m.content }}[/INST]"
     "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
 )
-"""As Mistral 7B v0.3 writes it: the system message stands before a question that is the last message."""
+"""As Mistral 7B v0.3 renders it: the system message precedes a question that is the last message."""
 
 
 def test_a_system_message_that_moves_is_where_the_prompt_has_it() -> None:
@@ -108,7 +108,7 @@ def test_a_system_message_that_moves_is_where_the_prompt_has_it() -> None:
 @pytest.mark.parametrize("template", ["gptoss", "gemma4_v5", "diffusion_gemma", "qwen3"])
 @pytest.mark.parametrize("thought", ["", "because"])
 @pytest.mark.parametrize("content", ["", "Look."])
-def test_an_answer_after_a_call_with_words_follows_its_prompt(
+def test_an_answer_after_a_call_with_text_follows_its_prompt(
     template: str, thought: str, content: str
 ) -> None:
     using = tokenizer_with(template)
@@ -130,7 +130,7 @@ def test_an_answer_after_a_call_with_words_follows_its_prompt(
 
 
 @pytest.mark.parametrize("template", [name for name in TEMPLATES if name not in WITHOUT_TOOLS])
-def test_of_calls_at_once_all_are_learnt_or_the_row_is_refused(template: str) -> None:
+def test_parallel_calls_are_all_trained_or_the_row_is_refused(template: str) -> None:
     using = tokenizer_with(template)
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": "a"},
@@ -139,7 +139,7 @@ def test_of_calls_at_once_all_are_learnt_or_the_row_is_refused(template: str) ->
     try:
         (found,) = learnt(messages, using, TOOLS)
     except DataError:
-        assert template.startswith(("gptoss", "llama3"))  # they write one call for each message
+        assert template.startswith(("gptoss", "llama3"))  # they render one call per message
     else:
         assert "71" in found.trained
         assert "82" in found.trained
@@ -153,7 +153,7 @@ BY_ID = (
 )
 
 
-def test_a_template_that_writes_calls_by_their_ids_takes_ids_that_hold_the_name() -> None:
+def test_a_template_that_renders_calls_by_id_accepts_ids_that_contain_the_name() -> None:
     using = copy.deepcopy(tokenizer_with("qwen3"))
     using.chat_template = BY_ID
     (call,) = calls_of({"what": 7}, ids=("functions.find:0",))
@@ -164,7 +164,7 @@ def test_a_template_that_writes_calls_by_their_ids_takes_ids_that_hold_the_name(
         learnt(messages, using, None)
 
 
-def test_a_prompt_that_closes_reasoning_is_reopened_for_reasoning_that_is_kept() -> None:
+def test_a_prompt_that_closes_the_reasoning_is_reopened_for_kept_reasoning() -> None:
     using = copy.deepcopy(tokenizer_with("qwen3"))
     using.chat_template = (
         "{% for m in messages %}{% if m.role == 'user' %}<|u|>{{ m.content }}{% else %}<|a|></think>"
@@ -180,13 +180,13 @@ def test_a_prompt_that_closes_reasoning_is_reopened_for_reasoning_that_is_kept()
 
 @pytest.mark.parametrize("template", sorted(ALTERNATING - {"gemma"}))
 @pytest.mark.parametrize("texts", [("b", "<think>r</think>c"), ("<think>r</think>b", "c")])
-def test_answers_that_are_joined_keep_all_their_words(template: str, texts: tuple[str, str]) -> None:
+def test_merged_answers_keep_all_their_text(template: str, texts: tuple[str, str]) -> None:
     messages = [{"role": "user", "content": "a"}] + [{"role": "assistant", "content": each} for each in texts]
     (found,) = learnt(messages, tokenizer_with(template), None)
     assert all(word in found.trained for word in ("b", "c", "<think>", "r"))
 
 
-def test_a_message_of_weight_0_is_not_trained_where_all_is() -> None:
+def test_a_message_of_weight_0_is_not_trained_with_all_tokens() -> None:
     using = tokenizer_with("qwen3")
     messages = [
         {"role": "user", "content": "first"},
@@ -201,7 +201,7 @@ def test_a_message_of_weight_0_is_not_trained_where_all_is() -> None:
 
 @pytest.mark.parametrize("how", [{"all_tokens": True}, {"history": "template"}])
 @pytest.mark.parametrize("keep", [False, True])
-def test_reasoning_that_a_whole_conversation_leaves_out_is_named(how: dict[str, Any], keep: bool) -> None:
+def test_reasoning_that_a_whole_conversation_omits_is_reported(how: dict[str, Any], keep: bool) -> None:
     thinking = {"role": "assistant", "content": "b", "reasoning_content": "because"}
     messages = read_messages([{"role": "user", "content": "a"}, thinking] * 2, "here", "messages")
     row = {"messages": [*messages[:-1], {"role": "assistant", "content": "d"}]}
@@ -211,7 +211,7 @@ def test_reasoning_that_a_whole_conversation_leaves_out_is_named(how: dict[str, 
 
 
 @pytest.mark.parametrize("template", sorted(WITHOUT_TOOLS))
-def test_a_template_without_words_for_tools_refuses_them(template: str) -> None:
+def test_a_template_without_tools_refuses_them(template: str) -> None:
     using = tokenizer_with(template)
     call = {"type": "function", "function": {"name": "find", "arguments": {"what": "it"}}}
     messages = [
@@ -222,17 +222,17 @@ def test_a_template_without_words_for_tools_refuses_them(template: str) -> None:
     ]
     with pytest.raises(DataError, match="does not support"):
         learnt(messages, using, TOOLS)
-    if template != "deepseekv3":  # it writes calls, and nothing of the tools that there are
+    if template != "deepseekv3":  # it renders calls, but no tool definitions
         with pytest.raises(DataError, match="does not support calls of tools"):
             learnt(messages, using, None)
 
 
-def test_the_matrix_in_the_documents_is_that_of_the_templates() -> None:
+def test_the_matrix_in_the_documents_matches_the_templates() -> None:
     assert matrix() in all_text(), "run `python -m tests.support.readme_templates`"
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_of_any_pair_both_answers_follow_the_prompt_that_the_template_writes_up_to_their_end(
+def test_in_any_pair_both_answers_follow_the_templates_prompt_up_to_their_end(
     template: str, tmp_path: Path
 ) -> None:
     tools = TOOLS if template not in WITHOUT_TOOLS else None
@@ -265,7 +265,7 @@ def test_of_any_pair_both_answers_follow_the_prompt_that_the_template_writes_up_
                 for name in ("chosen_ids", "rejected_ids")
             ]
         for answer, whole in zip((chosen, rejected), found, strict=True):
-            if method == "reward":  # the conversation as it is judged
+            if method == "reward":  # the conversation that is judged
                 expected = rendered(template, [*earlier, answer], using, tools, prompt=False)
                 if expected is not None and not template.startswith(ASKED_FIRST):
                     assert whole.strip() == expected.strip()

@@ -1,4 +1,4 @@
-"""<think> and </think> in an answer: a block of reasoning, an empty one, or words like others."""
+"""<think> and </think> in an answer: a block of reasoning, an empty block, or ordinary text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.chat_templates import TEMPLATES, tokenizer_with
 
 NO_BLOCK = "the chat template leaves out empty blocks of reasoning"
 IN_OTHER_WORDS = ("diffusion_gemma", "gemma4_v5", "gptoss", "muse_glimmer")
-"""Families that write reasoning between other marks, and nothing where there is none."""
+"""Families that render reasoning between other tags, and nothing if there is none."""
 
 
 @functools.cache
@@ -28,7 +28,7 @@ def renderer(template: str, *, keep: bool = False) -> Renderer:
 
 
 def rendered(template: str, content: str, *, keep: bool = False) -> tuple[str, str, tuple[str, ...]]:
-    """What is written of a conversation with this answer, what of it is trained, and what is said."""
+    """The rendered conversation with this answer, its trained part, and what is reported."""
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": content}]
     row = {"messages": read_messages(messages, "here", "messages")}
     made = renderer(template, keep=keep).render(row, "messages", "here")
@@ -38,7 +38,7 @@ def rendered(template: str, content: str, *, keep: bool = False) -> tuple[str, s
 
 @pytest.mark.parametrize("block", ["<think>\n\n</think>\n\n", "<think></think>", "\n<think>\n</think>\n"])
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_an_empty_block_is_written_or_named(template: str, block: str) -> None:
+def test_an_empty_block_is_rendered_or_reported(template: str, block: str) -> None:
     text, trained, remarks = rendered(template, f"{block}FINE")
     assert "FINE" in trained
     assert len(EMPTY_BLOCK.findall(text)) == (template not in IN_OTHER_WORDS)
@@ -46,7 +46,7 @@ def test_an_empty_block_is_written_or_named(template: str, block: str) -> None:
 
 
 @pytest.mark.parametrize("template", ["qwen2_5", "gemma4", "llama3_1", "qwen3", "deepseek_r1_distill"])
-def test_an_empty_block_is_as_it_is_without_reasoning_to_keep(template: str) -> None:
+def test_an_empty_block_is_unchanged_if_no_reasoning_is_kept(template: str) -> None:
     text, _, remarks = rendered(template, "<think>\n\n</think>\n\nFINE", keep=True)
     assert bool(EMPTY_BLOCK.search(text)) != (NO_BLOCK in remarks)
 
@@ -61,7 +61,7 @@ MENTIONS = (
 
 @pytest.mark.parametrize("content", MENTIONS)
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_an_answer_that_speaks_of_the_tags_is_written_as_it_is_or_named_or_refused(
+def test_an_answer_that_mentions_the_tags_is_rendered_unchanged_or_reported_or_refused(
     template: str, content: str
 ) -> None:
     try:
@@ -73,7 +73,7 @@ def test_an_answer_that_speaks_of_the_tags_is_written_as_it_is_or_named_or_refus
 
 
 @pytest.mark.parametrize("content", ["deep\n</think>\n\nFINE", "deep</think>FINE", "deep.\n</think> FINE"])
-def test_reasoning_whose_beginning_stands_in_the_prompt_is_reasoning(content: str) -> None:
+def test_reasoning_whose_start_tag_is_in_the_prompt_is_reasoning(content: str) -> None:
     for template in ("qwen3", "deepseek_r1_distill", "gptoss"):
         _, trained, remarks = rendered(template, content)
         assert re.search(r"deep.*FINE", trained, re.S)
@@ -90,7 +90,7 @@ def bare(text: str) -> str:
     st.sampled_from(TEMPLATES),
 )
 @settings(max_examples=100)
-def test_no_word_around_the_tags_is_lost_in_silence(pieces: list[str], template: str) -> None:
+def test_no_text_around_the_tags_is_lost_in_silence(pieces: list[str], template: str) -> None:
     content = "".join([*pieces, "end"])
     assume(bare(content) != "end" or "think" in content)
     try:

@@ -1,5 +1,5 @@
-"""Tools are given to the model whoever's form they are in, and what of their schemas a chat template does not
-write is named."""
+"""Tools reach the model whatever their format, and parts of their schemas that a chat template does not
+render are reported."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def writer(template: str) -> Writer:
 
 
 WITH_TOOLS = tuple(template for template in TEMPLATES if template not in WITHOUT_TOOLS - {"lfm2"})
-"""Those that write the tools that there are; that of lfm2 has no words for their calls."""
+"""Templates that render the available tools; that of lfm2 does not support calls."""
 
 
-def test_a_template_is_known_to_write_tools_or_not() -> None:
+def test_whether_a_template_renders_tools_is_known() -> None:
     assert tuple(template for template in TEMPLATES if writer(template).dialect.tools) == WITH_TOOLS
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("template", WITH_TOOLS)
-def test_the_parameters_of_a_tool_are_written_whoevers_form_it_is_in(template: str, form: str) -> None:
+def test_the_parameters_of_a_tool_are_rendered_whatever_its_format(template: str, form: str) -> None:
     tools, plain = (read_tools([FORMS[name]], "here") for name in (form, "openai"))
     assert tools[0]["function"] | {"strict": True} == plain[0]["function"] | {"strict": True}
     fitted = writer(template).fitted(ASKED, tools, "here")
@@ -66,7 +66,7 @@ names = st.integers(0, 2)
 
 @st.composite
 def schemas(draw: Any, words: Any, depth: int = 2) -> dict[str, Any]:
-    """A schema whose names, descriptions and values are words of their own."""
+    """A schema whose names, descriptions and values are all distinct words."""
     made: dict[str, Any] = {"type": draw(st.sampled_from(("string", "integer", "object", "array")))}
     if draw(st.booleans()):
         made["description"] = next(words["description"])
@@ -101,7 +101,7 @@ def functions(draw: Any) -> tuple[dict[str, Any], dict[str, list[str]]]:
 
 @given(functions(), st.sampled_from(WITH_TOOLS))
 @settings(max_examples=100)
-def test_names_descriptions_and_values_that_are_not_written_are_named_and_no_others(
+def test_exactly_the_omitted_names_descriptions_and_values_are_reported(
     drawn: tuple[dict[str, Any], dict[str, list[str]]], template: str
 ) -> None:
     function, words = drawn
@@ -115,7 +115,7 @@ def test_names_descriptions_and_values_that_are_not_written_are_named_and_no_oth
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
-def test_what_is_not_written_of_tools_is_said_once_with_its_rows(tmp_path: Path, method: str) -> None:
+def test_omitted_parts_of_tools_are_reported_once_with_their_rows(tmp_path: Path, method: str) -> None:
     optional = {"anyOf": [{"type": "string"}, {"type": "null"}], "format": "date"}
     tool = {**NAMED, "input_schema": {"type": "object", "properties": {"when": optional}}}
     row: dict[str, Any] = {"messages": ASKED}
@@ -133,7 +133,7 @@ def test_what_is_not_written_of_tools_is_said_once_with_its_rows(tmp_path: Path,
     assert [line.partition(" (3 rows")[0] for line in said] == [NOT_WRITTEN.format(RULES)]
 
 
-def test_parameters_without_a_schema_around_them_and_tools_without_a_name_are_named() -> None:
+def test_parameters_without_an_enclosing_schema_and_tools_without_a_name_are_reported() -> None:
     flat = {**NAMED, "parameters": {"city": {"type": "str", "description": "which"}}}
     for template in ("gptoss", "gemma4"):
         remarks = writer(template).fitted(ASKED, read_tools([flat], "here"), "here").remarks
@@ -143,6 +143,6 @@ def test_parameters_without_a_schema_around_them_and_tools_without_a_name_are_na
 
 
 @pytest.mark.parametrize("tools", [{"a": 1}, "[{", ["search"], 5])
-def test_what_are_no_tools_is_refused(tools: Any) -> None:
+def test_invalid_tools_are_refused(tools: Any) -> None:
     with pytest.raises(DataError, match="`tools` takes a list of JSON schemas"):
         read_tools(tools, "here")

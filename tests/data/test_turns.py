@@ -1,4 +1,4 @@
-"""A conversation rendered once says of each turn what the template writes of it by itself, or nothing."""
+"""After rendering a conversation once, the rendering of each turn alone is known exactly, or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.chat_templates import TEMPLATES, tokenizer_with
 from tests.support.conversations import ALTERNATING, PARTS, conversations
 
 BY_MESSAGE = {"gemma", "llama3", "lfm2", "phi3_5", "qwen2_5_vl"}
-"""Templates that write one message after another, as SmolLM2's and ChatML do."""
+"""Templates that render one message after another, like those of SmolLM2 and ChatML."""
 LOOP = "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}"
 PROMPT = "{% if add_generation_prompt %}[assistant] {% endif %}"
 LOOKS_AHEAD = {
@@ -43,14 +43,14 @@ LOOKS_AHEAD = {
 
 
 def plain(messages: list[dict[str, Any]], parts: bool) -> list[dict[str, Any]]:
-    """The messages as who speaks and what is said."""
+    """The messages with only role and content."""
     said = [{"role": m["role"], "content": m["content"] or ""} for m in messages]
     as_parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in said]
     return as_parts if parts else said
 
 
 def agreeing(using: Any, messages: list[dict[str, Any]], known: Turns) -> int:
-    """How many turns are known. Each is compared with what the tokenizer writes of it."""
+    """The number of known turns. Each is compared with what the tokenizer renders for it."""
     known.begin(messages, messages)
     found = 0
     for count in range(1, len(messages) + 1):
@@ -65,7 +65,7 @@ def agreeing(using: Any, messages: list[dict[str, Any]], known: Turns) -> int:
 
 
 def unchecked(using: Any, monkeypatch: pytest.MonkeyPatch) -> Turns:
-    """One that renders nothing twice, so that its own reasons alone make it right."""
+    """Turns that render nothing twice, so that their result depends only on their own reasoning."""
     monkeypatch.setattr(turns, "_COMPARED", 0)
     monkeypatch.setattr(turns, "_MISSES", 10**9)
 
@@ -76,7 +76,7 @@ def unchecked(using: Any, monkeypatch: pytest.MonkeyPatch) -> Turns:
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_whatever_is_known_of_a_turn_is_what_the_template_writes(
+def test_a_known_turn_equals_what_the_template_renders(
     template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     using = tokenizer_with(template)
@@ -94,7 +94,7 @@ def test_whatever_is_known_of_a_turn_is_what_the_template_writes(
 
 
 @pytest.mark.parametrize("why", LOOKS_AHEAD)
-def test_of_a_template_that_looks_ahead_nothing_wrong_is_known(
+def test_for_a_template_that_looks_ahead_no_wrong_turn_is_known(
     why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     using = copy.deepcopy(tokenizer_with("llama3"))
@@ -105,7 +105,7 @@ def test_of_a_template_that_looks_ahead_nothing_wrong_is_known(
         assert agreeing(using, messages, known) == 0
 
 
-def test_the_first_conversations_are_rendered_turn_by_turn_as_well() -> None:
+def test_the_first_conversations_are_also_rendered_turn_by_turn() -> None:
     using = tokenizer_with("llama3")
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     asked: list[int] = []
@@ -138,7 +138,7 @@ def test_a_turn_of_another_conversation_is_not_known() -> None:
     )
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_tokens_are_marked_quickly_as_by_their_offsets(template: str, pieces: list[str]) -> None:
+def test_fast_marking_of_tokens_equals_marking_by_offsets(template: str, pieces: list[str]) -> None:
     using = tokenizer_with(template)
     text, bounds = "", [0]
     for piece in pieces:

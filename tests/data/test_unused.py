@@ -1,4 +1,5 @@
-"""What of the rows does not reach the model is counted, and said once, wherever the data are described."""
+"""Parts of rows that do not reach the model are counted, and reported once, wherever the data are
+described."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from fmstune.models.load import load_tokenizer
 DEMO = load_tokenizer(ModelConfig(path="demo"))
 
 
-def test_columns_are_named_together_and_each_other_kind_in_a_line_of_its_own() -> None:
+def test_columns_are_reported_together_and_each_other_kind_on_its_own_line() -> None:
     found = Unused("a.jsonl")
     for number in range(1, 4):
         found.column("id", f"a.jsonl line {number}")
@@ -32,7 +33,7 @@ def test_columns_are_named_together_and_each_other_kind_in_a_line_of_its_own() -
     ]
 
 
-def test_of_several_sources_each_line_of_columns_names_its_source() -> None:
+def test_with_several_sources_each_line_of_columns_names_its_source() -> None:
     entries = [NotUsed(source, "id", 2, f"{source} line 1", column=True) for source in ("a", "b")]
     assert unused_lines(entries) == [
         "columns of a not used: id (2 rows)",
@@ -42,7 +43,7 @@ def test_of_several_sources_each_line_of_columns_names_its_source() -> None:
 
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An encoder that does not use something of each row, as one of a new kind would."""
+    """An encoder that does not use some part of each row, like one of a new kind."""
     rows = Labeller.rows
 
     def noting(self: Labeller, reader: Reader, batch: int = 512) -> Any:
@@ -55,7 +56,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("counting")
 @pytest.mark.parametrize("streaming", [False, True])
-def test_what_an_encoder_counts_is_in_the_summary_of_train_and_evaluation(
+def test_what_an_encoder_counts_is_in_the_summaries_of_train_and_eval(
     tmp_path: Path, streaming: bool
 ) -> None:
     for name in ("a", "b"):
@@ -69,9 +70,7 @@ def test_what_an_encoder_counts_is_in_the_summary_of_train_and_evaluation(
 
 
 @pytest.mark.usefixtures("counting")
-def test_data_that_were_prepared_before_know_it_as_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_data_report_it_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMSTUNE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "a.jsonl").write_text('{"text": "one two"}\n')
     config = DataConfig(train=f"{tmp_path}/a.jsonl")

@@ -1,4 +1,4 @@
-"""Weights of the loss are read as they are written, wherever they stand, or refused by their place."""
+"""Loss weights are read as written, in any field, or refused with their location."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prepared(path: Path, **options: Any) -> PreparedData:
 
 
 def file_of(folder: Path, form: str, weight: Any) -> Path:
-    """Two rows, the second of which has the weight, as this form writes it."""
+    """Two rows, the second of which has the weight, in this format."""
     if form in ("row", "message", "sharegpt"):
         path = folder / "rows.jsonl"
         if form == "row":
@@ -65,9 +65,7 @@ def weights_of(data: PreparedData) -> list[float]:
 @example(weight=1e-6)
 @example(weight=1e6)
 @in_tmp
-def test_a_weight_within_the_range_is_learnt_as_it_is_written(
-    tmp_path: Path, form: str, weight: float
-) -> None:
+def test_a_weight_within_the_range_is_used_as_written(tmp_path: Path, form: str, weight: float) -> None:
     assert weights_of(prepared(file_of(tmp_path, form, weight))) == [1, pytest.approx(weight)]
 
 
@@ -75,7 +73,7 @@ def test_a_weight_within_the_range_is_learnt_as_it_is_written(
 @given(weight=st.floats(1e-6, 1e6).map(repr) | st.floats(0.001, 1000).map("{: .6f} ".format))
 @example(weight="0.5")
 @in_tmp
-def test_so_is_the_text_of_one(tmp_path: Path, form: str, weight: str) -> None:
+def test_a_weight_in_a_string_is_used_too(tmp_path: Path, form: str, weight: str) -> None:
     data = prepared(file_of(tmp_path, form, weight))
     assert weights_of(data) == [1, pytest.approx(float(weight))]
 
@@ -96,7 +94,7 @@ NO_WEIGHTS = outside | outside.map(repr) | no_number | st.integers(10**7) | st.i
 @example(weight=-(10**400))
 @example(weight="9" * 400)
 @in_tmp
-def test_what_is_no_weight_or_is_beyond_the_range_is_refused_by_its_place(
+def test_an_invalid_or_out_of_range_weight_is_refused_with_its_location(
     tmp_path: Path, form: str, weight: Any
 ) -> None:
     if isinstance(weight, str) and weight.strip().lower() in ("true", "false"):
@@ -107,7 +105,7 @@ def test_what_is_no_weight_or_is_beyond_the_range_is_refused_by_its_place(
 
 
 @pytest.mark.parametrize("column", ["weight", "loss_weight", "mine"])
-def test_nan_in_parquet_is_no_weight_and_null_is_none(tmp_path: Path, column: str) -> None:
+def test_nan_in_parquet_is_an_invalid_weight_and_null_is_none(tmp_path: Path, column: str) -> None:
     path = tmp_path / "rows.parquet"
     names = {"prompt": "prompt", "completion": "completion", "weight": "mine"} if column == "mine" else None
     for cells, fine in (([1.0 if names else None, 0.5], True), ([0.5, math.nan], False)):
@@ -120,8 +118,8 @@ def test_nan_in_parquet_is_no_weight_and_null_is_none(tmp_path: Path, column: st
             prepared(path, columns=names)
 
 
-def test_that_weights_weigh_the_loss_is_said_of_the_data(tmp_path: Path) -> None:
-    """A column `weight` may be one of kilograms."""
+def test_the_data_summary_reports_that_the_loss_is_weighted(tmp_path: Path) -> None:
+    """A column `weight` could be in kilograms."""
     (tmp_path / "rows.jsonl").write_text(
         '{"prompt": "a", "completion": "b", "weight": 70.5}\n{"prompt": "a", "completion": "b"}\n'
     )
@@ -131,7 +129,7 @@ def test_that_weights_weigh_the_loss_is_said_of_the_data(tmp_path: Path) -> None
 
 
 def written(folder: Path, form: str, rows: list[dict[str, Any]]) -> Path:
-    """Rows as a file of this form; where a row lacks a column, JSON lacks it, a table is empty."""
+    """Rows as a file of this format; a missing column is missing in JSON and an empty cell in a table."""
     path = folder / f"rows.{form}"
     if form == "jsonl":
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -151,7 +149,7 @@ def written(folder: Path, form: str, rows: list[dict[str, Any]]) -> Path:
         (("q", "a", "Loss Weight"), {"template": "{q} {a}"}),
     ],
 )
-def test_a_column_of_weights_is_obeyed_under_any_of_its_names_and_may_be_empty(
+def test_a_weight_column_is_used_under_any_of_its_names_and_may_be_empty(
     tmp_path: Path, form: str, names: tuple[str, str, str], options: dict[str, Any]
 ) -> None:
     rows = [dict(zip(names, ("a", "b", weight), strict=True)) for weight in (0.5, None, 2.0)]
@@ -159,14 +157,14 @@ def test_a_column_of_weights_is_obeyed_under_any_of_its_names_and_may_be_empty(
     assert weights_of(prepared(written(tmp_path, form, rows), **options)) == [0.5, 1, 2]
 
 
-def test_a_column_of_weights_that_a_template_writes_is_no_weight(tmp_path: Path) -> None:
+def test_a_weight_column_that_a_template_renders_is_no_weight(tmp_path: Path) -> None:
     path = written(tmp_path, "jsonl", [{"q": "How heavy?", "weight": 70.5}])
     data = prepared(path, template="{q} {weight}")
     assert weights_of(data) == [1]
     assert data.summary.unused == ()
 
 
-def test_a_column_of_weights_that_no_row_has_is_a_mistake(tmp_path: Path) -> None:
+def test_a_configured_weight_column_that_no_row_has_is_an_error(tmp_path: Path) -> None:
     path = written(tmp_path, "jsonl", [{"q": "a", "a": "b"}])
     with pytest.raises(DataError, match="there is no column 'w'"):
         prepared(path, columns={"prompt": "q", "completion": "a", "weight": "w"})

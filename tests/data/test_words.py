@@ -1,4 +1,4 @@
-"""Tokens that are looked up word by word are those that the tokenizer makes of the whole text."""
+"""Tokens that are looked up word by word equal those of tokenizing the whole text."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def using() -> Any:
 @pytest.mark.parametrize("number", range(len(PRE_TOKENIZERS)))
 @given(text=texts)
 @settings(max_examples=80, deadline=None, derandomize=True)
-def test_a_text_is_cut_where_its_words_do_not_depend_on_what_is_beside_them(number: int, text: str) -> None:
+def test_a_text_is_split_where_words_do_not_depend_on_their_context(number: int, text: str) -> None:
     made = PRE_TOKENIZERS[number]
     cuts = module._cuts_of(module._state(made))
     assert cuts is not None
     if module._ODD.search(text):
-        return  # such a text is left to the tokenizer
+        return  # such text is left to the tokenizer
 
     def words(piece: str) -> list[str]:
         return [word for cut in cuts.words.findall(piece) for word, _ in made.pre_tokenize_str(cut)]
@@ -60,7 +60,7 @@ def test_a_text_is_cut_where_its_words_do_not_depend_on_what_is_beside_them(numb
 
 
 def parts(rows: list[list[str]]) -> list[Part]:
-    """Texts of pieces, of which every second one is trained."""
+    """Strings made of pieces, every second one trained."""
     made = []
     for number, pieces in enumerate(rows):
         bounds = [0]
@@ -81,7 +81,7 @@ pieces = st.lists(texts | st.sampled_from(["<|im_start|>assistant\n", "<|im_end|
 
 @given(rows=st.lists(pieces, min_size=1, max_size=5))
 @settings(max_examples=100, deadline=None, derandomize=True)
-def test_tokens_and_labels_are_those_of_the_whole_text(rows: list[list[str]]) -> None:
+def test_tokens_and_labels_equal_those_of_the_whole_text(rows: list[list[str]]) -> None:
     using = tokenizer_with("qwen2_5_vl")
     given = parts(rows)
     assert label(given, using, Words.of(using), will_cut=True) == label(given, using, will_cut=True)
@@ -94,10 +94,10 @@ CHAT = [
 ]
 
 
-def test_a_chat_is_tokenised_word_by_word(using: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chat_is_tokenized_word_by_word(using: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = label(parts([CHAT]), using, will_cut=True)
     words = Words.of(using)
-    for name in ("padding", "truncation"):  # which others leave behind
+    for name in ("padding", "truncation"):  # settings that other code leaves behind
         getattr(using.backend_tokenizer, f"enable_{name}")(
             **{"max_length": 2} if name == "truncation" else {}
         )
@@ -118,7 +118,7 @@ def test_a_chat_is_tokenised_word_by_word(using: Any, monkeypatch: pytest.Monkey
         {"normalizer": normalizers.NFKC()},
     ],
 )
-def test_of_a_tokenizer_that_is_not_known_nothing_is_assumed(change: dict[str, Any], using: Any) -> None:
+def test_an_unknown_tokenizer_is_not_assumed_to_split_into_words(change: dict[str, Any], using: Any) -> None:
     assert Words.of(using) is not None
     for name, value in change.items():
         setattr(using.backend_tokenizer, name, value)
@@ -126,14 +126,12 @@ def test_of_a_tokenizer_that_is_not_known_nothing_is_assumed(change: dict[str, A
 
 
 @pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word", "normalized"])
-def test_added_tokens_that_take_in_what_is_beside_them_are_left_to_the_tokenizer(
-    flag: str, using: Any
-) -> None:
+def test_added_tokens_that_absorb_adjacent_space_are_left_to_the_tokenizer(flag: str, using: Any) -> None:
     using.add_tokens(AddedToken("<here>", **{"normalized": False, flag: True}))
     assert Words.of(using) is None
 
 
-def test_many_added_tokens_and_offsets_without_blanks_are_left_to_the_tokenizer(using: Any) -> None:
+def test_many_added_tokens_and_offsets_without_spaces_are_left_to_the_tokenizer(using: Any) -> None:
     trimming = copy.deepcopy(using)
     trimming.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     assert Words.of(trimming) is None
@@ -143,13 +141,13 @@ def test_many_added_tokens_and_offsets_without_blanks_are_left_to_the_tokenizer(
 
 @given(st.sets(st.text("ab.|(", min_size=1, max_size=5), min_size=1, max_size=20), st.text("ab.|(x"))
 @settings(max_examples=100, deadline=None, derandomize=True)
-def test_the_longest_of_some_texts_is_found_first(added: set[str], text: str) -> None:
+def test_the_longest_of_several_added_tokens_is_found_first(added: set[str], text: str) -> None:
     longest_first = "|".join(map(re.escape, sorted(added, key=len, reverse=True)))
     assert re.split(f"({module._longest_of(added)})", text) == re.split(f"({longest_first})", text)
 
 
 @pytest.mark.parametrize("word", ["{}" + "x" * 2000, "cafe\u0301{}"])
-def test_what_is_known_of_words_has_a_bound(word: str, using: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_words_is_bounded(word: str, using: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_KEPT", 300)
     monkeypatch.setattr(module, "_KEPT_CHARACTERS", 50_000)
     using.backend_tokenizer.normalizer = normalizers.NFC()
@@ -162,7 +160,7 @@ def test_what_is_known_of_words_has_a_bound(word: str, using: Any, monkeypatch: 
         assert sum(map(len, (*words._known, *words._refused))) <= 60_000
 
 
-def test_a_normal_form_leaves_words_in_it_as_they_are(using: Any) -> None:
+def test_a_normalizer_leaves_words_in_normal_form_unchanged(using: Any) -> None:
     using.backend_tokenizer.normalizer = normalizers.NFC()
     words = Words.of(using)
     assert words is not None
@@ -171,7 +169,7 @@ def test_a_normal_form_leaves_words_in_it_as_they_are(using: Any) -> None:
     assert apart is None
 
 
-def test_words_that_are_no_words_of_the_tokenizer_are_noticed(using: Any) -> None:
+def test_words_that_the_tokenizer_splits_differently_are_detected(using: Any) -> None:
     words = Words.of(using)
     assert words is not None
     words._cuts = module._Cuts(re.compile(r"(?s)."), re.compile(""))
@@ -180,7 +178,7 @@ def test_words_that_are_no_words_of_the_tokenizer_are_noticed(using: Any) -> Non
     assert words._useless
 
 
-def test_words_are_forgotten_when_they_are_many_and_given_up_when_none_comes_again(
+def test_the_cache_is_cleared_when_it_is_full_and_disabled_without_hits(
     using: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_KEPT", 400)

@@ -1,5 +1,5 @@
-"""Rows that become tokens in several processes are the rows that one process makes of them, in their order,
-and so is all that is said of them."""
+"""Rows tokenized in several processes equal those of one process, in the same order, and so does everything
+that is reported about them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture
 def several(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the first few rows on, three processes."""
+    """Use three processes from the first few rows on."""
     monkeypatch.setattr(tokenise, "processors", lambda: Processors(3, "this test"))
     monkeypatch.setattr(tokenise, "_ALONE_SECONDS", 0.0)
     for module in (tokenise, workers):
@@ -64,7 +64,7 @@ def alone(config: DataConfig, tokenizer: Any, listed: Path) -> PreparedData:
 
 
 @pytest.mark.parametrize("most", [None, 50])
-def test_rows_remarks_and_bad_rows_are_those_of_one_process(
+def test_rows_reports_and_bad_rows_equal_those_of_one_process(
     most: int | None, tokenizer: Any, several: None, tmp_path: Path
 ) -> None:
     rows: list[Any] = [chats(number, topic="t" if number % 5 else None) for number in range(ROWS)]
@@ -81,7 +81,9 @@ def test_rows_remarks_and_bad_rows_are_those_of_one_process(
     assert not multiprocessing.active_children()
 
 
-def test_the_first_bad_row_ends_the_run_with_its_name(tokenizer: Any, several: None, tmp_path: Path) -> None:
+def test_the_first_bad_row_ends_the_run_with_its_location(
+    tokenizer: Any, several: None, tmp_path: Path
+) -> None:
     rows = [chats(number) for number in range(ROWS)]
     for number in (40, 70):
         rows[number]["messages"][0]["content"] = 7
@@ -91,7 +93,7 @@ def test_the_first_bad_row_ends_the_run_with_its_name(tokenizer: Any, several: N
     assert not multiprocessing.active_children()
 
 
-def test_pairs_of_answers_are_those_of_one_process(tokenizer: Any, several: None, tmp_path: Path) -> None:
+def test_pairs_of_answers_equal_those_of_one_process(tokenizer: Any, several: None, tmp_path: Path) -> None:
     rows = [{"prompt": f"Q{n}", "chosen": f"yes {n}", "rejected": f"no {n % 4}"} for n in range(ROWS)]
     config = DataConfig(train=str(written(tmp_path / "a.jsonl", rows)))  # type: ignore[arg-type]
     made = prepare(config, tokenizer, 40, 0, method="dpo")
@@ -100,7 +102,7 @@ def test_pairs_of_answers_are_those_of_one_process(tokenizer: Any, several: None
         assert told(made) == told(prepare(config, tokenizer, 40, 0, method="dpo"))
 
 
-def test_a_killed_process_is_named(
+def test_a_killed_worker_is_reported(
     tokenizer: Any, several: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer, parent = workers._answer, os.getpid()
@@ -117,7 +119,7 @@ def test_a_killed_process_is_named(
     assert not multiprocessing.active_children()
 
 
-def test_a_handler_stays_in_one_process(tokenizer: Any, several: None, tmp_path: Path) -> None:
+def test_a_handler_runs_in_one_process(tokenizer: Any, several: None, tmp_path: Path) -> None:
     seen: list[int] = []
 
     def counts(row: dict[str, Any]) -> dict[str, Any]:
@@ -129,9 +131,7 @@ def test_a_handler_stays_in_one_process(tokenizer: Any, several: None, tmp_path:
     assert seen == [os.getpid()] * ROWS
 
 
-def test_collections_of_garbage_are_rare_only_while_rows_are_tokenised(
-    tokenizer: Any, tmp_path: Path
-) -> None:
+def test_garbage_collection_is_rare_only_while_rows_are_tokenized(tokenizer: Any, tmp_path: Path) -> None:
     seen: set[int] = set()
     before = gc.get_threshold()
 
@@ -148,7 +148,9 @@ def test_collections_of_garbage_are_rare_only_while_rows_are_tokenised(
     assert min(seen) > before[0]
 
 
-def test_lengths_and_scored_tokens_of_rows_are_counted_as_by_hand(tokenizer: Any, tmp_path: Path) -> None:
+def test_lengths_and_scored_tokens_of_rows_equal_those_counted_by_hand(
+    tokenizer: Any, tmp_path: Path
+) -> None:
     path = written(tmp_path / "a.jsonl", [chats(number) for number in range(20)])
     rows = prepare(DataConfig(train=str(path)), tokenizer, 40, 0).train.select([3, 1, 17])  # type: ignore[arg-type]
     assert sequence_lengths(rows).tolist() == [[len(ids)] for ids in rows["input_ids"]]
