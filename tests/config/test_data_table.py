@@ -1,4 +1,4 @@
-"""The table [data]: sources in each way that they can be written, and what is wrong with them."""
+"""The table [data]: sources in every supported notation, and error messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ FLAGS = [("model.path", "demo", "--model")]
         ('[data]\ntrain = ["org/a", {path = "org/b", template = "{x}"}]', None),
     ],
 )
-def test_sources_are_written_as_a_text_a_list_or_tables(
+def test_sources_are_a_string_a_list_or_tables(
     tmp_path: Path, written: str, sources: tuple[DataSource, ...] | None
 ) -> None:
     expected = sources or (DataSource("org/a"), DataSource("org/b", template="{x}"))
     assert load_text(tmp_path, MODEL + written).data.train == expected
 
 
-def test_flags_given_several_times_are_several_sources(tmp_path: Path) -> None:
+def test_repeated_flags_are_several_sources(tmp_path: Path) -> None:
     flags = [*FLAGS, ("data.train", ("org/a", "org/b"), "--data"), ("data.eval", ("org/c",), "--eval-data")]
     data = load(None, flags, cwd=tmp_path).data
     assert data.train == (DataSource("org/a"), DataSource("org/b"))
@@ -69,7 +69,7 @@ tables = st.fixed_dictionaries(
 
 
 @given(st.lists(tables, min_size=1, max_size=3), st.lists(tables, max_size=2), st.none() | st.floats(0.1, 9))
-def test_sources_are_read_back_from_what_is_written(
+def test_written_sources_are_read_back(
     train: list[dict[str, Any]], evaluation: list[dict[str, Any]], weight: float | None
 ) -> None:
     if weight is not None:
@@ -81,7 +81,7 @@ def test_sources_are_read_back_from_what_is_written(
         assert load(Path(folder) / "config.toml", cwd=Path(folder)).data == config.data
 
 
-def test_sources_may_be_given_in_python_as_they_are_written() -> None:
+def test_sources_in_python_have_the_same_notations() -> None:
     assert DataConfig(train="a.jsonl", eval=["b", {"path": "c", "weight": 1.0}]) == DataConfig(
         (DataSource("a.jsonl"),), (DataSource("b"), DataSource("c", weight=1.0))
     )
@@ -142,13 +142,13 @@ def test_sources_may_be_given_in_python_as_they_are_written() -> None:
         ('train = "org/a"\ntext_rows = "lines"', "is not one of line, paragraph, file. Did you mean line?"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_key(tmp_path: Path, text: str, says: str) -> None:
+def test_errors_are_reported_with_their_key(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.docx").touch()
     assert says in refusal(tmp_path, f"{MODEL}[data]\n{text}")
 
 
-def test_a_pattern_that_the_shell_has_spread_out_is_recognised(tmp_path: Path) -> None:
+def test_a_pattern_that_the_shell_has_expanded_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"text": "a"}')
     told = refusal(tmp_path, config_path=tmp_path / "b.jsonl")
     assert told.endswith("a glob in quotes: --data '*.jsonl'.")
@@ -161,13 +161,11 @@ def test_a_pattern_that_the_shell_has_spread_out_is_recognised(tmp_path: Path) -
         ("vicuna", "there is no such template. Available: alpaca, chatml"),
     ],
 )
-def test_a_chat_template_by_a_name_that_there_is_not_lists_those_there_are(
-    tmp_path: Path, name: str, says: str
-) -> None:
+def test_an_unknown_chat_template_name_lists_the_known_ones(tmp_path: Path, name: str, says: str) -> None:
     assert says in refusal(tmp_path, sets=[f"model.chat_template={name}"])
 
 
-def test_files_that_are_there_are_found_without_the_current_directory(tmp_path: Path) -> None:
+def test_existing_files_are_found_without_the_current_directory(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "train.jsonl").touch()
     for name in ("x", "x/train.jsonl", "x/*.jsonl", "**/train.jsonl"):

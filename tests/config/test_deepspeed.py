@@ -1,4 +1,4 @@
-"""DeepSpeed: its settings follow `[training]`, and what contradicts it or is wrong is refused with its place.
+"""DeepSpeed: its settings follow `[training]`; contradictions and errors are refused with their location.
 
 DeepSpeed is not installed where these tests run: an empty package stands in for it.
 """
@@ -26,7 +26,7 @@ ZERO2 = {"zero_optimization": {"stage": 2}}
 
 
 class Filled(HfDeepSpeedConfig):  # type: ignore[misc]
-    """The settings as transformers' own code fills them; its class needs DeepSpeed only to be made."""
+    """The settings as filled by transformers' own code; only its constructor needs DeepSpeed."""
 
     is_auto = HfTrainerDeepSpeedConfig.is_auto
     fill_match = HfTrainerDeepSpeedConfig.fill_match
@@ -90,16 +90,16 @@ def test_stage_3_gathers_the_weights_when_a_model_is_saved(
 ) -> None:
     table = {"zero_optimization": {"stage": 3, **before}}
     (tmp_path / "zero.json").write_text(json.dumps(table))
-    passed = deepspeed_table("zero.json" if in_file else table, tmp_path)  # from `base_dir`, as data is
+    passed = deepspeed_table("zero.json" if in_file else table, tmp_path)  # relative to `base_dir`, like data
     assert passed["zero_optimization"] == {"stage": 3, GATHER: True}
 
 
 def test_precision_without_a_table_of_its_own_is_left_to_accelerate() -> None:
-    # It adds `auto_cast` for fp16, which a table with only "enabled" would not have.
+    # It adds `auto_cast` for fp16, which a table with only "enabled" would lack.
     assert not {"bf16", "fp16"} & deepspeed_table(ZERO2, Path()).keys()
 
 
-def test_whatever_transformers_and_accelerate_fill_may_be_auto() -> None:
+def test_everything_that_transformers_and_accelerate_fill_in_may_be_auto() -> None:
     table: dict[str, Any] = {**ZERO2, "optimizer": {"type": "AdamW"}, "scheduler": {"type": "WarmupDecayLR"}}
     for key in FILLED:
         part = table
@@ -174,7 +174,7 @@ def _zero(**given: Any) -> dict[str, Any]:
         ),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_with_its_key_and_a_remedy(
+def test_errors_are_refused_with_their_key_and_a_remedy(
     table: dict[str, Any], sets: list[str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "zero.json").write_text(json.dumps(table))
@@ -190,7 +190,7 @@ def test_an_empty_table_is_refused_instead_of_training_without_deepspeed(tmp_pat
 
 
 @pytest.mark.parametrize("processes", [None, "1", "2"])
-def test_the_batch_of_all_processes_is_checked_with_their_number(
+def test_the_global_batch_size_is_checked_with_the_number_of_processes(
     processes: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
@@ -201,7 +201,7 @@ def test_the_batch_of_all_processes_is_checked_with_their_number(
     assert len(problems) == (processes == "1")
 
 
-def test_what_a_trainer_can_use_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_trainer_supports_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "deepspeed").mkdir()
     (tmp_path / "deepspeed/__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""What is written resolved is read back to the same values."""
+"""A resolved configuration that is written is read back to the same values."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fmstune.config.load.values import dotted, split_key
 from fmstune.config.schema.tables import RunConfig
 from fmstune.secrets.forms import REDACTED
 
-# Hypothesis also draws constants of the package; `load` refuses a value that holds this one.
+# Hypothesis also draws constants from the package; `load` refuses a value that contains this one.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda t: REDACTED not in t)
 scalars = (
     st.booleans()
     | st.integers(min_value=-(2**63), max_value=2**63 - 1)
     | st.floats(allow_nan=False)
     | texts
-    | st.datetimes().map(lambda moment: moment.replace(fold=0))  # TOML has no word for it
+    | st.datetimes().map(lambda moment: moment.replace(fold=0))  # TOML cannot represent it
     | st.dates()
 )
 tables = st.recursive(
@@ -65,7 +65,7 @@ def same(one: RunConfig, other: RunConfig) -> bool:
 
 
 def typed(value: Any) -> Any:
-    """The value with the types that `==` does not tell apart: 1, 1.0 and true; 0.0 and -0.0."""
+    """The value with types that `==` does not distinguish: 1, 1.0 and true; 0.0 and -0.0."""
     if isinstance(value, dict):
         return {key: typed(item) for key, item in value.items()}
     return [typed(item) for item in value] if isinstance(value, list) else (type(value), repr(value))
@@ -101,26 +101,26 @@ def test_a_configuration_is_read_back_to_the_same_values(
         assert same(reload(again, folder), again)
 
 
-def test_the_output_directory_is_left_out_and_the_header_says_so(tmp_path: Path) -> None:
+def test_the_output_directory_is_omitted_and_the_header_says_so(tmp_path: Path) -> None:
     text = to_toml(load(None, sets=["training.output_dir=runs/x"], cwd=tmp_path))
     assert "output_dir" not in text
     assert "# The output directory is left out" in text
 
 
-def test_what_was_not_set_is_left_out(tmp_path: Path) -> None:
+def test_unset_values_are_omitted(tmp_path: Path) -> None:
     tables_ = tomli.loads(to_toml(load(None, params=["a=null", "b=1"], cwd=tmp_path)))
     assert "revision" not in tables_["model"]
     assert tables_["params"] == {"b": 1}
 
 
-def test_redacted_tables_and_a_header_can_be_given(tmp_path: Path) -> None:
+def test_redacted_tables_and_a_header_can_be_passed(tmp_path: Path) -> None:
     config = load(None, cwd=tmp_path)
     assert to_toml(config, {"a": {"b": "[redacted]"}}, header="one\n\ntwo") == (
         '# one\n#\n# two\n\n[a]\nb = "[redacted]"\n'
     )
 
 
-def test_numbers_that_are_not_finite_are_read_back_too(tmp_path: Path) -> None:
+def test_non_finite_numbers_are_read_back_too(tmp_path: Path) -> None:
     config = RunConfig(
         model=load(None, cwd=tmp_path).model,
         data=load(None, cwd=tmp_path).data,
@@ -139,7 +139,7 @@ def test_a_dotted_key_is_split_into_its_parts(parts: list[str]) -> None:
 
 
 class TestOptionTable:
-    def test_it_holds_each_key_that_can_be_set(self) -> None:
+    def test_it_contains_every_settable_key(self) -> None:
         assert [option.key for option in option_table()] == known_keys()
 
     def test_each_has_a_type_and_help(self) -> None:
@@ -152,10 +152,10 @@ class TestOptionTable:
         assert found["lora.r"] == Option("lora.r", "int", 16, "The rank of the adapter's matrices.")
 
     @pytest.mark.parametrize("name", ["report_to", "resume_from_checkpoint", "local_rank"])
-    def test_what_cannot_be_set_is_not_in_it(self, name: str) -> None:
+    def test_unsettable_keys_are_not_in_it(self, name: str) -> None:
         assert f"training.{name}" not in [option.key for option in option_table()]
 
 
-def test_the_demo_is_repeated_with_the_same_values(tmp_path: Path) -> None:
+def test_the_demo_configuration_is_read_back_with_the_same_values(tmp_path: Path) -> None:
     config = load(None, cwd=tmp_path)
     assert same(reload(config, tmp_path), config)

@@ -1,4 +1,4 @@
-"""Whatever is typed or stored, it loads or is refused with a `ConfigError`: nothing else is raised."""
+"""Any input loads or is refused with a `ConfigError`: nothing else is raised."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ keys = st.sampled_from(known_keys()) | st.sampled_from(["params.a", "trackers.ai
 values = st.text(max_size=20) | st.sampled_from(
     ["1", "-1", "0", "1e-5", "nan", "inf", "true", '"x"', "[1]", "[]", "{a = 1}", "1979-05-27", "9" * 400]
 )
-odd_text = st.text(st.characters(codec=None), max_size=20)  # with lone surrogates, as argv may have
+odd_text = st.text(st.characters(codec=None), max_size=20)  # with unpaired surrogates, which argv may contain
 assignments = st.builds("{}={}".format, keys, values) | odd_text | st.builds("{}={}".format, odd_text, values)
 lines = st.lists(
     st.sampled_from(["[model]", "[data]", "[training]", "[trackers.aim]", "[params]", "[[lora]]", "[x"])

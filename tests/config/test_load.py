@@ -1,4 +1,4 @@
-"""Where values come from, what wins, and what is said of those that are wrong."""
+"""Where values come from, which take precedence, and the messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def is_short_paragraph(message: str) -> bool:
     return message.isprintable() and 10 < len(message) < 400 and "Traceback" not in message
 
 
-# What is laid on what
+# Merging
 
 
-def test_set_reaches_into_trackers_and_params_without_dropping_what_the_file_says() -> None:
+def test_set_merges_into_trackers_and_params_of_the_file() -> None:
     config = configured(
         DEMO + "[trackers.wandb]\nproject = 'p'\n[params]\na.b = 1",
         "trackers.wandb.tags=['x']",
@@ -55,7 +55,7 @@ def test_set_reaches_into_trackers_and_params_without_dropping_what_the_file_say
     assert config.params == {"a": {"b": 1, "c": 2}}
 
 
-def test_blanks_around_a_set_and_its_parts_change_nothing() -> None:
+def test_spaces_around_a_set_and_its_parts_are_ignored() -> None:
     assert configured(DEMO, " training . seed = 3 ").training["seed"] == 3
 
 
@@ -67,10 +67,10 @@ def test_params_come_from_the_table_then_the_file_then_the_command_line(tmp_path
     assert config.params == {"a": 1, "b": 2, "c": 3, "n": {"x": 1, "y": 2, "z": 3}}
 
 
-# The demo, and half of a configuration
+# The demo, and incomplete configurations
 
 
-def test_the_demo_can_go_without_evaluation() -> None:
+def test_the_demo_works_without_evals() -> None:
     config = load(None, sets=["data.eval=''"])
     assert config.data.eval == ()
     assert "eval_strategy" not in config.training
@@ -97,14 +97,14 @@ def test_a_file_without_a_model_is_not_the_demo(text: str) -> None:
         ("[trackers.wandb]\nprojct = 3", "trackers.wandb.projct. Did you mean project?"),
     ],
 )
-def test_an_unknown_name_is_told_with_the_closest(text: str, says: str) -> None:
+def test_an_unknown_name_is_reported_with_the_closest(text: str, says: str) -> None:
     message = refused(text if "[data]" in text else text + "\n" + DEMO)
     assert re.match(r"fmstune\.toml:\d+: there is no ", message)
     assert message.endswith(says)
 
 
 @pytest.mark.parametrize("text", ["[zzzz]\nx = 1\n", "zzzz = 1\n", "[training]\nqqqqq = 1\n"])
-def test_nothing_is_suggested_where_nothing_is_close(text: str) -> None:
+def test_nothing_is_suggested_if_nothing_is_close(text: str) -> None:
     assert "Did you mean" not in refused(text + DEMO)
 
 
@@ -122,28 +122,28 @@ def test_nothing_is_suggested_where_nothing_is_close(text: str) -> None:
         ("params." + ".".join("a" * 5000) + "=3", "nested too deeply"),
     ],
 )
-def test_an_unknown_key_of_set_is_told(assignment: str, says: str) -> None:
+def test_an_unknown_key_of_set_is_reported(assignment: str, says: str) -> None:
     message = refused(DEMO, assignment)
     assert message.startswith("--set: ")
     assert says in message
 
 
 @pytest.mark.parametrize("text", ["training = 3", "[[training]]\nseed = 1", "trackers = ['aim']"])
-def test_a_table_written_as_a_value_is_told(text: str) -> None:
+def test_a_table_written_as_a_value_is_reported(text: str) -> None:
     assert "is a table; write it as [t" in refused(text + "\n" + DEMO)
 
 
 # Trackers
 
 
-def test_an_unknown_tracker_is_told_with_the_closest_and_where_it_was_given() -> None:
+def test_an_unknown_tracker_is_reported_with_the_closest_and_its_source() -> None:
     flag = [("tracking.trackers", ("wandbb",), "--tracker")]
     assert refused(DEMO, flags=flag) == "--tracker: there is no tracker 'wandbb'. Did you mean wandb?"
     message = refused(DEMO + "[trackers.wandbb]")
     assert message == "fmstune.toml:5: there is no tracker 'wandbb'. Did you mean wandb?"
 
 
-def test_where_no_tracker_is_close_all_are_named() -> None:
+def test_if_no_tracker_is_close_all_are_listed() -> None:
     message = refused(DEMO, "tracking.trackers=['qqqq']")
     assert "Did you mean" not in message
     assert (
@@ -171,7 +171,7 @@ def test_options_of_fmstunes_own_trackers_are_typed(option: str, says: str) -> N
     assert says in message
 
 
-def test_a_wrong_option_by_set_says_so() -> None:
+def test_an_invalid_option_by_set_is_reported() -> None:
     assert refused(DEMO, "trackers.aim.repo=3").startswith("--set: trackers.aim.repo = 3 is an integer")
 
 
@@ -197,14 +197,14 @@ def test_the_tracker_none_has_no_options() -> None:
         (b"[params]\na = 0x" + b"f" * 5000, "an integer has more than 64 bits"),
     ],
 )
-def test_a_damaged_file_is_told_with_its_name(content: bytes, says: str) -> None:
+def test_a_damaged_file_is_reported_with_its_name(content: bytes, says: str) -> None:
     message = refused(content)
     assert message.startswith("fmstune.toml")
     assert says in message
     assert is_short_paragraph(message)
 
 
-def test_a_missing_file_is_told_with_the_closest_name() -> None:
+def test_a_missing_file_is_reported_with_the_closest_name() -> None:
     Path("fmstune.toml").touch()
     with pytest.raises(ConfigError, match=r"^there is no file fmstun.toml. Did you mean fmstune.toml\?$"):
         load(Path("fmstun.toml"))
@@ -215,30 +215,30 @@ def test_a_missing_file_is_told_with_the_closest_name() -> None:
 
 
 @pytest.mark.parametrize("name", [".", "x" * 3000, "a\0b", "a\nb", "/dev/null/x"])
-def test_a_path_that_cannot_be_read_is_told(name: str) -> None:
+def test_an_unreadable_path_is_reported(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(Path(name))
     assert is_short_paragraph(str(caught.value))
 
 
-# What only the whole tells
+# Cross-checks of several settings
 
 
 @pytest.mark.parametrize("key", ["learning_rate", "num_train_epochs", "logging_steps"])
 @pytest.mark.parametrize("value", ["0", "-1"])
-def test_what_must_be_positive_is(key: str, value: str) -> None:
+def test_settings_that_must_be_positive_are_checked(key: str, value: str) -> None:
     assert refused(DEMO, f"training.{key}={value}") == (
         f"--set: training.{key} = {value} is out of range; it must be more than 0."
     )
 
 
 @pytest.mark.parametrize("steps", ["0", "-7"])
-def test_steps_that_would_quietly_mean_epochs_are_refused(steps: str) -> None:
+def test_steps_that_would_silently_mean_epochs_are_refused(steps: str) -> None:
     assert "more than 0, or -1 for whole epochs" in refused(DEMO, f"training.max_steps={steps}")
     assert configured(DEMO, "training.max_steps=-1").training["max_steps"] == -1
 
 
-def test_many_problems_are_told_at_once_but_in_one_short_paragraph() -> None:
+def test_many_problems_are_reported_together_in_one_short_paragraph() -> None:
     keys = ("learning_rate", "num_train_epochs", "max_length", "logging_steps", "gradient_accumulation_steps")
     message = refused(DEMO + "[training]\n" + "\n".join(f"{key} = -1" for key in keys))
     assert message.count("out of range") == 3
@@ -257,7 +257,7 @@ def test_many_problems_are_told_at_once_but_in_one_short_paragraph() -> None:
         ("a\0.jsonl", "there is no such file."),
     ],
 )
-def test_data_that_are_not_there_are_told(source: str, says: str) -> None:
+def test_missing_data_are_reported(source: str, says: str) -> None:
     Path("trains.jsonl").touch()
     flags = [("model.path", "demo", "--model"), ("data.train", source, "--data")]
     with pytest.raises(ConfigError) as caught:
@@ -267,13 +267,13 @@ def test_data_that_are_not_there_are_told(source: str, says: str) -> None:
     assert is_short_paragraph(str(caught.value))
 
 
-def test_a_model_or_template_that_is_not_there_is_told_before_torch_is_imported() -> None:
+def test_a_missing_model_or_template_is_reported_before_torch_is_imported() -> None:
     assert "model.path = './nope': there is no such directory." in refused(DEMO, "model.path=./nope")
     Path("chat.jinja").touch()
     assert "Did you mean chat.jinja?" in refused(DEMO, "model.chat_template=chats.jinja")
 
 
-# Whatever is given
+# Random input
 
 
 def outcome(call: Callable[[], RunConfig]) -> None:
@@ -293,7 +293,7 @@ fuzz = settings(max_examples=100, deadline=None)
 
 @fuzz
 @given(st.lists(st.text()), st.lists(st.text()))
-def test_random_texts_as_set_and_param_are_read_or_refused(sets: list[str], params: list[str]) -> None:
+def test_random_strings_as_set_and_param_are_read_or_refused(sets: list[str], params: list[str]) -> None:
     outcome(lambda: configured(DEMO, *sets, params=params))
 
 

@@ -1,4 +1,4 @@
-"""A wrong configuration is answered with what is wrong, where, and what to do."""
+"""An invalid configuration is answered with what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ from tests.support.loading import DEMO_FILE, refusal
         ),
     ],
 )
-def test_a_wrong_line_of_the_file_is_named_with_its_remedy(tmp_path: Path, table: str, message: str) -> None:
+def test_an_invalid_line_of_the_file_is_reported_with_its_remedy(
+    tmp_path: Path, table: str, message: str
+) -> None:
     assert refusal(tmp_path, DEMO_FILE + table) == message
 
 
@@ -158,7 +160,7 @@ def test_a_wrong_line_of_the_file_is_named_with_its_remedy(tmp_path: Path, table
         ("a = " + "[" * 5000, "fmstune.toml: nested too deeply."),
     ],
 )
-def test_a_file_that_is_no_configuration_is_answered_with_its_line(
+def test_a_file_that_is_no_configuration_is_reported_with_its_line(
     tmp_path: Path, text: str, message: str
 ) -> None:
     assert refusal(tmp_path, text) == message
@@ -191,18 +193,18 @@ def test_a_file_that_is_no_configuration_is_answered_with_its_line(
         ("training.run_name=\udcff", "--set: 'training.run_name=\\udcff' is not UTF-8 text."),
     ],
 )
-def test_a_wrong_set_says_so(tmp_path: Path, assignment: str, message: str) -> None:
+def test_an_invalid_set_is_reported(tmp_path: Path, assignment: str, message: str) -> None:
     assert refusal(tmp_path, sets=[assignment]).startswith(message)
 
 
-def test_a_wrong_flag_is_named_as_it_was_typed(tmp_path: Path) -> None:
+def test_an_invalid_flag_is_named_as_it_was_typed(tmp_path: Path) -> None:
     flags = [("training.learning_rate", -1.0, "--learning-rate")]
     assert refusal(tmp_path, flags=flags) == (
         "--learning-rate: training.learning_rate = -1.0 is out of range; it must be more than 0."
     )
 
 
-def test_a_missing_config_is_answered_with_the_closest_file(tmp_path: Path) -> None:
+def test_a_missing_config_suggests_the_closest_file(tmp_path: Path) -> None:
     (tmp_path / "tune.toml").write_text("")
     wrong = tmp_path / "tuen.toml"
     assert refusal(tmp_path, config_path=wrong) == (
@@ -210,7 +212,7 @@ def test_a_missing_config_is_answered_with_the_closest_file(tmp_path: Path) -> N
     )
 
 
-def test_a_config_in_a_missing_directory_says_that_the_directory_is_missing(tmp_path: Path) -> None:
+def test_a_config_in_a_missing_directory_reports_the_directory(tmp_path: Path) -> None:
     assert refusal(tmp_path, config_path=tmp_path / "x" / "y.toml").endswith(
         f"Its directory {shown_path(tmp_path / 'x')} does not exist, either."
     )
@@ -220,7 +222,7 @@ def test_a_directory_as_config_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path, config_path=tmp_path) == f"{shown_path(tmp_path)} is a directory; use a file."
 
 
-def test_a_config_that_is_not_utf_8_says_so(tmp_path: Path) -> None:
+def test_a_config_that_is_not_utf_8_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_bytes("[model]\npath = 'x'".encode("utf-16"))
     assert (
@@ -229,13 +231,13 @@ def test_a_config_that_is_not_utf_8_says_so(tmp_path: Path) -> None:
     )
 
 
-def test_yaml_is_told_that_the_configuration_is_toml(tmp_path: Path) -> None:
+def test_for_yaml_the_message_says_that_the_configuration_is_toml(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("model: x")
     assert "Write the configuration as TOML" in refusal(tmp_path, config_path=path)
 
 
-def test_a_missing_model_and_missing_data_are_told_together_with_their_flags(tmp_path: Path) -> None:
+def test_a_missing_model_and_missing_data_are_reported_together_with_their_flags(tmp_path: Path) -> None:
     assert refusal(tmp_path, "") == (
         "no model is given: use --model, or set `path` under [model] in fmstune.toml. "
         "no data is given: use --data, or set `train` under [data] in fmstune.toml. "
@@ -246,12 +248,12 @@ def test_a_missing_model_and_missing_data_are_told_together_with_their_flags(tmp
 @pytest.mark.parametrize(
     ("flag", "missing"), [("--model", "no data is given"), ("--data", "no model is given")]
 )
-def test_half_of_what_is_needed_is_refused(tmp_path: Path, flag: str, missing: str) -> None:
+def test_an_incomplete_configuration_is_refused(tmp_path: Path, flag: str, missing: str) -> None:
     key = {"--model": "model.path", "--data": "data.train"}[flag]
     assert refusal(tmp_path, flags=[(key, "org/name", flag)]).startswith(missing)
 
 
-def test_evaluation_data_without_a_model_is_no_demo(tmp_path: Path) -> None:
+def test_eval_data_without_a_model_is_no_demo(tmp_path: Path) -> None:
     assert "no model is given" in refusal(tmp_path, flags=[("data.eval", "x.jsonl", "--eval-data")])
 
 
@@ -268,41 +270,41 @@ OWN = '[model]\npath = "org/model"\n[data]\ntrain = "org/data"\n'
         ("lr_scheduler_type = 'greedy'", "training.lr_scheduler_type = 'greedy' needs evaluations"),
     ],
 )
-def test_what_needs_evaluation_data_asks_for_it(tmp_path: Path, table: str, message: str) -> None:
+def test_settings_that_need_eval_data_ask_for_it(tmp_path: Path, table: str, message: str) -> None:
     told = refusal(tmp_path, f"{OWN}[training]\n{table}")
     assert told.startswith(f"fmstune.toml:6: {message}")
     assert "--eval-data" in told
 
 
-def test_two_sources_of_evaluation_data_are_refused(tmp_path: Path) -> None:
+def test_two_sources_of_eval_data_are_refused(tmp_path: Path) -> None:
     told = refusal(tmp_path, f'{OWN}eval = "org/other"\neval_fraction = 0.1')
     assert told.startswith("fmstune.toml:6: set data.eval or data.eval_fraction, not both")
 
 
-def test_wrong_values_of_several_settings_are_told_at_once(tmp_path: Path) -> None:
+def test_invalid_values_of_several_settings_are_reported_together(tmp_path: Path) -> None:
     assert refusal(tmp_path, sets=["training.seed=x", "lora.r=0"]) == (
         "--set: training.seed = 'x' is a string; it takes an integer. "
         "--set: lora.r = 0 is out of range; it must be at least 1."
     )
 
 
-def test_problems_of_several_settings_are_told_at_once(tmp_path: Path) -> None:
+def test_problems_of_several_settings_are_reported_together(tmp_path: Path) -> None:
     told = refusal(tmp_path, OWN + "[training]\nmax_steps = 0\nfp16 = true\nbf16 = true")
     assert "max_steps" in told
     assert "fp16" in told
 
 
 class TestPaths:
-    """Files that are not there are found before torch is imported."""
+    """Missing files are reported before torch is imported."""
 
-    def test_a_missing_data_file_is_answered_with_the_closest_one(self, tmp_path: Path) -> None:
+    def test_a_missing_data_file_suggests_the_closest_one(self, tmp_path: Path) -> None:
         (tmp_path / "train.jsonl").touch()
         text = '[model]\npath = "demo"\n[data]\ntrain = "trian.jsonl"'
         assert refusal(tmp_path, text) == (
             "fmstune.toml:4: data.train = 'trian.jsonl': there is no such file. Did you mean train.jsonl?"
         )
 
-    def test_a_file_named_without_its_suffix_is_found(self, tmp_path: Path) -> None:
+    def test_a_file_named_without_its_suffix_is_suggested(self, tmp_path: Path) -> None:
         (tmp_path / "train.jsonl").touch()
         flags = [("model.path", "demo", "--model"), ("data.train", "train", "--data")]
         assert refusal(tmp_path, flags=flags).endswith("Did you mean train.jsonl?")
@@ -311,12 +313,12 @@ class TestPaths:
         flags = [("model.path", "demo", "--model"), ("data.train", "our/data/x", "--data")]
         assert refusal(tmp_path, flags=flags).startswith("--data: data.train = 'our/data/x': there is no su")
 
-    def test_a_folder_called_like_an_owner_on_the_hub_hides_no_hub_name(self, tmp_path: Path) -> None:
+    def test_a_folder_with_the_name_of_a_hub_owner_hides_no_hub_name(self, tmp_path: Path) -> None:
         (tmp_path / "org").mkdir()
         flags = [("model.path", "org/model", "--model"), ("data.train", "org/data", "--data")]
         assert load(None, flags, cwd=tmp_path).model.path == "org/model"
 
-    def test_a_model_directory_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
+    def test_a_missing_model_directory_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "tuned").mkdir()
         flags = [("model.path", "./tuend", "--model"), ("data.train", "org/data", "--data")]
         assert refusal(tmp_path, flags=flags) == (
@@ -333,7 +335,7 @@ class TestPaths:
         assert "there is no such file" in refusal(tmp_path, flags=flags)
 
 
-def test_a_configuration_that_is_a_link_to_nothing_is_an_error_and_no_demo_run(tmp_path: Path) -> None:
+def test_a_config_that_is_a_broken_symlink_is_an_error_and_no_demo_run(tmp_path: Path) -> None:
     (tmp_path / "fmstune.toml").symlink_to("gone.toml")
     assert refusal(tmp_path) == f"{tmp_path}/fmstune.toml is a link to gone.toml, which does not exist."
     (tmp_path / "fmstune.toml").unlink()
@@ -345,10 +347,10 @@ def test_a_configuration_that_is_a_link_to_nothing_is_an_error_and_no_demo_run(t
     "comment",
     ['# """', "# '''", 'a = "#" # """', "b = 'x' # it''' is", 'c = """one""" # """', "d = \"\\\"\" # '''"],
 )
-def test_quotes_in_a_comment_do_not_hide_the_lines_below(comment: str) -> None:
+def test_quotes_in_a_comment_do_not_hide_later_lines(comment: str) -> None:
     assert key_lines(f"[params]\n{comment}\n[training]\nseed = 1\n")["training", "seed"] == 4
 
 
-def test_keys_within_a_text_of_several_lines_are_none() -> None:
+def test_keys_within_a_multiline_string_are_ignored() -> None:
     text = '[params]\na = """ # no comment\nseed = 1\n"""\n[training]\nseed = 2\n'
     assert key_lines(text) == {("params",): 1, ("params", "a"): 2, ("training",): 5, ("training", "seed"): 6}

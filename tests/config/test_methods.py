@@ -47,7 +47,7 @@ def test_the_fields_are_those_of_the_methods_own_class(method: str) -> None:
             assert field.default == real[name].default, name
 
 
-def test_every_loss_of_dpo_is_known_by_its_name() -> None:
+def test_every_dpo_loss_is_known_by_its_name() -> None:
     from inspect import getsource
 
     from trl import DPOTrainer
@@ -60,7 +60,7 @@ def test_every_loss_of_dpo_is_known_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_table_of_options_is_that_of_the_method(method: str) -> None:
+def test_the_table_of_options_matches_the_method(method: str) -> None:
     assert [option.key for option in option_table(method)] == known_keys(method)
 
 
@@ -95,7 +95,7 @@ def test_the_table_of_options_is_that_of_the_method(method: str) -> None:
         ),
     ],
 )
-def test_a_setting_that_does_not_fit_the_method_is_told(
+def test_a_setting_of_another_method_is_refused(
     method: str, setting: str, message: str, tmp_path: Path
 ) -> None:
     given = [("run.method", method, "--method")]
@@ -104,7 +104,7 @@ def test_a_setting_that_does_not_fit_the_method_is_told(
     assert told.startswith("--set: ")
 
 
-def test_a_method_that_does_not_exist_is_the_only_thing_told(tmp_path: Path) -> None:
+def test_an_unknown_method_is_the_only_error_reported(tmp_path: Path) -> None:
     told = refusal(tmp_path, sets=["training.beta=1"], flags=[("run.method", "dop", "--method")])
     assert told == "--method: run.method = 'dop' is not one of sft, dpo, kto, reward, orpo."
     told = refusal(tmp_path, sets=["run.method=3", "training.beta=1"])
@@ -112,7 +112,7 @@ def test_a_method_that_does_not_exist_is_the_only_thing_told(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("place", ["file", "--set", "flag"])
-def test_the_method_is_known_before_the_fields_are_checked_wherever_it_is_given(
+def test_the_method_is_known_before_the_fields_are_checked_wherever_it_is_set(
     place: str, tmp_path: Path
 ) -> None:
     text = f"{DEMO_FILE}[training]\nbeta = 0.2\nloss_type = 'ipo'\n"
@@ -127,7 +127,7 @@ def test_the_method_is_known_before_the_fields_are_checked_wherever_it_is_given(
     assert (config.training["beta"], config.training["loss_type"]) == (0.2, "ipo")
 
 
-def test_what_ran_is_read_back_the_same(tmp_path: Path) -> None:
+def test_a_recorded_configuration_is_read_back_unchanged(tmp_path: Path) -> None:
     sets = ["run.method=dpo", 'training.loss_type=["sigmoid", "sft"]', "training.loss_weights=[1.0, 0.5]"]
     config = load_text(tmp_path, DEMO_FILE, sets)
     (tmp_path / "again.toml").write_text(to_toml(config))
@@ -136,7 +136,9 @@ def test_what_ran_is_read_back_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_adapter_takes_ten_times_the_rate_that_trl_gives_all_weights(method: str, tmp_path: Path) -> None:
+def test_an_adapter_uses_ten_times_the_learning_rate_that_trl_uses_for_all_weights(
+    method: str, tmp_path: Path
+) -> None:
     sets = [f"run.method={method}"]
     assert "learning_rate" not in load_text(tmp_path, DEMO_FILE.replace('"demo"', '"./"', 1), sets).training
     config = load_text(tmp_path, DEMO_FILE.replace('"demo"', '"./"', 1), [*sets, "lora.enabled=true"])
@@ -154,7 +156,7 @@ def test_an_adapter_takes_ten_times_the_rate_that_trl_gives_all_weights(method: 
         ("dpo", "lora.enabled=true", "needs a separate reference model, which an adapter run does not have"),
     ],
 )
-def test_settings_that_exclude_each_other_are_told(
+def test_mutually_exclusive_settings_are_refused(
     method: str, setting: str, message: str, tmp_path: Path
 ) -> None:
     sets = [f"run.method={method}", setting]
@@ -163,12 +165,12 @@ def test_settings_that_exclude_each_other_are_told(
     assert message in refusal(tmp_path, sets=sets)
 
 
-def test_what_fmstune_owns_is_never_offered() -> None:
+def test_settings_that_fmstune_controls_are_never_offered() -> None:
     for method in METHODS:
         assert not {f"training.{name}" for name in OWNED_TRAINING} & set(known_keys(method))
 
 
-def test_explaining_knows_the_settings_of_the_method(tmp_path: Path) -> None:
+def test_explain_knows_the_settings_of_the_method(tmp_path: Path) -> None:
     config = load_text(tmp_path, DEMO_FILE, ["run.method=dpo", "training.beta=0.3"])
     assert explain(config, "training.beta").value == 0.3
     assert "training.beta" in [each.key for each in chosen(config)]

@@ -1,4 +1,4 @@
-"""FSDP: its table and files are checked with the configuration, and passed on as given."""
+"""FSDP: its table and files are checked with the configuration, and passed on unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.loading import DEMO_FILE, load_text, refusal
 FSDP = "training.fsdp=true"
 
 
-def test_a_table_for_fsdp_is_handed_on_as_it_is(tmp_path: Path) -> None:
+def test_a_table_for_fsdp_is_passed_on_unchanged(tmp_path: Path) -> None:
     text = DEMO_FILE + (
         "[training]\nfsdp = true\n[training.fsdp_config]\n"
         'transformer_layer_cls_to_wrap = ["LlamaDecoderLayer"]\nfsdp_cpu_offload = true\n'
@@ -29,13 +29,13 @@ def test_a_table_for_fsdp_is_handed_on_as_it_is(tmp_path: Path) -> None:
     }
 
 
-def test_a_file_for_fsdp_is_found_from_the_current_directory(tmp_path: Path) -> None:
+def test_a_file_for_fsdp_is_relative_to_the_current_directory(tmp_path: Path) -> None:
     (tmp_path / "fsdp.json").write_text('{"version": 2}')
     config = load(None, sets=[FSDP, "training.fsdp_config=fsdp.json"], cwd=tmp_path)
     assert config.training["fsdp_config"] == "fsdp.json"
 
 
-def test_a_file_for_fsdp_is_read_from_there_by_transformers_too(tmp_path: Path) -> None:
+def test_transformers_reads_a_file_for_fsdp_from_there_too(tmp_path: Path) -> None:
     (tmp_path / "fsdp.json").write_text('{"version": 2, "reshard_after_forward": false}')
     config = load(None, sets=[FSDP, "training.fsdp_config=fsdp.json"], cwd=tmp_path)
     args = training_arguments(config, tmp_path / "out", packing=False, max_length=None)
@@ -43,7 +43,7 @@ def test_a_file_for_fsdp_is_read_from_there_by_transformers_too(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("written", ["true", "full_shard", "full_shard auto_wrap", "shard_grad_op offload"])
-def test_fsdp_is_a_truth_value_or_words_of_old(written: str, tmp_path: Path) -> None:
+def test_fsdp_is_a_boolean_or_the_old_keywords(written: str, tmp_path: Path) -> None:
     given = load(None, sets=[f"training.fsdp={written}"], cwd=tmp_path).training["fsdp"]
     assert TrainingArguments(str(tmp_path), fsdp=given).fsdp is True
 
@@ -69,7 +69,7 @@ def test_fsdp_is_a_truth_value_or_words_of_old(written: str, tmp_path: Path) -> 
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_where_it_was_set(sets: list[str], said: str, tmp_path: Path) -> None:
+def test_errors_are_reported_with_their_source(sets: list[str], said: str, tmp_path: Path) -> None:
     (tmp_path / "fsdp.json").write_text('{"version": 2}')
     (tmp_path / "torn.json").write_text('{"version": ')
     (tmp_path / "list.json").write_text("[]")

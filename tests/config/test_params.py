@@ -1,4 +1,4 @@
-"""The user's own parameters: `[params]`, `--params-file`, `--param`; later wins, tables are merged."""
+"""The user's own parameters: `[params]`, `--params-file`, `--param`; later ones win, tables are merged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_param_without_name_or_value_is_refused(tmp_path: Path, wrong: str) ->
 
 
 @pytest.mark.parametrize("name", ["p.json", "p.toml"])
-def test_the_file_wins_over_the_table_and_param_over_the_file(tmp_path: Path, name: str) -> None:
+def test_the_file_overrides_the_table_and_param_overrides_the_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text('{"a": {"x": 2, "y": 2}}' if name == "p.json" else "[a]\nx = 2\ny = 2\n")
     text = DEMO_FILE + "[params.a]\nx = 1\ny = 1\nz = 1\n"
@@ -38,9 +38,9 @@ scalars = (
 
 
 @given(scalars | st.text(st.characters(exclude_categories=["Cs"])))
-def test_every_json_scalar_comes_back_as_itself(value: object) -> None:
+def test_every_json_scalar_round_trips(value: object) -> None:
     assert parse_params([f"k={json.dumps(value)}"])["k"] == value
 
 
-def test_params_are_read_next_to_the_demo(tmp_path: Path) -> None:
+def test_params_are_read_with_the_demo(tmp_path: Path) -> None:
     assert load(None, params=["team=nlp"], cwd=tmp_path).params == {"team": "nlp"}

@@ -1,4 +1,4 @@
-"""Defaults, the file, flags and `--set`: later wins, and each value knows where it came from."""
+"""Defaults, the file, flags and `--set`: later ones win, and each value has its source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLAGS: list[tuple[str, Any, str]] = [
 
 
 class TestPrecedence:
-    def test_set_wins_over_flags_over_the_file_over_defaults(self, tmp_path: Path) -> None:
+    def test_set_overrides_flags_override_the_file_overrides_defaults(self, tmp_path: Path) -> None:
         text = OWN + "[training]\nseed = 1\nmax_steps = 1\nsave_total_limit = 1\nlogging_steps = 1\n"
         flags = [("training.seed", 2, "--seed"), ("training.max_steps", 2, "--max-steps")]
         config = load_text(tmp_path, text, ["training.seed=3"], flags=flags)
@@ -33,13 +33,13 @@ class TestPrecedence:
     def test_the_later_of_two_sets_wins(self, tmp_path: Path) -> None:
         assert load(None, FLAGS, ["training.seed=1", "training.seed=2"], cwd=tmp_path).training["seed"] == 2
 
-    def test_a_given_config_is_read_instead_of_the_one_here(self, tmp_path: Path) -> None:
+    def test_a_given_config_is_read_instead_of_the_one_in_the_current_directory(self, tmp_path: Path) -> None:
         (tmp_path / "fmstune.toml").write_text("nonsense")
         other = tmp_path / "other.toml"
         other.write_text(OWN)
         assert load(other, cwd=tmp_path).model.path == "org/model"
 
-    def test_options_of_a_tracker_are_merged_one_by_one(self, tmp_path: Path) -> None:
+    def test_options_of_a_tracker_are_merged_key_by_key(self, tmp_path: Path) -> None:
         text = DEMO_FILE + '[trackers.aim]\nrepo = "a"\nexperiment = "b"\n'
         config = load_text(tmp_path, text, ["trackers.aim.repo=c"])
         assert config.trackers == {"aim": {"repo": "c", "experiment": "b"}}
@@ -48,7 +48,7 @@ class TestPrecedence:
         config = load(None, sets=['trackers."my.mod:Tracker".url=http://x'], cwd=tmp_path)
         assert config.trackers == {"my.mod:Tracker": {"url": "http://x"}}
 
-    def test_the_older_name_of_a_setting_is_taken_and_the_newer_one_wins(self, tmp_path: Path) -> None:
+    def test_a_settings_old_name_is_accepted_and_the_new_one_wins(self, tmp_path: Path) -> None:
         old = load_text(tmp_path, OWN + "[training]\ngradient_checkpointing = true\n").training
         both = load_text(
             tmp_path,
@@ -60,7 +60,7 @@ class TestPrecedence:
 
 
 class TestOrigins:
-    def test_each_value_says_where_it_came_from(self, tmp_path: Path) -> None:
+    def test_each_value_has_its_source(self, tmp_path: Path) -> None:
         text = OWN + '[training]\nseed = 1\n[trackers.aim]\nrepo = "a"\n[params]\nteam = "x"\n'
         config = load_text(
             tmp_path,
@@ -82,7 +82,7 @@ class TestOrigins:
         }
         assert {key: config.origins[key] for key in expected} == expected
 
-    def test_lines_are_found_past_comments_texts_of_several_lines_and_dotted_keys(self) -> None:
+    def test_lines_are_counted_across_comments_multiline_strings_and_dotted_keys(self) -> None:
         text = '# a = 1\n[t]\nx = """\ny = 2\n"""\n"z" = 3\n[ "u" . v ]\nw.k = 1\n'
         assert key_lines(text) == {
             ("t",): 2,
@@ -108,7 +108,7 @@ class TestValues:
             (" training . run_name = x ", "x"),
         ],
     )
-    def test_set_takes_toml_values_and_else_texts(
+    def test_set_parses_toml_values_and_otherwise_strings(
         self, tmp_path: Path, assignment: str, value: object
     ) -> None:
         name = assignment.partition("=")[0].replace(" ", "").partition(".")[2]
@@ -119,22 +119,22 @@ class TestValues:
         assert config.lora.target_modules == ("q", "v")
         assert config.tracking.trackers == ("aim",)
 
-    def test_a_byte_order_mark_is_no_error(self, tmp_path: Path) -> None:
+    def test_a_byte_order_mark_is_accepted(self, tmp_path: Path) -> None:
         assert load_text(tmp_path, "\ufeff" + DEMO_FILE).demo
 
-    def test_relative_paths_stay_as_they_are_written(self, tmp_path: Path) -> None:
+    def test_relative_paths_stay_as_written(self, tmp_path: Path) -> None:
         (tmp_path / "d.jsonl").touch()
         config = load(None, sets=["model.path=demo", "data.train=d.jsonl"], cwd=tmp_path)
         assert (config.data.train, config.base_dir) == ((DataSource("d.jsonl"),), tmp_path)
 
-    def test_every_known_key_is_accepted_as_known(self, tmp_path: Path) -> None:
+    def test_every_known_key_is_recognised(self, tmp_path: Path) -> None:
         for key in known_keys():
             told = refusal(tmp_path, sets=[f"{key}=1979-05-27"])  # a date: no setting takes one
             assert "there is no setting" not in told
 
 
 class TestDefaults:
-    def test_lora_raises_the_default_learning_rate_and_leaves_a_chosen_one(self, tmp_path: Path) -> None:
+    def test_lora_raises_the_default_learning_rate_but_not_an_explicit_one(self, tmp_path: Path) -> None:
         assert "learning_rate" not in load(None, FLAGS, cwd=tmp_path).training
         assert (
             load(None, FLAGS, ["lora.enabled=true"], cwd=tmp_path).training["learning_rate"]
@@ -144,9 +144,7 @@ class TestDefaults:
         assert load(None, FLAGS, chosen, cwd=tmp_path).training["learning_rate"] == 1e-3
 
     @pytest.mark.parametrize("given", ["data.eval=org/eval", "data.eval_fraction=0.1"])
-    def test_evaluation_data_is_used_each_epoch_unless_said_otherwise(
-        self, tmp_path: Path, given: str
-    ) -> None:
+    def test_eval_data_is_used_each_epoch_by_default(self, tmp_path: Path, given: str) -> None:
         assert load(None, FLAGS, [given], cwd=tmp_path).training["eval_strategy"] == "epoch"
         chosen = load(None, FLAGS, [given, "training.eval_strategy=no"], cwd=tmp_path)
         assert chosen.training["eval_strategy"] == "no"
@@ -158,7 +156,7 @@ class TestDefaults:
 
 
 class TestDemo:
-    def test_nothing_given_is_the_demo(self, tmp_path: Path) -> None:
+    def test_no_configuration_is_the_demo(self, tmp_path: Path) -> None:
         config = load(None, cwd=tmp_path)
         assert config.demo
         assert config.model.path == "demo"
@@ -172,22 +170,22 @@ class TestDemo:
         assert unnamed.origins["model.path"] == "default"
         assert named.origins["model.path"] == "--model"
 
-    def test_what_the_user_sets_wins_over_the_demo(self, tmp_path: Path) -> None:
+    def test_user_settings_override_the_demo(self, tmp_path: Path) -> None:
         config = load(None, sets=["training.max_steps=3", "lora.enabled=true"], cwd=tmp_path)
         assert config.training["max_steps"] == 3
         assert config.training["learning_rate"] == DEMO_TRAINING["learning_rate"]
 
-    def test_epochs_asked_for_are_not_cut_by_the_steps_of_the_demo(self, tmp_path: Path) -> None:
+    def test_requested_epochs_are_not_limited_by_the_steps_of_the_demo(self, tmp_path: Path) -> None:
         assert "max_steps" not in load(None, sets=["training.num_train_epochs=1"], cwd=tmp_path).training
 
-    def test_a_demo_without_evaluation_data_does_not_evaluate(self, tmp_path: Path) -> None:
+    def test_a_demo_without_eval_data_runs_no_evals(self, tmp_path: Path) -> None:
         sets = ["model.path=demo", "data.train=demo", 'data.eval=""']
         assert "eval_strategy" not in load(None, sets=sets, cwd=tmp_path).training
 
     def test_the_demo_can_load_its_best_model(self, tmp_path: Path) -> None:
         assert load(None, sets=["training.load_best_model_at_end=true"], cwd=tmp_path).demo
 
-    def test_the_demo_data_for_a_model_of_ones_own_brings_no_demo_settings(self, tmp_path: Path) -> None:
+    def test_the_demo_data_with_another_model_have_no_demo_settings(self, tmp_path: Path) -> None:
         flags = [("model.path", "org/model", "--model"), ("data.train", "demo", "--data")]
         config = load(None, flags, cwd=tmp_path)
         assert not config.demo

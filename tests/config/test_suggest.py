@@ -34,7 +34,7 @@ from fmstune.config.methods.known import METHODS
         ("training.leraning_rate", "training.learning_rate"),
     ],
 )
-def test_the_meant_setting_is_found(name: str, meant: str) -> None:
+def test_the_intended_setting_is_found(name: str, meant: str) -> None:
     assert closest(name, known_keys()) == meant
 
 
@@ -47,22 +47,22 @@ def test_the_meant_setting_is_found(name: str, meant: str) -> None:
         "--lr",
     ],
 )
-def test_nothing_is_suggested_where_nothing_is_close(name: str) -> None:
+def test_nothing_is_suggested_if_nothing_is_close(name: str) -> None:
     assert closest(name, known_keys()) is None
     assert hint(name, known_keys()) == ""
 
 
 @pytest.mark.parametrize("alias", sorted(ALIASES))
-def test_each_alias_means_a_setting_that_exists(alias: str) -> None:
+def test_each_alias_refers_to_an_existing_setting(alias: str) -> None:
     assert any(ALIASES[alias] in known_keys(method) for method in METHODS)
 
 
-def test_aliases_can_be_given() -> None:
+def test_aliases_can_be_passed() -> None:
     assert closest("speed", ["a.b"], {"speed": "a.b"}) == "a.b"
 
 
 @pytest.mark.parametrize("name", ["", ".", "  ", "é", "a" * 1000])
-def test_any_name_is_borne(name: str) -> None:
+def test_no_name_raises(name: str) -> None:
     assert closest(name, known_keys()) is None
 
 
@@ -72,6 +72,6 @@ def test_a_key_is_closest_to_itself() -> None:
     assert not wrong
 
 
-def test_among_other_names_the_closest_is_found() -> None:
+def test_the_closest_of_several_names_is_found() -> None:
     assert hint("wandbb", ["wandb"]) == " Did you mean wandb?"
     assert hint("banana", ["wandb"]) == ""

@@ -1,4 +1,4 @@
-"""Values of `[training]` that transformers refuses late are told before torch is loaded."""
+"""Values of `[training]` that transformers would refuse late are reported before torch is imported."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("neftune_noise_alpha=-1", "is out of range; it must be at least 0."),
     ],
 )
-def test_what_transformers_would_refuse_late_is_told_at_once(setting: str, says: str) -> None:
+def test_what_transformers_would_refuse_late_is_reported_at_once(setting: str, says: str) -> None:
     message = refused(setting)
     assert message.startswith("--set: training.")
     assert says in message
@@ -69,11 +69,11 @@ def test_what_transformers_would_refuse_late_is_told_at_once(setting: str, says:
         {"lr_scheduler_kwargs": None},
     ],
 )
-def test_what_a_schedule_takes_is_taken(settings: dict[str, Any]) -> None:
+def test_valid_arguments_of_a_schedule_are_accepted(settings: dict[str, Any]) -> None:
     assert list(schedule_problems(settings)) == []
 
 
-def test_a_schedule_may_be_given_each_argument_that_transformers_takes() -> None:
+def test_a_schedule_accepts_each_argument_that_transformers_accepts() -> None:
     from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
     given = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
@@ -83,7 +83,7 @@ def test_a_schedule_may_be_given_each_argument_that_transformers_takes() -> None
         assert list(schedule_problems(settings)) == []
 
 
-def test_choices_that_transformers_computes_are_those_that_it_has() -> None:
+def test_choices_that_transformers_computes_are_those_it_has() -> None:
     from torch._inductor import list_mode_options
     from transformers.training_args import trainer_log_levels
 

@@ -1,4 +1,4 @@
-"""The fields read from TRL's source are those of its class."""
+"""The fields read from TRL's source equal those of its class."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_field_of_sft_config_is_found_and_no_other(real: dict[str, Any]) -
     assert set(training_fields()) == set(real)
 
 
-def test_every_type_is_that_of_sft_config(real: dict[str, Any]) -> None:
+def test_every_type_equals_that_of_sft_config(real: dict[str, Any]) -> None:
     import transformers.training_args
     import trl.trainer.sft_config
 
@@ -44,20 +44,20 @@ def test_every_type_is_that_of_sft_config(real: dict[str, Any]) -> None:
         name: eval(field.type, names) if isinstance(field.type, str) else field.type
         for name, field in real.items()
     }
-    declared["fsdp"] = bool | str | None  # as its help says; the annotation is for a command line
+    declared["fsdp"] = bool | str | None  # as its help says; the annotation is for the command line
     assert read == declared
 
 
-def test_every_default_that_is_written_as_a_value_is_that_of_sft_config(real: dict[str, Any]) -> None:
+def test_every_literal_default_equals_that_of_sft_config(real: dict[str, Any]) -> None:
     different = {
         name
         for name, field in training_fields().items()
         if field.default != real[name].default and real[name].default is not dataclasses.MISSING
     }
-    assert different <= {"optim"}  # an expression, which depends on the version of torch
+    assert different <= {"optim"}  # an expression that depends on the version of torch
 
 
-def test_every_default_is_accepted_by_its_own_type() -> None:
+def test_every_default_is_valid_for_its_own_type() -> None:
     for name, field in training_fields().items():
         if field.default is not None:
             check_value(field.default, field.annotation, where="", key=name, choices=field.choices)
@@ -79,13 +79,13 @@ def test_enumerations_are_read_with_all_their_values() -> None:
         assert set(fields[name].choices or ()) == {member.value for member in enum}
 
 
-def test_help_is_there_and_free_of_argparse_escapes() -> None:
+def test_help_exists_and_has_no_argparse_escapes() -> None:
     texts = [field.help for field in training_fields().values()]
     assert all(texts)
     assert not any("%%" in text for text in texts)
 
 
-def test_our_tables_name_fields_that_exist() -> None:
+def test_our_tables_name_existing_fields() -> None:
     for table in (TRAINING_DEFAULTS, DEMO_TRAINING, RENAMED_TRAINING):
         assert all(set(table) <= set(training_fields(method)) for method in METHODS)
     assert set(TRAINING_BOUNDS) <= {name for method in METHODS for name in training_fields(method)}
@@ -94,14 +94,14 @@ def test_our_tables_name_fields_that_exist() -> None:
     }
 
 
-def test_they_are_read_in_a_fraction_of_the_time_of_an_import() -> None:
+def test_they_are_read_in_a_fraction_of_the_import_time() -> None:
     training_fields.cache_clear()
     begin = time.process_time()
     training_fields()
     assert time.process_time() - begin < 1.5  # 0.05 s on a core of 2025, where the import takes 5 s
 
 
-def test_a_typing_mistake_is_answered_without_torch_and_in_half_a_second() -> None:
+def test_a_typo_is_reported_without_torch_and_within_half_a_second() -> None:
     code = (
         "import sys, time\n"
         "from fmstune.config.load.load import load\n"
@@ -120,7 +120,7 @@ def test_a_typing_mistake_is_answered_without_torch_and_in_half_a_second() -> No
 def test_the_configuration_imports_only_leaves_and_toml() -> None:
     folder = Path(module.__file__).parents[1]
     leaves = ("fmstune.config", "fmstune.errors", "fmstune.text", "fmstune.layout", "fmstune.secrets")
-    leaves += ("fmstune.transformers_compat",)  # which imports the libraries where it uses them
+    leaves += ("fmstune.transformers_compat",)  # it imports the libraries where it uses them
     for file in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -131,7 +131,7 @@ def test_the_configuration_imports_only_leaves_and_toml() -> None:
                 assert allowed or name.startswith(leaves), f"{file.name} imports {name}"
 
 
-def test_a_class_cut_in_the_wrong_place_is_read_from_its_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_split_at_the_wrong_line_is_read_from_its_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
     source = 'class A:\n    """\n    def f(): an example.\n    """\n\n    x: int = 1\n'
     monkeypatch.setattr(transformers_compat, "library_source", lambda *_: source)
     assert [type(node).__name__ for node in module._class_body("p", "f", "A")] == ["Expr", "AnnAssign"]
@@ -145,7 +145,7 @@ def test_a_class_cut_in_the_wrong_place_is_read_from_its_whole_file(monkeypatch:
         ("trl", "trainer/sft_config.py", "NoSuchClass", "the installed trl has no NoSuchClass: "),
     ],
 )
-def test_an_installation_that_does_not_fit_is_told_with_the_remedy(
+def test_an_incompatible_installation_is_reported_with_a_remedy(
     package: str, file: str, name: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match="pip install") as caught:
@@ -154,7 +154,7 @@ def test_an_installation_that_does_not_fit_is_told_with_the_remedy(
 
 
 @pytest.mark.parametrize("settings", [TRAINING_DEFAULTS, TRAINING_DEFAULTS | DEMO_TRAINING])
-def test_what_fmstune_sets_is_accepted(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_values_that_fmstune_sets_are_accepted(settings: dict[str, Any], tmp_path: Path) -> None:
     from trl import SFTConfig
 
     made = SFTConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, **settings)
@@ -164,8 +164,8 @@ def test_what_fmstune_sets_is_accepted(settings: dict[str, Any], tmp_path: Path)
         check_value(value, found.annotation, where="", key=name, choices=found.choices)
 
 
-def test_what_fmstune_owns_or_renames_is_a_field() -> None:
-    # local_rank has gone from some versions; refusing it does no harm.
+def test_names_that_fmstune_controls_or_renames_are_fields() -> None:
+    # local_rank has been removed from some versions; refusing it does no harm.
     assert set(OWNED_TRAINING) - {"local_rank"} <= {
         name for each in METHODS for name in training_fields(each)
     }

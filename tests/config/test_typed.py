@@ -1,4 +1,4 @@
-"""Values are checked against annotations, written as types or as texts."""
+"""Values are checked against annotations, given as types or as strings."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check(value: Any, annotation: str) -> Any:
         (3, "'int'"),
     ],
 )
-def test_a_value_of_the_right_type_is_returned_as_it_is(value: Any, annotation: str) -> None:
+def test_a_value_of_the_right_type_is_returned_unchanged(value: Any, annotation: str) -> None:
     assert check(value, annotation) == value
 
 
@@ -95,7 +95,7 @@ def test_a_number_is_never_nan_infinite_or_too_large_for_a_float(value: float) -
         assert not finite
 
 
-def test_a_whole_number_that_no_float_holds_is_refused() -> None:
+def test_an_integer_that_no_float_can_represent_is_refused() -> None:
     with pytest.raises(ConfigError, match="not a finite number"):
         check(10**400, "float")
     with pytest.raises(ConfigError, match="a huge number"):
@@ -138,18 +138,18 @@ def test_a_whole_number_that_no_float_holds_is_refused() -> None:
         ),
     ],
 )
-def test_a_value_of_another_type_is_told(annotation: str, value: Any, says: str) -> None:
+def test_a_value_of_another_type_is_reported(annotation: str, value: Any, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_value(value, annotation, where="f", key="k")
     assert str(caught.value) == f"f: {says}"
 
 
-def test_a_set_is_told_how_to_quote_through_the_shell() -> None:
+def test_for_a_set_the_message_says_how_to_quote_in_a_shell() -> None:
     with pytest.raises(ConfigError, match=r"""Write 'k="3"'\.$"""):
         check_value(3, "str", where="--set", key="k")
 
 
-def test_a_choice_is_told_with_all_there_are_and_the_closest() -> None:
+def test_an_invalid_choice_is_reported_with_all_choices_and_the_closest() -> None:
     with pytest.raises(ConfigError) as caught:
         check_value("epochs", "str", where="f", key="k", choices=("no", "steps", "epoch"))
     assert str(caught.value) == "f: k = 'epochs' is not one of no, steps, epoch. Did you mean epoch?"
@@ -179,7 +179,7 @@ SAVE, BIAS = ("no", "steps", "epoch"), ("none", "all", "lora_only")
     ],
 )
 @pytest.mark.parametrize("where", ["f", "--set"])
-def test_a_value_that_is_no_choice_is_told_which_may_be_meant_and_never_to_be_quoted(
+def test_an_invalid_choice_gets_a_suggestion_and_never_advice_to_quote_it(
     value: Any, choices: tuple[str, ...], close: str | None, where: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -218,7 +218,9 @@ def test_a_value_that_is_no_choice_is_told_which_may_be_meant_and_never_to_be_qu
         ("list[str]", "a,,b", "Put it in [ ]."),
     ],
 )
-def test_what_is_nearly_right_is_told_how_to_write(annotation: str, value: Any, advice: str) -> None:
+def test_for_a_nearly_valid_value_the_message_shows_how_to_write_it(
+    annotation: str, value: Any, advice: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         check_value(value, annotation, where="f", key="k")
     told = str(caught.value).partition("; it takes ")[2].partition(".")[2]
@@ -226,7 +228,7 @@ def test_what_is_nearly_right_is_told_how_to_write(annotation: str, value: Any, 
 
 
 @given(anything, st.sampled_from(["bool", "int", "float", "str", "list[str]", "dict[str, str]"]))
-def test_what_is_advised_would_be_taken(value: Any, annotation: str) -> None:
+def test_the_suggested_value_is_valid(value: Any, annotation: str) -> None:
     try:
         check(value, annotation)
     except ConfigError as error:
@@ -238,17 +240,17 @@ def test_what_is_advised_would_be_taken(value: Any, annotation: str) -> None:
 @pytest.mark.parametrize(
     ("number", "told"), [(0, "0 losses"), (1, "1 loss"), (2, "2 losses"), (1234, "1,234 losses")]
 )
-def test_a_count_is_told_in_the_singular_or_the_plural(number: int, told: str) -> None:
+def test_a_count_is_printed_in_the_singular_or_the_plural(number: int, told: str) -> None:
     assert counted(number, "loss", "losses") == told
     assert counted(number, "row") == told.replace("losses", "rows").replace("loss", "row")
 
 
-def test_of_very_many_choices_only_some_are_told() -> None:
+def test_of_very_many_choices_only_some_are_listed() -> None:
     with pytest.raises(ConfigError, match=r"not one of c0, c1, c2, c3, c4, c5 and 44 others.$"):
         check_value("zzzzz", "str", where="f", key="k", choices=tuple(f"c{i}" for i in range(50)))
 
 
-def test_a_long_value_is_shortened_and_a_control_character_shown() -> None:
+def test_a_long_value_is_shortened_and_a_control_character_escaped() -> None:
     with pytest.raises(ConfigError) as caught:
         check_value("\x1b[31m" + "a" * 9000, "int", where="f\n", key="k")
     assert len(str(caught.value)) < 150

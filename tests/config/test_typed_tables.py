@@ -1,4 +1,4 @@
-"""Tables are checked against dataclasses, whose annotations are types or texts."""
+"""Tables are checked against dataclasses, whose annotations are types or strings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_table_becomes_an_instance_with_its_defaults() -> None:
     assert read(url="x", tags=["a"]) == Postponed("x", 3, ("a",), "on")
 
 
-def test_real_types_are_understood_as_well_as_written_ones() -> None:
+def test_real_types_are_supported_as_well_as_strings() -> None:
     values = {"count": 2, "either": "x", "names": ["y"], "kind": "b", "ratio": 1}
     made = read_dataclass(Written, values, where="here", prefix="t")
     assert (made.count, made.either, made.names, made.kind, made.ratio) == (2, "x", ["y"], "b", 1)
@@ -82,7 +82,9 @@ def test_real_types_are_understood_as_well_as_written_ones() -> None:
         ({"url": "a b"}, "[trackers.t]: trackers.t: url has a space in it"),
     ],
 )
-def test_a_wrong_option_of_a_tracker_names_the_place(given_values: dict[str, Any], message: str) -> None:
+def test_an_invalid_option_of_a_tracker_names_its_location(
+    given_values: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         read(**given_values)
     assert str(caught.value).startswith(message)
@@ -106,7 +108,7 @@ class Options:
         ({"a\nb": 2}, 'f: there is no setting t."a\\nb". Available: size, names, ratio.'),
     ],
 )
-def test_a_table_that_does_not_fit_is_told(given: dict[str, Any], says: str) -> None:
+def test_an_invalid_table_is_reported(given: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_dataclass(Options, given, where="f", prefix="t")
     assert str(caught.value) == says

@@ -1,4 +1,4 @@
-"""`--set`, `--param` and `--params-file`, as they are typed."""
+"""`--set`, `--param` and `--params-file`, as typed on the command line."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from fmstune.errors import ConfigError
         (r'"\ud800"', r'"\ud800"'),
     ],
 )
-def test_a_param_is_a_json_scalar_or_else_a_text(text: str, value: Any) -> None:
+def test_a_param_is_a_json_scalar_or_otherwise_a_string(text: str, value: Any) -> None:
     (found,) = parse_params([f"k={text}"]).values()
     assert found == value
     assert type(found) is type(value)
 
 
-def test_params_nest_at_dots_and_the_later_wins() -> None:
+def test_params_nest_at_dots_and_later_ones_win() -> None:
     assert parse_params(["a.b=1", "a.c.d=2", "a.b=3", " e =4"]) == {"a": {"b": 3, "c": {"d": 2}}, "e": 4}
 
 
@@ -59,7 +59,7 @@ def test_params_nest_at_dots_and_the_later_wins() -> None:
         (["a=\udce9"], "is not UTF-8 text"),
     ],
 )
-def test_a_param_that_is_none_is_told(assignments: list[str], says: str) -> None:
+def test_an_invalid_param_is_reported(assignments: list[str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_params(assignments)
 
@@ -81,22 +81,22 @@ def test_a_param_that_is_none_is_told(assignments: list[str], says: str) -> None
         ("9" * 5000, "9" * 5000),
     ],
 )
-def test_a_set_is_a_toml_value_or_else_a_text(text: str, value: Any) -> None:
+def test_a_set_is_a_toml_value_or_otherwise_a_string(text: str, value: Any) -> None:
     assert parse_sets([f"k={text}"]) == [(["k"], value)]
 
 
 @pytest.mark.parametrize("assignment", ["", "training.seed", "=3", " =3"])
-def test_a_set_without_a_key_or_a_value_is_told(assignment: str) -> None:
+def test_a_set_without_a_key_or_a_value_is_reported(assignment: str) -> None:
     with pytest.raises(ConfigError, match="is not of the form KEY=VALUE"):
         parse_sets([assignment])
 
 
-def test_a_quoted_part_of_a_key_may_hold_dots() -> None:
+def test_a_quoted_part_of_a_key_may_contain_dots() -> None:
     assert split_key('trackers."a.b:C".url', "--set") == ["trackers", "a.b:C", "url"]
 
 
 @pytest.mark.parametrize("key", ["", ".", "a.", ".a", "a..b", 'a."b', 'a"b"', 'a."".c', "a. .b"])
-def test_what_is_no_key_is_told(key: str) -> None:
+def test_an_invalid_key_is_reported(key: str) -> None:
     with pytest.raises(ConfigError, match="is not a key"):
         split_key(key, "--set")
 
@@ -127,7 +127,7 @@ def test_params_are_read_from_json_and_toml(tmp_path: Path, name: str, text: str
         ("p.toml", b"a: 1", "p.toml:1: invalid TOML: "),
     ],
 )
-def test_a_damaged_params_file_is_told_with_its_name(
+def test_a_damaged_params_file_is_reported_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, says: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -138,7 +138,7 @@ def test_a_damaged_params_file_is_told_with_its_name(
     assert says in str(caught.value)
 
 
-def test_a_missing_params_file_is_told_with_the_closest_name(
+def test_a_missing_params_file_is_reported_with_the_closest_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -147,7 +147,7 @@ def test_a_missing_params_file_is_told_with_the_closest_name(
         read_params_file(Path("param.json"))
 
 
-def test_merging_lays_tables_on_tables_and_changes_neither() -> None:
+def test_merging_tables_modifies_neither() -> None:
     base, over = {"a": {"b": 1, "c": 1}, "d": {"e": 1}}, {"a": {"b": 2}, "d": 3}
     assert merged(base, over) == {"a": {"b": 2, "c": 1}, "d": 3}
     assert base == {"a": {"b": 1, "c": 1}, "d": {"e": 1}}

@@ -1,4 +1,4 @@
-"""What is said of an adapter is what is trained: tied modules, and the experts of a mixture."""
+"""The reported modules of an adapter are those that are trained: tied modules, and experts of a mixture."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("named", ["lm_head", "embed_tokens"])
-def test_of_modules_that_share_their_weights_both_are_named(named: str) -> None:
+def test_modules_that_share_their_weights_are_both_reported(named: str) -> None:
     config = load(
         None,
         [("model.path", "demo", ""), ("data.train", "demo", "")],
@@ -45,7 +45,7 @@ def test_of_modules_that_share_their_weights_both_are_named(named: str) -> None:
         ("gpt_oss", {"num_local_experts": 4, "head_dim": 8}, False),
     ],
 )
-def test_experts_are_reached_and_named_or_said_to_be_left_out(
+def test_experts_are_adapted_and_reported_or_reported_as_left_out(
     kind: str, sizes: dict[str, Any], reached: bool
 ) -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **sizes))

@@ -1,4 +1,4 @@
-"""Each kind of adapter is trained, saved, loaded by plain PEFT, gone on from, and merged."""
+"""Each kind of adapter is trained, saved, loaded by plain PEFT, trained further, and merged."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def trained(kind: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run with an adapter of each kind, on the demo model of another seed than usual; what was shown."""
+    """A run with each kind of adapter, on a demo model with another seed than usual; and its console
+    output."""
     out = tmp_path_factory.mktemp(kind.replace(" ", "-")) / "run"
     return out, train(out, *KINDS[kind], "training.seed=5")
 
@@ -73,7 +74,7 @@ def with_peft(directory: Path, seed: int = 5) -> torch.Tensor:
     return logits(PeftModel.from_pretrained(demo.build_model(seed), str(directory)))
 
 
-def test_it_is_trained_and_plain_peft_loads_what_was_learnt(kind: str, trained: tuple[Path, str]) -> None:
+def test_it_is_trained_and_plain_peft_loads_its_weights(kind: str, trained: tuple[Path, str]) -> None:
     out, shown = trained
     assert SAID[kind] in shown
     assert "% trained" in shown
@@ -106,7 +107,7 @@ def test_merged_it_is_a_plain_model_with_the_same_logits(
     assert "demo:5" not in Path("merged/config.json").read_text()
 
 
-def test_a_run_goes_on_from_it_with_its_settings(kind: str, trained: tuple[Path, str]) -> None:
+def test_a_run_can_start_from_it_with_its_settings(kind: str, trained: tuple[Path, str]) -> None:
     out, _ = trained
     shown = train(Path("second"), "training.learning_rate=1e-9", "training.seed=8", model=str(out))
     assert SAID[kind].partition(", begun")[0] in shown
@@ -119,9 +120,11 @@ def test_a_run_goes_on_from_it_with_its_settings(kind: str, trained: tuple[Path,
     assert again.lora.r == (16 if kind == "prompt tuning" else 4)
 
 
-def test_it_is_resumed_to_the_weights_of_an_unbroken_run(kind: str, trained: tuple[Path, str]) -> None:
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    kind: str, trained: tuple[Path, str]
+) -> None:
     if kind == "rslora":
-        return  # it is resumed as LoRA is
+        return  # it is resumed like LoRA
     out, _ = trained
     steps = ("training.save_strategy=steps", "training.save_steps=2", "training.seed=5")
     train(Path("first"), *KINDS[kind], *steps)
@@ -130,7 +133,7 @@ def test_it_is_resumed_to_the_weights_of_an_unbroken_run(kind: str, trained: tup
     assert torch.equal(with_peft(Path("second")), with_peft(out))
 
 
-def test_settings_that_differ_from_those_of_the_adapter_are_told(plain: Path) -> None:
+def test_settings_that_differ_from_those_of_the_adapter_are_reported(plain: Path) -> None:
     shutil.copytree(plain, "run")
     for sets, message in (
         (["lora.r=8"], r"--set: lora.r = 8, but the adapter in run has 4; leave it out"),
@@ -165,7 +168,7 @@ def test_settings_that_differ_from_those_of_the_adapter_are_told(plain: Path) ->
         (['lora.modules_to_save=["head"]'], r"--set: lora.modules_to_save: the model has no module 'head'"),
     ],
 )
-def test_modules_that_the_model_does_not_have_are_told_with_those_that_it_has(
+def test_modules_that_the_model_does_not_have_are_reported_with_those_it_has(
     sets: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -173,13 +176,13 @@ def test_modules_that_the_model_does_not_have_are_told_with_those_that_it_has(
 
 
 @pytest.mark.parametrize("targets", ["q_proj,v_proj", '["q_proj", "v_proj"]', ".*[qv]_proj"])
-def test_modules_are_named_in_a_list_with_commas_or_by_a_regular_expression(targets: str) -> None:
+def test_modules_are_a_comma_separated_list_or_a_regular_expression(targets: str) -> None:
     assert "LoRA r=16 on q_proj, v_proj\n" in train(
         Path("out"), "lora.enabled=true", f"lora.target_modules={targets}"
     )
 
 
-def test_the_base_is_found_from_anywhere_below_the_directory_that_its_path_starts_from(
+def test_the_base_model_is_found_from_below_the_directory_its_path_is_relative_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = tmp_path / "models" / "base"
@@ -203,7 +206,9 @@ def test_the_base_is_found_from_anywhere_below_the_directory_that_its_path_start
     merge(locate(str(run)), Path("again"), base=str(tmp_path / "moved"), **options)
 
 
-def test_what_cannot_be_merged_or_written_is_told_and_nothing_is_left(plain: Path, tmp_path: Path) -> None:
+def test_a_merge_that_is_impossible_or_cannot_be_written_is_refused_and_leaves_nothing(
+    plain: Path, tmp_path: Path
+) -> None:
     whole = tmp_path / "whole"
     shutil.copytree(demo.model_dir(), whole)
     (tmp_path / "full").mkdir()
@@ -221,7 +226,7 @@ def test_what_cannot_be_merged_or_written_is_told_and_nothing_is_left(plain: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "whole"]
 
 
-def test_of_a_run_that_came_to_no_end_the_newest_checkpoint_is_merged(plain: Path) -> None:
+def test_for_an_unfinished_run_the_newest_checkpoint_is_merged(plain: Path) -> None:
     shutil.copytree(plain, "run")
     for file in Path("run").glob("adapter*"):
         file.unlink()
@@ -231,7 +236,7 @@ def test_of_a_run_that_came_to_no_end_the_newest_checkpoint_is_merged(plain: Pat
     assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained("merged")), with_peft(plain), atol=1e-4)
 
 
-def test_a_damaged_adapter_is_told(plain: Path) -> None:
+def test_a_damaged_adapter_is_reported(plain: Path) -> None:
     shutil.copytree(plain, "run")
     Path("run/adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(ModelError, match="the adapter in 'run' cannot be loaded"):
@@ -252,13 +257,13 @@ def test_a_damaged_adapter_is_told(plain: Path) -> None:
         (["prompt_tuning.text="], "prompt_tuning.text is empty"),
     ],
 )
-def test_what_does_not_go_with_prompt_tuning_is_told(sets: list[str], message: str) -> None:
+def test_settings_incompatible_with_prompt_tuning_are_refused(sets: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(None, (), ["prompt_tuning.enabled=true", *sets])
 
 
 @pytest.mark.parametrize("method", ["dpo", "reward"])
-def test_adapters_of_other_methods_are_gone_on_from_and_merged(method: str) -> None:
+def test_adapters_of_other_methods_can_be_trained_further_and_merged(method: str) -> None:
     rows = [
         {"prompt": f"What is {n} and {n}?", "chosen": f"It is {2 * n}.", "rejected": "No."} for n in range(8)
     ]

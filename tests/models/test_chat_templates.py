@@ -1,4 +1,4 @@
-"""A chat template by its name: each answer is trained with an end that the model will stop at."""
+"""A chat template by name: each answer is trained with an end token at which the model will stop."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_names_are_those_that_the_settings_know() -> None:
 
 
 @pytest.mark.parametrize("name", CHAT_TEMPLATES)
-def test_each_answer_and_its_end_are_trained(tmp_path: Path, name: str) -> None:
+def test_each_answer_and_its_end_token_are_trained(tmp_path: Path, name: str) -> None:
     tokenizer = load_tokenizer(ModelConfig(path="demo", chat_template=name))
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"messages": chat("a", "b", "c", "d", system="Be brief.")}))
@@ -52,7 +52,7 @@ def test_each_answer_and_its_end_are_trained(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHAT_TEMPLATES)
-def test_what_a_model_is_asked_is_what_came_before_the_answer(name: str) -> None:
+def test_the_prompt_at_inference_is_what_preceded_the_answer_in_training(name: str) -> None:
     tokenizer = load_tokenizer(ModelConfig(path="demo", chat_template=name))
     whole = tokenizer.apply_chat_template(chat("a", "b"), tokenize=False)
     asked = tokenizer.apply_chat_template(chat("a"), tokenize=False, add_generation_prompt=True)
@@ -60,7 +60,7 @@ def test_what_a_model_is_asked_is_what_came_before_the_answer(name: str) -> None
 
 
 @pytest.mark.parametrize("name", sorted({*CHAT_TEMPLATES} - {"chatml"}))
-def test_tools_are_refused_by_the_row_and_not_left_out(tmp_path: Path, name: str) -> None:
+def test_tools_are_refused_with_the_row_and_not_dropped(tmp_path: Path, name: str) -> None:
     tokenizer = load_tokenizer(ModelConfig(path="demo", chat_template=name))
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"messages": chat("a", "b"), "tools": [{"name": "f"}]}))
@@ -68,14 +68,16 @@ def test_tools_are_refused_by_the_row_and_not_left_out(tmp_path: Path, name: str
         prepare(DataConfig(train=str(path)), tokenizer, None, 1)
 
 
-def test_a_text_begins_as_the_tokenizer_begins_every_text() -> None:
+def test_rendered_text_begins_as_the_tokenizer_begins_every_text() -> None:
     using = adding("<s>", "</s>")
     using.chat_template = named_template("plain", using)
     rendered = using.apply_chat_template(chat("a", "b"), tokenize=False)
     assert rendered == "<s>User: a\nAssistant: b</s>\n"
 
 
-def test_a_file_goes_before_a_template_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_takes_precedence_over_a_template_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "chatml").write_text("of my own")
     assert load_tokenizer(ModelConfig(path="demo", chat_template="chatml")).chat_template == "of my own"
@@ -85,7 +87,7 @@ FAMILIES = {"gemma": ("gemma", None), "llama3": ("llama3", None), "chatml": ("qw
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_named_template_is_its_family_s_own_token_by_token(name: str) -> None:
+def test_a_named_template_equals_its_familys_own_token_by_token(name: str) -> None:
     family, system = FAMILIES[name]
     using = tokenizer_with(family)
     conversation = chat("a", "b", "c", "d", system=system)
@@ -97,7 +99,7 @@ def test_a_named_template_is_its_family_s_own_token_by_token(name: str) -> None:
     assert prompt == using.apply_chat_template(conversation[:-1], **asked)
 
 
-def test_chatml_writes_tools_and_calls_as_hermes_and_qwen_do() -> None:
+def test_chatml_renders_tools_and_calls_as_hermes_and_qwen_do() -> None:
     using = tokenizer_with("qwen2_5")
     conversation = [{"role": "system", "content": "S"}, *KINDS["calls of tools"]]
     call = {"type": "function", "function": {"name": "find", "arguments": {"what": "it"}}}

@@ -1,4 +1,4 @@
-"""A checkpoint that is cut off anywhere is noticed, before a run resumes from it and learns otherwise."""
+"""A checkpoint that is truncated anywhere is detected before a run resumes from it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fmstune.run.directory import claim
 from tests.support.journals import open_journal
 
 RESUMED = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
-"""What the Trainer resumes from, by the names that it gives."""
+"""What the Trainer resumes from, by the file names that it uses."""
 
 
 def write_checkpoint(folder: Path, step: int = 4) -> Path:
-    """The files of a Trainer's checkpoint as the libraries write them, of a model of one tensor."""
+    """The files of a Trainer's checkpoint as the libraries write them, for a model of one tensor."""
     folder.mkdir(parents=True)
     save_file({"weight": torch.ones(40)}, folder / "model.safetensors", metadata={"format": "pt"})
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
@@ -39,13 +39,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("whole") / "checkpoint-4")
 
 
-def test_a_whole_checkpoint_has_no_obstacle(whole: Path) -> None:
+def test_a_complete_checkpoint_has_no_obstacle(whole: Path) -> None:
     assert obstacle(whole) is None
 
 
 @settings(max_examples=60)
 @given(name=st.sampled_from(RESUMED), part=st.floats(0, 1, exclude_max=True))
-def test_a_file_that_is_cut_off_anywhere_is_named(
+def test_a_file_that_is_truncated_anywhere_is_reported(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, name: str, part: float
 ) -> None:
     cut = tmp_path_factory.mktemp("cut") / "checkpoint-4"
@@ -57,21 +57,21 @@ def test_a_file_that_is_cut_off_anywhere_is_named(
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_file_that_is_missing_is_noticed(whole: Path, tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_detected(whole: Path, tmp_path: Path, name: str) -> None:
     copy = tmp_path / "checkpoint-4"
     shutil.copytree(whole, copy)
     (copy / name).unlink()
     assert obstacle(copy) is not None
 
 
-def test_a_shard_that_is_missing_is_named(whole: Path, tmp_path: Path) -> None:
+def test_a_missing_shard_is_reported(whole: Path, tmp_path: Path) -> None:
     copy = tmp_path / "checkpoint-4"
     shutil.copytree(whole, copy)
     (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
     assert damage(copy) == "its model-2.safetensors is damaged or incomplete"
 
 
-def test_what_deepspeed_and_fsdp_keep_in_directories_is_an_optimizer_too(whole: Path, tmp_path: Path) -> None:
+def test_optimizer_directories_of_deepspeed_and_fsdp_are_recognised(whole: Path, tmp_path: Path) -> None:
     for kept in ("global_step4", "optimizer_0"):
         copy = tmp_path / kept / "checkpoint-4"
         shutil.copytree(whole, copy)
@@ -92,7 +92,7 @@ def harm_weights(checkpoint: Path) -> None:
     ("harm", "resumed", "weights"),
     [(harm_optimizer, 2, 4), (harm_weights, 2, 2), (shutil.rmtree, 2, 2)],
 )
-def test_the_newest_that_is_whole_is_taken_and_the_others_are_named(
+def test_the_newest_complete_checkpoint_is_used_and_damaged_ones_are_reported(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     harm: Callable[[Path], object],
@@ -117,7 +117,7 @@ def test_the_newest_that_is_whole_is_taken_and_the_others_are_named(
         )
 
 
-def test_a_checkpoint_of_weights_alone_is_a_model_and_nothing_to_go_on_with(tmp_path: Path) -> None:
+def test_a_checkpoint_with_only_weights_is_a_model_and_cannot_be_resumed(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint-4")
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         (checkpoint / name).unlink()

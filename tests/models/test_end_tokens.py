@@ -1,4 +1,4 @@
-"""A model stops where its answers were trained to end, whoever loads it."""
+"""A model stops where its answers were trained to end, in any library that loads it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.support.chat_templates import TEMPLATES, end_of, tokenizer_with
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_the_ends_are_those_of_the_family(template: str) -> None:
+def test_the_end_tokens_are_those_of_the_family(template: str) -> None:
     using = tokenizer_with(template)
     assert learnt_ends("messages", using)[0] == end_of(template)
     assert learnt_ends("prompt/completion", using) == ()
 
 
 @pytest.mark.parametrize(("own", "stops"), [(7, [7, 2]), ([7, 2], [7, 2]), (None, 2), (2, 2)])
-def test_the_model_stops_at_them_besides_its_own_end(own: Any, stops: Any) -> None:
+def test_the_model_stops_at_them_in_addition_to_its_own_end_token(own: Any, stops: Any) -> None:
     using = load_tokenizer(ModelConfig(path="demo"))
     model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=own))
     stop_at(model, using, ("<|im_end|>",))
@@ -34,7 +34,7 @@ def test_the_model_stops_at_them_besides_its_own_end(own: Any, stops: Any) -> No
     assert model.generation_config.eos_token_id == stops
 
 
-def test_a_mark_that_is_no_token_is_known_as_a_text() -> None:
+def test_an_end_marker_that_is_not_one_token_is_a_stop_string() -> None:
     using = tokenizer_with("llama3_1", marks=False)
     assert (Writer(using).ends(), Writer(using).textual_ends()) == ((), ("<|eot_id|>",))
 

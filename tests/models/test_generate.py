@@ -1,4 +1,4 @@
-"""Texts are written by any model, and the model and its training notice nothing of it."""
+"""Any model generates text, without side effects on the model and its training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a run that tuned all weights, and one that trained an adapter."""
+    """A directory with a run that trained all weights, and one that trained an adapter."""
     directory = tmp_path_factory.mktemp("runs")
     train(directory / "full", "training.max_steps=30")
     train(directory / "lora", "lora.enabled=true", "training.max_steps=30")
@@ -57,7 +57,7 @@ def model(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", ["full", "lora", "prompt tuning"])
 @pytest.mark.parametrize("raw", [False, True])
-def test_prompts_of_several_lengths_are_answered_together_as_each_alone(
+def test_prompts_of_different_lengths_are_answered_in_a_batch_as_each_alone(
     kind: str, raw: bool, tokenizer: Any
 ) -> None:
     writer = model(kind)
@@ -69,7 +69,7 @@ def test_prompts_of_several_lengths_are_answered_together_as_each_alone(
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_modes_and_random_numbers_are_as_before(temperature: float, tokenizer: Any) -> None:
+def test_modes_and_random_states_are_restored(temperature: float, tokenizer: Any) -> None:
     writer = model("lora").train()
     frozen = writer.base_model.model.model.norm
     frozen.eval()
@@ -84,7 +84,7 @@ def test_modes_and_random_numbers_are_as_before(temperature: float, tokenizer: A
     assert all(weights.grad is None for weights in writer.parameters())
 
 
-def test_drawn_words_follow_the_seed_and_greedy_ones_need_none(tokenizer: Any) -> None:
+def test_sampled_tokens_depend_on_the_seed_and_greedy_ones_do_not(tokenizer: Any) -> None:
     writer = model("full")
     drawn = [generate_texts(writer, tokenizer, PROMPTS, 9, temperature=1.5, seed=seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -93,9 +93,9 @@ def test_drawn_words_follow_the_seed_and_greedy_ones_need_none(tokenizer: Any) -
     assert greedy == generate_texts(model("full"), tokenizer, PROMPTS, 9)
 
 
-def test_an_answer_ends_where_the_template_ends_one(tokenizer: Any) -> None:
+def test_an_answer_ends_at_the_end_token_of_the_template(tokenizer: Any) -> None:
     writer = model("full")
-    tokenizer.eos_token = "<|endoftext|>"  # a base model's, that never ends a turn
+    tokenizer.eos_token = "<|endoftext|>"  # a base model's, which never ends a turn
     writer.generation_config.eos_token_id = 0
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert generate_texts(writer, tokenizer, ["Hello"], 12) != [""]
@@ -111,7 +111,7 @@ def test_an_answer_ends_where_the_template_ends_one(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("prompt", "message"), [("word " * 600, "the model reads at most 512"), ("", "a prompt is empty")]
 )
-def test_a_prompt_that_leaves_no_room_is_told_or_left_without_an_answer(
+def test_a_prompt_that_leaves_no_room_is_an_error_or_gets_no_answer(
     prompt: str, message: str, tokenizer: Any
 ) -> None:
     writer = model("full")
@@ -122,9 +122,7 @@ def test_a_prompt_that_leaves_no_room_is_told_or_left_without_an_answer(
 
 
 @pytest.mark.parametrize("kind", ["full", "prompt tuning"])
-def test_an_answer_stops_at_the_end_of_what_the_model_reads_and_cuts_no_other(
-    kind: str, tokenizer: Any
-) -> None:
+def test_an_answer_stops_at_the_context_length_and_cuts_no_other(kind: str, tokenizer: Any) -> None:
     writer = model(kind)
     prompt = "a a"
     while len(tokenizer(prompt)["input_ids"]) < 500:
@@ -135,7 +133,7 @@ def test_an_answer_stops_at_the_end_of_what_the_model_reads_and_cuts_no_other(
     assert other == alone
 
 
-def test_a_template_that_refuses_a_prompt_is_told(tokenizer: Any) -> None:
+def test_a_prompt_that_the_template_refuses_is_reported(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ raise_exception('no users') }}"
     with pytest.raises(ModelError, match="the chat template refuses the prompt: no users"):
         rendered(tokenizer, "Hello")
@@ -152,7 +150,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 
 @pytest.mark.parametrize("run", ["full", "lora", "full/checkpoint-30", "lora/checkpoint-30"])
-def test_the_command_answers_with_runs_and_checkpoints(
+def test_the_command_generates_with_runs_and_checkpoints(
     run: str, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = command(capsys, str(runs / run), "--prompt", PROMPTS[0], "--max-new-tokens", "6")
@@ -164,7 +162,7 @@ def test_the_command_answers_with_runs_and_checkpoints(
     assert json.loads(as_json) == [{"prompt": PROMPTS[0], "answer": out.removesuffix("\n")}]
 
 
-def test_of_a_run_without_an_end_the_newest_checkpoint_answers(
+def test_for_an_unfinished_run_the_newest_checkpoint_generates(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(runs / "full" / "checkpoint-30", "run/checkpoint-30")
@@ -201,7 +199,7 @@ def test_standard_input_is_a_prompt(
         (["demo", "--prompt", "-", "--prompt", "-"], "given only once"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(
+def test_errors_are_reported_in_one_line(
     arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = command(capsys, *arguments)

@@ -1,4 +1,4 @@
-"""A GGUF file is a model like any other: tuned in float32, and saved as a plain one."""
+"""A GGUF file is a model like any other: trained in float32, and saved as a plain one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("path", "name"), [("a/demo.gguf", None), ("a", "demo.gguf")])
-def test_it_has_the_weights_the_tokenizer_and_the_template_of_the_model_it_was_made_of(
+def test_it_has_the_weights_the_tokenizer_and_the_template_of_the_original_model(
     path: str, name: str | None
 ) -> None:
     Path("a").mkdir()
@@ -45,7 +45,7 @@ def test_it_has_the_weights_the_tokenizer_and_the_template_of_the_model_it_was_m
     assert ids[0] == ids[1]
 
 
-def test_tuned_it_is_a_plain_model_in_float32() -> None:
+def test_after_training_it_is_a_plain_model_in_float32() -> None:
     write_demo(Path("demo.gguf"), seed=6, quantised=True)
     train(Path("out"), model="demo.gguf")
     settings = json.loads(Path("out/config.json").read_text())
@@ -76,7 +76,7 @@ def test_an_adapter_finds_it_again_and_is_merged_into_it() -> None:
     train(Path("second"), model="run")
 
 
-def test_one_without_a_template_is_told_where_chats_are_to_be_learnt() -> None:
+def test_one_without_a_template_is_refused_for_chat_data() -> None:
     write_demo(Path("demo.gguf"), seed=6, template=False)
     with pytest.raises(DataError, match="the model has no chat template: give one"):
         train(Path("out"), model="demo.gguf")
@@ -99,28 +99,28 @@ def test_one_without_a_template_is_told_where_chats_are_to_be_learnt() -> None:
         ({"model.path": "demo.gguf", "model.quantization": "4bit"}, "only a LoRA adapter can be trained"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told_at_configuration(settings: dict[str, Any], message: str) -> None:
+def test_an_invalid_file_is_reported_with_the_configuration(settings: dict[str, Any], message: str) -> None:
     write_demo(Path("demo.gguf"), seed=6)
     Path("false.gguf").write_bytes(b"nothing of the kind")
     with pytest.raises(ConfigError, match=message):
         load(None, [("data.train", "demo", "--data"), *((k, v, "--set") for k, v in settings.items())])
 
 
-def test_without_the_package_it_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     write_demo(Path("demo.gguf"), seed=6)
-    monkeypatch.setitem(sys.modules, "gguf", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
     with pytest.raises(ConfigError, match=r'pip install "fmstune\[gguf\]"'):
         load(None, [("model.path", "demo.gguf", "--model"), ("data.train", "demo", "--data")])
 
 
-def test_a_file_that_was_cut_off_is_told() -> None:
+def test_a_truncated_file_is_reported() -> None:
     data = write_demo(Path("demo.gguf"), seed=6).read_bytes()
     Path("demo.gguf").write_bytes(data[:2000])
     with pytest.raises(ModelError, match=r"the tokenizer in 'demo.gguf' cannot be read: "):
         train(Path("out"), model="demo.gguf")
 
 
-def test_a_directory_of_gguf_files_says_which_there_are() -> None:
+def test_a_directory_of_gguf_files_lists_them() -> None:
     write_demo(Path("demo.gguf"), seed=6)
     with pytest.raises(ModelError, match=r"give one of its GGUF files, such as 'demo.gguf'"):
         train(Path("out"), model=".")
@@ -142,5 +142,5 @@ def test_a_directory_of_gguf_files_says_which_there_are() -> None:
         ("name", "name", None),
     ],
 )
-def test_a_file_of_a_repository_on_the_hub_is_named_after_it(path: str, place: str, name: str | None) -> None:
+def test_a_file_of_a_hub_repository_is_named_after_it(path: str, place: str, name: str | None) -> None:
     assert split_gguf(path, None) == (place, name)

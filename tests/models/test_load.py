@@ -1,4 +1,4 @@
-"""A model is loaded, or refused in one sentence that says what is wrong with it."""
+"""A model is loaded, or refused with one sentence that says what is wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(saved: Path, tmp_path: Path) -> Path:
-    """A copy of a good model, to be damaged."""
+    """A copy of a valid model, to be damaged."""
     return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
@@ -47,7 +47,7 @@ def refused(path: str | Path, chat_template: str | None = None) -> str:
     return message
 
 
-def test_a_saved_model_is_loaded_in_float32_with_what_it_is(saved: Path) -> None:
+def test_a_saved_model_is_loaded_in_float32_with_its_tokenizer_and_template(saved: Path) -> None:
     loaded = load_model(ModelConfig(path=str(saved)), lora=False, seed=0)
     assert loaded.identity["type"] == "llama"
     assert loaded.identity["dtype"] == "float32"
@@ -56,11 +56,11 @@ def test_a_saved_model_is_loaded_in_float32_with_what_it_is(saved: Path) -> None
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_weights_are_held_in_what_is_asked_for(saved: Path, dtype: str) -> None:
+def test_weights_are_kept_in_the_requested_dtype(saved: Path, dtype: str) -> None:
     assert load_model(ModelConfig(path=str(saved), dtype=dtype), lora=True, seed=0).identity["dtype"] == dtype
 
 
-def test_a_model_is_the_same_wherever_it_lies(saved: Path, copy: Path) -> None:
+def test_a_model_is_identified_by_its_content_wherever_it_is(saved: Path, copy: Path) -> None:
     hashes = [
         load_model(ModelConfig(path=str(path)), lora=False, seed=0).identity["config_sha256"]
         for path in (saved, copy)
@@ -69,7 +69,7 @@ def test_a_model_is_the_same_wherever_it_lies(saved: Path, copy: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["./nothing", "/no/such/place", "~/model", "a/b/c"])
-def test_a_directory_that_is_not_there_is_told_without_asking_the_hub(
+def test_a_missing_directory_is_reported_without_asking_the_hub(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: pytest.fail("asked"))
@@ -77,7 +77,7 @@ def test_a_directory_that_is_not_there_is_told_without_asking_the_hub(
 
 
 @pytest.mark.parametrize("path", ["owner/nothing", "nothing"])
-def test_a_name_that_cannot_be_fetched_is_told(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_cannot_be_downloaded_is_reported(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "neither a directory here nor could it be fetched from the hub" in refused(path)
 
@@ -90,7 +90,7 @@ def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:
     assert "holds no model: there is no config.json in it" in refused(tmp_path)
 
 
-def test_an_adapter_that_does_not_say_what_it_is_is_no_model(tmp_path: Path) -> None:
+def test_an_adapter_without_its_type_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     assert "is not the configuration of an adapter: it has no peft_type" in refused(tmp_path)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
@@ -106,7 +106,7 @@ def half(name: str) -> Callable[[Path], object]:
 
 
 class Code:
-    """What runs code when it is unpickled."""
+    """Runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return pytest.fail, ("it was run",)
@@ -151,7 +151,7 @@ def test_a_damaged_model_is_refused(copy: Path, harm: Callable[[Path], object], 
     assert message in refused(copy)
 
 
-def test_a_chat_template_of_ones_own_replaces_the_models(tmp_path: Path) -> None:
+def test_a_custom_chat_template_replaces_the_models(tmp_path: Path) -> None:
     (tmp_path / "own.jinja").write_text("{% generation %}ü{% endgeneration %}")
     tokenizer = load_tokenizer(ModelConfig(path="demo", chat_template=str(tmp_path / "own.jinja")))
     assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "ü"
@@ -166,7 +166,7 @@ def test_a_chat_template_of_ones_own_replaces_the_models(tmp_path: Path) -> None
         (b"{{ 'open", "is not a Jinja template: line 1"),
     ],
 )
-def test_a_wrong_chat_template_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_an_invalid_chat_template_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "own.jinja"
     if content is not None:
         path.write_bytes(content)
@@ -180,7 +180,7 @@ def weights(seed: int) -> torch.Tensor:
     return torch.cat([parameter.flatten() for parameter in loaded.model.parameters()])
 
 
-def test_the_demo_model_is_drawn_from_its_seed_alone() -> None:
+def test_the_demo_model_depends_only_on_its_seed() -> None:
     torch.manual_seed(1)
     first = weights(5)
     torch.manual_seed(2)
@@ -188,7 +188,7 @@ def test_the_demo_model_is_drawn_from_its_seed_alone() -> None:
     assert not torch.equal(first, weights(6))
 
 
-def test_the_demo_model_leaves_random_numbers_as_they_were() -> None:
+def test_the_demo_model_does_not_change_the_random_state() -> None:
     state = torch.random.get_rng_state()
     weights(5)
     assert torch.equal(state, torch.random.get_rng_state())

@@ -1,4 +1,4 @@
-"""QLoRA: refused where it cannot work, in time; where bitsandbytes is installed it is tried on the CPU."""
+"""QLoRA: refused early where it cannot work; if bitsandbytes is installed, it is tested on the CPU."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_an_adapter_or_the_package_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"--set: model.quantization = '8bit' freezes .* add --lora"):
         load(None, (), ["model.quantization=8bit"])
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
     with pytest.raises(ConfigError, match=r'needs bitsandbytes: pip install "fmstune\[quantization\]"'):
         load(None, (), ["model.quantization=4bit", "lora.enabled=true"])
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU here")
 def test_on_a_cpu_it_is_refused_before_anything_is_loaded_or_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretended = ModuleType("bitsandbytes")  # whether it is installed is not what is asked here
+    pretended = ModuleType("bitsandbytes")  # whether it is installed does not matter here
     pretended.__spec__ = sys.__spec__
     monkeypatch.setitem(sys.modules, "bitsandbytes", pretended)
     with pytest.raises(ConfigError, match=r"--set: model.quantization = '4bit' needs a GPU"):
@@ -59,10 +59,10 @@ def test_an_adapter_over_quantised_weights_is_trained_resumed_and_merged(
     bits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("bitsandbytes")
-    # What a GPU is needed for in earnest works on a CPU for a model this small.
+    # What really needs a GPU works on a CPU for a model this small.
     monkeypatch.setattr("fmstune.system.device.check_device", lambda config: None)
     shutil.copytree(demo.model_dir(), "base")
-    # In 4 bits, bitsandbytes' code for CPUs has rows of a multiple of 64, which the demo's are not.
+    # In 4 bits, bitsandbytes' CPU code requires rows of a multiple of 64, which the demo's are not.
     settings = AutoConfig.from_pretrained("base", hidden_size=128, head_dim=32)
     AutoModelForCausalLM.from_config(settings, dtype=torch.float32).save_pretrained("base")
     sets = (f"model.quantization={bits}", "lora.enabled=true", "training.save_strategy=steps")

@@ -1,4 +1,4 @@
-"""Python code that a model brings is run when that was allowed, and not else."""
+"""Python code that comes with a model runs only if that was allowed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MineModel(LlamaForCausalLM):
 """
 
 
-def test_code_of_a_model_is_run_with_trust_remote_code_alone(
+def test_code_of_a_model_runs_only_with_trust_remote_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))

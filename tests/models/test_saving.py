@@ -1,4 +1,4 @@
-"""What a run leaves is what its user expects: the weights' own type, the settings as they were."""
+"""A run saves what its user expects: weights in their original dtype, and unchanged settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.short_runs import train
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose files are of bfloat16, as most that are published."""
+    """A model with bfloat16 files, like most published ones."""
     directory = tmp_path_factory.mktemp("half")
     demo.build_model(1).to(torch.bfloat16).save_pretrained(directory)
     load_tokenizer(ModelConfig(path="demo")).save_pretrained(directory)
@@ -40,7 +40,7 @@ def settings(directory: Path) -> dict[str, Any]:
     return found
 
 
-def test_weights_come_back_in_their_own_type_and_size_and_checkpoints_keep_all_digits(
+def test_weights_are_saved_in_their_own_dtype_and_checkpoints_keep_full_precision(
     tmp_path: Path, half: Path
 ) -> None:
     said = train(tmp_path / "run", "training.save_steps=3", model=str(half))
@@ -48,7 +48,7 @@ def test_weights_come_back_in_their_own_type_and_size_and_checkpoints_keep_all_d
     assert dtypes(tmp_path / "run") == {"BF16"}
     assert dtypes(tmp_path / "run" / "checkpoint-3") == {"F32"}
     size = (tmp_path / "run" / "model.safetensors").stat().st_size
-    assert abs(size - (half / "model.safetensors").stat().st_size) < 1000  # also of tied embeddings
+    assert abs(size - (half / "model.safetensors").stat().st_size) < 1000  # also with tied embeddings
     for directory, dtype in ((tmp_path / "run", "bfloat16"), (tmp_path / "run" / "checkpoint-3", "float32")):
         assert (settings(directory)["dtype"], settings(directory)["use_cache"]) == (dtype, True)
         # Whoever may read the configuration may read the weights.
@@ -69,12 +69,12 @@ def test_weights_come_back_in_their_own_type_and_size_and_checkpoints_keep_all_d
         (["model.dtype=float32"], "F32"),
     ],
 )
-def test_another_type_is_chosen_by_the_user(tmp_path: Path, half: Path, sets: list[str], dtype: str) -> None:
+def test_the_user_can_choose_another_dtype(tmp_path: Path, half: Path, sets: list[str], dtype: str) -> None:
     train(tmp_path / "run", "training.max_steps=1", *sets, model=str(half))
     assert dtypes(tmp_path / "run") == {dtype}
 
 
-def test_what_a_model_wants_in_float32_and_numbers_stay_as_they_are() -> None:
+def test_weights_that_a_model_requires_in_float32_and_integers_stay_unchanged() -> None:
     class Model(torch.nn.Module):
         _keep_in_fp32_modules = ("bias_of_experts",)
 
@@ -92,7 +92,7 @@ def test_what_a_model_wants_in_float32_and_numbers_stay_as_they_are() -> None:
     assert made["a"] is made["b"]
 
 
-def test_weights_that_deepspeed_has_copied_share_memory_as_in_the_model() -> None:
+def test_weights_copied_by_deepspeed_share_memory_as_in_the_model() -> None:
     model = torch.nn.ModuleDict({each: torch.nn.Linear(2, 2, bias=False) for each in ("a", "b", "c")})
     model["b"].weight = model["a"].weight
     copies = {name: weight.clone() for name, weight in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Whenever a run is killed while a checkpoint gets its name, one that is whole is there at the next start."""
+"""Whenever a run is killed while a checkpoint is renamed, a complete one exists at the next start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
-    """A checkpoint whose optimizer's state is `old`."""
+    """A checkpoint whose optimizer state is `old`."""
     folder = tmp_path / "whole"
     folder.mkdir()
     (folder / "trainer_state.json").write_text('{"global_step": 4}')
@@ -32,7 +32,7 @@ def whole(tmp_path: Path) -> Path:
 
 
 def saved_again(run: Path, whole: Path) -> Path:
-    """Another checkpoint of a step that has one, ready for its place."""
+    """A second checkpoint of the same step, ready to be renamed."""
     shutil.copytree(whole, run / "checkpoint-4")
     folder = unfinished.begin(run)
     shutil.copytree(whole, folder, dirs_exist_ok=True)
@@ -41,7 +41,7 @@ def saved_again(run: Path, whole: Path) -> Path:
 
 
 def killed_at(number: int, call: Callable[[], Any]) -> bool:
-    """Whether a process was killed right before its change of this number in the file system, in `call`."""
+    """Whether a process was killed right before its file-system change with this number, in `call`."""
     child = os.fork()
     if child == 0:
         left = number
@@ -59,7 +59,7 @@ def killed_at(number: int, call: Callable[[], Any]) -> bool:
     return os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 
 
-def test_a_kill_at_any_change_of_the_files_leaves_one_that_is_whole(tmp_path: Path, whole: Path) -> None:
+def test_a_kill_at_any_file_change_leaves_a_complete_checkpoint(tmp_path: Path, whole: Path) -> None:
     found = []
     for number in range(100):
         run = tmp_path / str(number)
@@ -77,11 +77,11 @@ def test_a_kill_at_any_change_of_the_files_leaves_one_that_is_whole(tmp_path: Pa
         if not killed:
             break
     assert len(found) > 6
-    assert found == sorted(found, reverse=True), "the new one, once it has its name"
+    assert found == sorted(found, reverse=True), "the new one, once it is renamed"
     assert {"old", "new"} == set(found)
 
 
-def test_one_that_cannot_get_its_name_leaves_it_to_the_one_before(
+def test_a_failed_rename_keeps_the_previous_checkpoint(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, rename = saved_again(tmp_path / "run", whole), Path.rename
@@ -97,7 +97,7 @@ def test_one_that_cannot_get_its_name_leaves_it_to_the_one_before(
     assert (tmp_path / "run" / "checkpoint-4" / "name").read_text() == "old"
 
 
-def test_what_waits_and_is_not_whole_gets_no_name(tmp_path: Path, whole: Path) -> None:
+def test_an_incomplete_pending_checkpoint_is_never_renamed(tmp_path: Path, whole: Path) -> None:
     waiting = tmp_path / UNFINISHED / "checkpoint-4"
     shutil.copytree(whole, waiting)
     (waiting / "trainer_state.json").unlink()
@@ -105,7 +105,7 @@ def test_what_waits_and_is_not_whole_gets_no_name(tmp_path: Path, whole: Path) -
     assert not (tmp_path / "checkpoint-4").exists()
 
 
-def test_each_writing_has_a_folder_of_its_own_and_takes_no_other_with_it(tmp_path: Path) -> None:
+def test_each_write_has_its_own_folder_and_removes_no_other(tmp_path: Path) -> None:
     one, other = unfinished.begin(tmp_path), unfinished.begin(tmp_path)
     (other / "file").touch()
     unfinished.discard(one)
@@ -114,7 +114,7 @@ def test_each_writing_has_a_folder_of_its_own_and_takes_no_other_with_it(tmp_pat
     assert not (tmp_path / UNFINISHED).exists()
 
 
-def test_a_link_to_a_checkpoint_elsewhere_is_replaced_and_what_it_leads_to_is_kept(
+def test_a_link_to_a_checkpoint_elsewhere_is_replaced_and_its_target_is_kept(
     tmp_path: Path, whole: Path
 ) -> None:
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""A tokenizer with more tokens than the model has embeddings trains, or is refused with the remedy."""
+"""A tokenizer with more tokens than the model has embeddings trains, or is refused with a remedy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORD = "<|lamp|>"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model with a tokenizer that has a token more than it has embeddings."""
+    """The demo model with a tokenizer that has one token more than it has embeddings."""
     directory = tmp_path_factory.mktemp("model")
     built = demo.build_model(1)
     built.save_pretrained(directory)
@@ -49,7 +49,7 @@ def size(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
-def test_all_weights_are_trained_with_the_mean_of_the_others_at_first(
+def test_new_embeddings_are_initialized_with_the_mean_of_the_others_and_trained(
     tmp_path: Path, model: Path, data: str
 ) -> None:
     said = train(tmp_path / "run", data, "training.learning_rate=1e-12", model=str(model))
@@ -64,7 +64,7 @@ def test_all_weights_are_trained_with_the_mean_of_the_others_at_first(
 
 
 @pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
-def test_an_adapter_with_the_embeddings_is_trained_loaded_gone_on_from_and_merged(
+def test_an_adapter_with_the_embeddings_is_trained_loaded_trained_further_and_merged(
     tmp_path: Path, model: Path, data: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""GPUs are sampled figure by figure; NVML is a stand-in (`tests.support.fake_nvml` says why)."""
+"""GPUs are sampled metric by metric; NVML is a stand-in (`tests.support.fake_nvml` explains why)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ OF = {
     "nvmlDeviceGetClockInfo": "clock_mhz",
     "nvmlDeviceGetCurrentClocksThrottleReasons": "throttled",
 }
-"""The figure that each call gives."""
+"""The value that each call returns."""
 
 
 def read(nvml: Any) -> dict[str, float]:
     return Gpus(nvml).read()
 
 
-def test_each_gpu_has_its_figures() -> None:
+def test_each_gpu_has_its_metrics() -> None:
     assert read(FakeNvml(gpus=2)) == {
         "gpu_0_percent": 90, "gpu_0_memory_mb": 3221.225, "gpu_0_power_watts": 312.5,
         "gpu_0_temperature_celsius": 61, "gpu_0_clock_mhz": 1980, "gpu_0_throttled": 0,
@@ -42,12 +42,12 @@ def test_each_gpu_has_its_figures() -> None:
 
 
 @given(st.sets(st.sampled_from(sorted(OF)), max_size=len(OF) - 1))
-def test_a_figure_that_is_not_supported_costs_the_others_nothing(unsupported: set[str]) -> None:
+def test_an_unsupported_metric_does_not_affect_the_others(unsupported: set[str]) -> None:
     missing = {f"gpu_0_{OF[call]}" for call in unsupported}
     assert set(read(FakeNvml(unsupported=unsupported))) == set(read(FakeNvml())) - missing
 
 
-def test_gpus_that_give_nothing_are_named_once() -> None:
+def test_gpus_without_any_metric_are_reported_once() -> None:
     said: list[str] = []
     sources = Sources([gpus.Source("the GPU", Gpus(FakeNvml(unsupported=OF)).read)], said.append)
     assert [sources.read(), sources.read()] == [{}, {}]
@@ -56,14 +56,14 @@ def test_gpus_that_give_nothing_are_named_once() -> None:
 
 
 @pytest.mark.parametrize(("reasons", "throttled"), [(0x1, 0), (0x2, 0), (0x4, 1), (0x48, 1), (0x80, 1)])
-def test_heat_and_power_throttle_and_idleness_does_not(reasons: int, throttled: int) -> None:
+def test_heat_and_power_count_as_throttling_and_idling_does_not(reasons: int, throttled: int) -> None:
     assert read(FakeNvml(reasons=reasons))["gpu_0_throttled"] == throttled
 
 
 @pytest.mark.parametrize(
     ("visible", "numbers"), [("1", {1}), ("2, 0", {0, 2}), ("GPU-0a,GPU-0b", {0, 1}), (None, {0, 1, 2, 3})]
 )
-def test_only_the_gpus_that_the_run_may_use_are_sampled(
+def test_only_the_gpus_visible_to_the_run_are_sampled(
     visible: str | None, numbers: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if visible is not None:
@@ -72,14 +72,16 @@ def test_only_the_gpus_that_the_run_may_use_are_sampled(
     assert found == numbers
 
 
-def test_nothing_is_imported_where_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_imported_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "DRIVER", tmp_path / "none")
     monkeypatch.setattr(gpus, "_WSL", tmp_path / "none")
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # whose import would raise
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it would raise
     assert gpu_sources() == []
 
 
-def test_a_missing_package_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gpus, "DRIVER", tmp_path)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     said: list[str] = []
@@ -87,7 +89,7 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path: Path, monkeypatch:
     assert [gpus.HINT in text for text in said] == [True]
 
 
-def test_a_driver_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_does_not_respond_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pynvml", reason="the real module, of the extra `gpu`")
     if gpus.DRIVER.exists():
         pytest.skip("there is a driver here, which answers")

@@ -1,4 +1,4 @@
-"""What is read of the machine is what it does."""
+"""System metrics match what the machine does."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FIRST = {
     "memory_percent", "memory_available_mb", "process_memory_mb", "disk_free_mb", "disk_read_mb",
     "disk_written_mb", "network_sent_mb", "network_received_mb", "process_open_files",
 }  # fmt: skip
-"""What the first sample has; the others have the shares of processors as well."""
+"""The metrics of the first sample; later ones also have the CPU utilization."""
 
 
 def no_word(text: str) -> None:
     raise AssertionError(text)
 
 
-def test_a_sample_has_these_figures_and_a_later_one_the_shares_of_processors(tmp_path: Path) -> None:
+def test_a_sample_has_these_metrics_and_later_ones_the_cpu_utilization(tmp_path: Path) -> None:
     machine = Sources(Machine(tmp_path).sources(), no_word)
     first = machine.read()
     time.sleep(0.12)
@@ -38,7 +38,7 @@ def test_a_sample_has_these_figures_and_a_later_one_the_shares_of_processors(tmp
     assert set(machine.read()) == FIRST | {"cpu_percent", "process_cpu_percent"}
 
 
-def test_the_time_of_a_child_counts_while_it_runs_and_when_it_has_ended(tmp_path: Path) -> None:
+def test_the_cpu_time_of_a_child_counts_while_it_runs_and_after_it_has_ended(tmp_path: Path) -> None:
     machine = Sources(Machine(tmp_path).sources(), no_word)
     machine.read()
     began = time.monotonic()
@@ -52,7 +52,7 @@ def test_the_time_of_a_child_counts_while_it_runs_and_when_it_has_ended(tmp_path
         assert share / 100 * elapsed > 0.3
         child.communicate(b"")
     time.sleep(0.12)
-    # Its seconds are the parent's now, and neither count a second time nor are they taken back.
+    # Its seconds now belong to the parent, and are neither counted twice nor subtracted.
     assert machine.read()["process_cpu_percent"] < 100 * os.cpu_count()  # type: ignore[operator]
 
 
@@ -60,7 +60,7 @@ def test_open_files_and_memory_are_those_of_this_process(tmp_path: Path) -> None
     machine = Sources(Machine(tmp_path).sources(), no_word)
     before = machine.read()
     files = [open(os.devnull) for _ in range(7)]  # noqa: SIM115
-    with mmap.mmap(-1, 64 << 20) as held:  # pages of its own, where memory may be one that was freed before
+    with mmap.mmap(-1, 64 << 20) as held:  # fresh pages; malloc could reuse freed ones
         held.write(b"x" * len(held))
         after = machine.read()
         taken = len(held)
@@ -70,7 +70,7 @@ def test_open_files_and_memory_are_those_of_this_process(tmp_path: Path) -> None
     assert after["process_memory_mb"] - before["process_memory_mb"] > 0.9 * taken / 1e6
 
 
-def test_what_goes_over_the_loopback_is_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_traffic_is_not_counted_as_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = 1_000_000
 
     def counters(**how: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def test_what_goes_over_the_loopback_is_no_network(tmp_path: Path, monkeypatch: 
             "ib0": SimpleNamespace(bytes_sent=sent, bytes_recv=0),
         }
 
-    monkeypatch.setattr(psutil, "net_io_counters", counters)  # no network that a test may load
+    monkeypatch.setattr(psutil, "net_io_counters", counters)  # tests cannot load a real network
     machine = Sources(Machine(tmp_path).sources(), no_word)
     machine.read()
     sent *= 2
@@ -97,7 +97,7 @@ ERRORS = [
 
 
 @given(st.lists(st.sampled_from([None, *range(len(ERRORS))]), min_size=1, max_size=6))
-def test_what_cannot_be_read_is_named_once_and_the_rest_is_recorded(failing: list[int | None]) -> None:
+def test_unreadable_metrics_are_reported_once_and_the_rest_is_recorded(failing: list[int | None]) -> None:
     def reading(number: int, error: int | None) -> Source:
         def read() -> dict[str, float]:
             if error is not None:
@@ -115,10 +115,10 @@ def test_what_cannot_be_read_is_named_once_and_the_rest_is_recorded(failing: lis
     ]
 
 
-def test_no_lock_of_psutils_is_taken_that_a_forked_child_would_wait_for(
+def test_sampling_takes_no_psutil_lock_that_could_block_a_forked_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = sys.modules["psutil._common"]
-    monkeypatch.setattr(common, "_wn", None)  # which holds the lock
+    monkeypatch.setattr(common, "_wn", None)  # it holds the lock
     monkeypatch.setattr(common, "wrap_numbers", no_word)
     Sources(Machine(tmp_path).sources(), no_word).read()

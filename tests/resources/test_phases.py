@@ -1,4 +1,4 @@
-"""The clock of phases: at each moment it is in one, so that their sums are the time that has passed."""
+"""The clock of phases is in exactly one phase at any moment, so that their sums are the elapsed time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_the_sums_are_the_time_that_has_passed_in_each_phase(steps: list[tuple[object, int, bool]]) -> None:
+def test_the_sums_are_the_elapsed_time_of_each_phase(steps: list[tuple[object, int, bool]]) -> None:
     now = 0.0
     clock = PhaseClock(lambda: now)
     expected, taken = dict.fromkeys(PHASES, 0.0), dict.fromkeys(PHASES, 0.0)

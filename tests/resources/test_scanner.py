@@ -1,4 +1,4 @@
-"""Every run samples its machine, from a thread that the training does not notice."""
+"""Every run samples its machine, in a thread that does not affect the training."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_scanner_is_on_by_default() -> None:
     assert load(None).resources.interval == 10
 
 
-def test_every_sample_of_a_run_is_in_each_tracker_and_the_weights_are_those_without(here: Path) -> None:
+def test_every_sample_of_a_run_is_in_each_tracker_and_the_weights_equal_those_without(here: Path) -> None:
     trackers = {"trackers.aim.repo": str(here), "trackers.wandb.mode": "offline"}
     sets = [f"{key}={value}" for key, value in trackers.items()]
     tune("with", OFTEN, *sets, trackers=("aim", "wandb", "file"))
@@ -65,7 +65,7 @@ def test_every_sample_of_a_run_is_in_each_tracker_and_the_weights_are_those_with
     assert running() == []
     sampled = samples(here / "with")
     steps = Counter(event.step for event in sampled)
-    assert max(steps.values()) > 1, "several samples at one step are what the trackers are tried with"
+    assert max(steps.values()) > 1, "several samples per step are what this test is about"
     assert sampled[0].step == 0
     assert sampled[-1].step == 12
     journaled = sorted((event.step or 0, event.values["memory_percent"]) for event in sampled)
@@ -78,12 +78,12 @@ def test_every_sample_of_a_run_is_in_each_tracker_and_the_weights_are_those_with
     assert sum('"memory_percent"' in line for line in written) == len(sampled)
 
 
-def test_a_run_that_is_shorter_than_the_interval_has_a_first_and_a_last_sample(here: Path) -> None:
+def test_a_run_shorter_than_the_interval_has_a_first_and_a_last_sample(here: Path) -> None:
     tune("out", "resources.interval=3600")
     assert [event.step for event in samples(here / "out")] == [0, 12]
 
 
-def test_a_run_that_fails_has_its_last_sample_before_its_status(here: Path) -> None:
+def test_a_failing_run_records_its_last_sample_before_its_status(here: Path) -> None:
     class Fails(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             raise RuntimeError("so it ends")
@@ -97,20 +97,18 @@ def test_a_run_that_fails_has_its_last_sample_before_its_status(here: Path) -> N
     assert running() == []
 
 
-def test_what_psutil_cannot_read_is_a_warning_and_no_more(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_psutil_cannot_read_is_only_a_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise PermissionError(13, "Permission denied", "/proc/net/dev")
 
-    monkeypatch.setattr(psutil, "net_io_counters", refuse)  # /proc cannot be closed to a test
+    monkeypatch.setattr(psutil, "net_io_counters", refuse)  # a test cannot make /proc unreadable
     _, shown = tune("out", OFTEN)
     assert shown.count("the network cannot be read (PermissionError") == 1
     assert all("memory_percent" in each.values and "network_sent_mb" not in each.values
                for each in samples(here / "out"))  # fmt: skip
 
 
-def test_a_forked_child_has_no_scanner_and_ends_none(tmp_path: Path) -> None:
+def test_a_forked_child_has_no_scanner_and_does_not_end_its_parents(tmp_path: Path) -> None:
     recorded: list[Any] = []
     made = Scanner(Sources([Source("a", lambda: {"a": 1.0})], print), recorded.append, 3600)
     made.start()
@@ -123,7 +121,7 @@ def test_a_forked_child_has_no_scanner_and_ends_none(tmp_path: Path) -> None:
     assert recorded == [{"a": 1.0}] * 2
 
 
-def test_a_source_that_hangs_holds_no_end_up_and_records_nothing_behind_it(
+def test_a_hanging_source_does_not_block_the_end_and_records_nothing_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(scanner, "_LAST_SECONDS", 0.05)
@@ -131,7 +129,7 @@ def test_a_source_that_hangs_holds_no_end_up_and_records_nothing_behind_it(
     recorded: list[Any] = []
 
     def read() -> dict[str, float]:
-        hangs.wait()  # a file system that is away
+        hangs.wait()  # like an unreachable file system
         return {"a": 1.0}
 
     made = Scanner(Sources([Source("a", read)], print), recorded.append, 3600)
@@ -175,7 +173,7 @@ def test_a_tracker_in_this_process_gets_samples_when_the_training_records_someth
     beside.start()
     beside.join()
     assert got == []
-    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 4))  # its own callback gets that
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 4))  # this goes to its own callback
     recorder.track_sample({"cpu_percent": 8.0}, "system", 4)
     recorder.close("finished")
     assert got == [(7.0, "cpu_percent", "system", 3), (8.0, "cpu_percent", "system", 4)]

@@ -1,4 +1,4 @@
-"""What hiding secrets costs grows as the text does: a text of megabytes must not hold up a training."""
+"""The cost of hiding secrets grows linearly with the text: megabytes of text must not block a training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHORT, LONG = 2_000, 16_000
 
 
 def seconds(text: str, *, tracked: bool, enough: float = 0.0) -> float:
-    """The processor's time that hiding takes, the shortest of some tries, or one that is short enough."""
+    """The CPU time that redaction takes, the minimum of several tries, or one that is short enough."""
     found = []
     for _ in range(3):
         began = time.thread_time()
@@ -62,18 +62,18 @@ def test_eight_times_the_text_takes_about_eight_times_as_long(
 def test_sixteen_times_the_text_takes_about_sixteen_times_as_long(unit: str, tracked: bool) -> None:
     short, long = ("Cookie: " + unit * (size // len(unit)) for size in (4_000, 64_000))
     took = seconds(long, tracked=tracked, enough=0.1)
-    # A quarter of a megabyte is a matter of a second; a quadratic search takes 256 times as long.
+    # A quarter of a megabyte takes about a second; a quadratic search takes 256 times as long.
     assert took < 0.1 or took < 40 * seconds(short, tracked=tracked)
 
 
 @given(st.lists(PARTS | st.text("aZ09", min_size=6, max_size=20), min_size=1, max_size=12))
-def test_a_name_within_a_long_value_is_judged_as_one_that_stands_by_itself(parts: list[str]) -> None:
+def test_a_name_within_a_long_value_is_classified_like_a_separate_one(parts: list[str]) -> None:
     value = "".join(parts)
     found = forms._random_parts(value, 0, len(value))
     assert forms._is_random_at(found, 0, len(value)) == forms.looks_random(value)
 
 
-def test_a_long_secret_without_quotation_marks_is_hidden_to_its_end() -> None:
+def test_a_long_secret_without_quotes_is_hidden_to_its_end() -> None:
     secret = "aB3dE5fG" * 1000
     assert REDACTOR.text(f"api_key={secret} and more") == "api_key=[redacted] and more"
     assert REDACTOR.text(f'api_key="{secret}" and more') == 'api_key="[redacted]" and more'

@@ -1,4 +1,4 @@
-"""A text that is too long is cut where no part of a secret stays: nobody finds half a one later."""
+"""A text that is too long is truncated where no part of a secret remains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _known(_environment: None) -> None:
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_wherever_a_text_is_cut_no_part_of_a_secret_stays(secret: str) -> None:
+def test_wherever_a_text_is_truncated_no_part_of_a_secret_remains(secret: str) -> None:
     for at in range(MOST - len(secret) - 2, MOST + 2):
         text = "x " * (at // 2) + "y" * (at % 2) + " " + secret + " z" * 300
         kept = beginning(text, MOST)
@@ -32,7 +32,7 @@ def test_wherever_a_text_is_cut_no_part_of_a_secret_stays(secret: str) -> None:
 
 
 @given(st.text(" ab=:", max_size=600))
-def test_a_text_without_secrets_keeps_as_much_as_there_is_room_for(text: str) -> None:
+def test_a_text_without_secrets_is_kept_up_to_the_limit(text: str) -> None:
     assert beginning(text, MOST) == text[:MOST]
 
 
@@ -45,7 +45,7 @@ class Long:
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_the_limits_of_objects_bytes_errors_and_notes_cut_no_secret_in_half(secret: str) -> None:
+def test_the_limits_of_objects_bytes_errors_and_notes_split_no_secret(secret: str) -> None:
     for most, shown in (
         (10_000, lambda text: plain(Long(text))),
         (10_000, lambda text: plain(text.encode())),
@@ -66,7 +66,7 @@ def test_the_limits_of_objects_bytes_errors_and_notes_cut_no_secret_in_half(secr
         ["--x", "api_key", ":", "letmein99", "kept"],
     ],
 )
-def test_an_entry_of_a_list_is_hidden_by_the_name_in_it_however_that_is_written(entry: object) -> None:
+def test_a_list_entry_is_hidden_by_the_name_in_it_in_any_notation(entry: object) -> None:
     from fmstune.secrets.redaction import process_redactor
 
     shown = str(process_redactor().value([entry], tracked=True))
@@ -79,7 +79,7 @@ def test_an_entry_of_a_list_is_hidden_by_the_name_in_it_however_that_is_written(
 @pytest.mark.parametrize(
     "list_", [["embed_tokens", "=", "lm_head"], ["a", "=", "b"], ["api_key", "is", "kept"]]
 )
-def test_other_lists_stay_as_they_are(list_: list[str]) -> None:
+def test_other_lists_stay_unchanged(list_: list[str]) -> None:
     from fmstune.secrets.redaction import process_redactor
 
     assert process_redactor().value(list_, tracked=True) == list_

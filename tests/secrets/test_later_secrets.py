@@ -1,4 +1,4 @@
-"""Secrets that a process comes to know when a run has begun: `load_dotenv()` in a module of the user's."""
+"""Secrets that a process learns after a run has started: `load_dotenv()` in a user's module."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from tests.support.journals import journal_path, open_journal
 SECRET = "Tr0ub4dor-zz9x7Q"
 
 
-def test_a_secret_that_enters_the_environment_during_a_run_reaches_no_line_of_the_journal(
+def test_a_secret_added_to_the_environment_during_a_run_reaches_no_later_journal_line(
     run_directory: Path,
 ) -> None:
     recorder = Recorder(open_journal(run_directory))
-    recorder.track_point(MetricPoint({f"loss of {SECRET}": 1.0}, "train", 1))  # before anybody can know it
+    recorder.track_point(
+        MetricPoint({f"loss of {SECRET}": 1.0}, "train", 1)
+    )  # before it is known to be secret
     before = journal_path(run_directory).stat().st_size
     os.environ["DB_PASSWORD"] = SECRET
     recorder.track_point(MetricPoint({f"loss of {SECRET}": 1.0}, "train", 2))
@@ -32,23 +34,23 @@ def test_a_secret_that_enters_the_environment_during_a_run_reaches_no_line_of_th
     assert [event.step for event in JournalReader(journal_path(run_directory)) if event.step][:2] == [1, 2]
 
 
-def test_a_secret_that_leaves_the_environment_stays_one_until_the_next_run() -> None:
+def test_a_secret_removed_from_the_environment_stays_secret_until_the_next_run() -> None:
     know_secrets(())
     os.environ["DB_PASSWORD"] = SECRET
     held = process_redactor()
     assert SECRET not in held.text(SECRET)
     del os.environ["DB_PASSWORD"]
     assert SECRET not in hide(SECRET)
-    assert SECRET in process_secrets()  # which the shippers are given
+    assert SECRET in process_secrets()  # these are passed to the shippers
     know_secrets(())
     assert held.text(SECRET) == SECRET
 
 
-def test_looking_at_the_environment_at_each_event_costs_next_to_nothing() -> None:
+def test_checking_the_environment_at_each_event_costs_next_to_nothing() -> None:
     redactor = process_redactor()
     os.environ |= {f"VARIABLE_{number}": str(number) for number in range(300)}
     _ = redactor.known
     began = time.thread_time()
     for _ in range(1000):
         _ = redactor.known
-    assert time.thread_time() - began < 0.1  # 50 µs a time, with `dict(os.environ)`
+    assert time.thread_time() - began < 0.1  # 50 µs per check, with `dict(os.environ)`

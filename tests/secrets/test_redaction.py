@@ -1,4 +1,4 @@
-"""No secret gets through, and nothing that is no secret is hidden."""
+"""No secret gets through, and nothing else is hidden."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_value_of_a_secret_name_is_hidden(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CREDENTIALS.split())
-def test_a_name_of_a_credential_hides_its_value_wherever_it_stands(name: str) -> None:
+def test_the_name_of_a_credential_hides_its_value_in_any_position(name: str) -> None:
     assert is_secret_name(name)
     assert names_credential(name)
     for redactor in (Redactor({}), Redactor({name: "plainsecret99"})):
@@ -55,7 +55,7 @@ def test_a_name_of_a_credential_hides_its_value_wherever_it_stands(name: str) ->
 
 
 @pytest.mark.parametrize("name", TRACKED.split())
-def test_what_a_training_tracks_of_tokens_is_kept_and_a_credential_among_it_is_not(name: str) -> None:
+def test_token_metrics_of_a_training_are_kept_and_credentials_among_them_are_hidden(name: str) -> None:
     redactor = Redactor({})
     kept = {name: "Paris", "list": {name: ["the", " of", "\n"]}, "note": f"{name}=Paris {name}: 'the' x"}
     assert redactor.mapping(kept, tracked=True) == kept
@@ -67,17 +67,17 @@ def test_what_a_training_tracks_of_tokens_is_kept_and_a_credential_among_it_is_n
 
 
 @pytest.mark.parametrize("name", OTHER_NAMES)
-def test_the_words_of_the_trade_are_no_secrets(name: str) -> None:
+def test_technical_terms_are_no_secrets(name: str) -> None:
     assert not is_secret_name(name)
     assert Redactor({}).mapping({name: "<pad>", "n": {name: 3}}) == {name: "<pad>", "n": {name: 3}}
 
 
-def test_of_all_settings_only_the_token_of_the_hub_is_a_secret() -> None:
+def test_of_all_settings_only_the_hub_token_is_a_secret() -> None:
     for method in ("sft", "dpo", "kto", "reward"):
         assert [key for key in known_keys(method) if is_secret_name(key)] == ["training.hub_token"]
 
 
-def test_lists_numbers_and_all_that_stands_under_a_secret_name_are_hidden() -> None:
+def test_lists_numbers_and_everything_else_under_a_secret_name_are_hidden() -> None:
     values = {
         "api_keys": ["abc", "def"], "password": 12345678, "secrets": {"wandb": "x", "deep": [{"a": "y"}]},
         "use_auth_token": True, "token": None, "tool_token": "<tool>", "target_tokens": 5000,
@@ -90,7 +90,7 @@ def test_lists_numbers_and_all_that_stands_under_a_secret_name_are_hidden() -> N
     assert Redactor({}).mapping({"wandb": "x"}, "secrets") == {"wandb": REDACTED}
 
 
-def test_the_number_of_a_metric_is_kept_whatever_its_name() -> None:
+def test_the_value_of_a_metric_is_kept_whatever_its_name() -> None:
     found = Redactor({}).metrics({"token": 0.5, "password": 1, "api_key": "abc", FORMS[0]: 2, FORMS[1]: 3})
     assert found == {"token": 0.5, "password": 1, "api_key": REDACTED, REDACTED: 2, f"{REDACTED} 2": 3}
 
@@ -121,7 +121,7 @@ def test_the_number_of_a_metric_is_kept_whatever_its_name() -> None:
         (f"wandb: your API key {COMMIT}", f"wandb: your API key {REDACTED}"),
     ],
 )  # fmt: skip
-def test_what_a_text_says_of_a_secret_is_hidden_and_the_rest_of_it_stays(text: str, hidden: str) -> None:
+def test_only_the_secret_in_a_text_is_hidden(text: str, hidden: str) -> None:
     assert hide_forms(text) == hidden
 
 
@@ -138,7 +138,7 @@ def test_what_a_text_says_of_a_secret_is_hidden_and_the_rest_of_it_stays(text: s
         "### Q: {question}\n### A: {answer}", "sk-learn-pipeline-something",
     ],
 )  # fmt: skip
-def test_paths_models_commits_and_prose_are_left_alone(text: str) -> None:
+def test_paths_models_commits_and_prose_are_unchanged(text: str) -> None:
     assert Redactor({}).value({"a": [text]}) == {"a": [text]}
 
 
@@ -154,7 +154,7 @@ THINGS = """
 
 
 @pytest.mark.parametrize("name", THINGS.split())
-def test_a_name_that_begins_as_tokens_do_is_left_alone(name: str) -> None:
+def test_a_name_that_begins_like_a_token_is_unchanged(name: str) -> None:
     assert hide_forms(name) == name
     assert hide_forms(f"loading {name} now") == f"loading {name} now"
 
@@ -194,10 +194,10 @@ def test_a_name_of_words_dates_and_versions_is_never_changed(
          ("sk_live_", BASE62, 24), ("glrt-", BASE62, 20)]
     ),
 )  # fmt: skip
-def test_a_token_in_the_form_of_its_issuer_is_always_hidden(
+def test_a_token_in_its_issuers_format_is_always_hidden(
     chance: random.Random, form: tuple[str, str, int]
 ) -> None:
-    # By a generator that is seeded: one drawn letter by letter would shrink to `aaaa`, which no issuer draws.
+    # From a seeded generator: hypothesis would shrink letters to `aaaa`, which no issuer generates.
     start, letters, length = form
     seeded = random.Random(chance.getrandbits(64))
     token = start + "".join(seeded.choices(letters, k=length))
@@ -215,7 +215,7 @@ def test_the_values_of_secret_environment_variables_are_hidden_everywhere() -> N
     assert redactor.text("emacs-of-my-own abc /home/somebody/x") == "emacs-of-my-own abc /home/somebody/x"
 
 
-def test_a_short_secret_is_hidden_where_it_stands_as_a_word() -> None:
+def test_a_short_secret_is_hidden_only_as_a_whole_word() -> None:
     redactor = Redactor({"PGPASSWORD": "hunter2"})
     for text in ("using {} here", "it is '{}'.", '{{"x": "a\\n{}"}}', "me:{}@host", "{}"):
         assert redactor.text(text.format("hunter2")) == text.format(REDACTED)
@@ -225,7 +225,7 @@ def test_a_short_secret_is_hidden_where_it_stands_as_a_word() -> None:
 
 
 @pytest.mark.parametrize("word", ["postgres", "minioadmin", "changeme", "password", "training", "1234"])
-def test_a_secret_that_is_a_common_word_breaks_no_name_no_path_and_no_prose(word: str) -> None:
+def test_a_secret_that_is_a_common_word_changes_no_name_no_path_and_no_prose(word: str) -> None:
     redactor = Redactor({"PGPASSWORD": word})
     tables = {
         "data": {"train": f"{word}-qa.jsonl", "columns": {word: word}},
@@ -245,7 +245,7 @@ def test_a_secret_that_is_a_common_word_breaks_no_name_no_path_and_no_prose(word
         assert word not in redactor.text(text.format(word)).replace("password", "").replace("postgres:", "")
 
 
-def test_the_paths_of_a_configuration_lose_the_password_of_a_url_and_nothing_else() -> None:
+def test_the_paths_of_a_configuration_lose_only_the_password_of_a_url() -> None:
     redactor = Redactor({"API_KEY": "aB3xY7zQ0kL9"})
     tables = {"data": {"train": ["x/aB3xY7zQ0kL9.jsonl", {"path": "https://me:pw@h/a.jsonl"}]}}
     assert redactor.configuration({**tables, "params": {"api_key": "abc", "token": "Paris"}}) == {
@@ -265,14 +265,14 @@ def test_the_arguments_of_a_command_lose_what_follows_a_secret_flag() -> None:
         ]  # fmt: skip
 
 
-def test_a_file_in_which_a_secret_lies_is_none_itself(tmp_path: Path) -> None:
+def test_the_path_of_a_file_that_contains_a_secret_is_no_secret(tmp_path: Path) -> None:
     file = tmp_path / "credentials.json"
     file.touch()
     redactor = Redactor({"GOOGLE_APPLICATION_CREDENTIALS": str(file), "DATA_SECRET": str(tmp_path)})
     assert redactor.text(str(file)) == str(file)
 
 
-def test_secrets_that_sdks_keep_in_files_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_that_sdks_store_in_files_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("HF_HOME", raising=False)
     written = {
@@ -292,7 +292,7 @@ def test_secrets_that_sdks_keep_in_files_are_known(tmp_path: Path, monkeypatch: 
     assert hide("not-a-secret, somewhere-1") == "not-a-secret, somewhere-1"
 
 
-def test_the_secrets_of_a_configuration_are_known_in_all_that_this_process_says() -> None:
+def test_the_secrets_of_a_configuration_are_hidden_in_all_output_of_this_process() -> None:
     options = {
         "x": {"api_key": "planted-0123", "uri": "https://u:planted-4567@h", "keys": {"secret": [87654321]}}
     }
@@ -307,14 +307,14 @@ def test_the_secrets_of_a_configuration_are_known_in_all_that_this_process_says(
 @pytest.mark.parametrize(
     "value", ['"[redacted]"', '"https://[redacted]@h/a.jsonl"', '["a.jsonl", "[redacted]"]']
 )
-def test_a_setting_from_which_a_secret_was_taken_is_asked_for(tmp_path: Path, value: str) -> None:
+def test_a_setting_with_a_redacted_secret_is_asked_for(tmp_path: Path, value: str) -> None:
     file = tmp_path / "config.toml"
     file.write_text(f"[data]\ntrain = {value}\n")
     with pytest.raises(ConfigError, match=r"config\.toml.*data\.train .* \[redacted\].*--set data\.train=…"):
         load(file)
 
 
-def test_what_secrets_were_taken_out_of_is_known_to_be_unusable() -> None:
+def test_values_with_redacted_secrets_are_known_to_be_unusable() -> None:
     assert holds_redacted({"a": [{"uri": f"https://{REDACTED}@h"}]})
     assert not holds_redacted({"a": [{"uri": "https://h", "n": 1}]})
 
@@ -327,7 +327,7 @@ SECRET_PAIRS = {
 
 
 def test_a_secret_in_a_pair_of_name_and_value_is_hidden_by_its_name() -> None:
-    """As Kubernetes, header lists and `dict.items()` have them."""
+    """As in Kubernetes, header lists and `dict.items()`."""
     found = json.dumps(Redactor({}).mapping(SECRET_PAIRS, tracked=True))
     assert not any(secret in found for secret in ("hunter2", "qwerty", "abcdefgh"))
     assert "DB_PASSWORD" in found

@@ -1,4 +1,4 @@
-"""Secrets drawn at random, in texts and structures drawn at random."""
+"""Random secrets in random strings and structures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ scalars: st.SearchStrategy[Any] = (
 
 
 def as_written(secret: str) -> list[str]:
-    """A secret as programs write it into texts."""
+    """A secret as programs write it in strings."""
     forms = [
         secret,
         json.dumps(secret),
@@ -49,13 +49,13 @@ def test_a_known_secret_is_found_however_it_is_escaped(
     written = data.draw(st.sampled_from(as_written(secret)))
     bare = written.strip("'\"\\\n").rstrip("=")
     assume(len(bare) >= 8 and bare not in before + after)
-    assume(not secret.isascii() or not secret.isalpha())  # a common word, which has a test of its own
+    assume(not secret.isascii() or not secret.isalpha())  # a common word is covered by another test
     hidden = Redactor({}, [secret]).text(f"{before} {written} {after}")
     assert bare not in hidden
 
 
 @given(st.lists(st.sampled_from(FORMS) | st.text(max_size=30), max_size=6), st.sampled_from(FORMS))
-def test_no_text_around_a_token_lets_it_through(parts: list[str], secret: str) -> None:
+def test_a_token_is_hidden_whatever_text_surrounds_it(parts: list[str], secret: str) -> None:
     assert secret not in Redactor({}).text(" ".join([*parts, secret, *reversed(parts)]))
 
 
@@ -66,7 +66,7 @@ PIECES = [*FORMS, "token=", "api_key:", '"', "'", "\\", "://", "u:p@h", "@", "["
 
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=12), st.sampled_from(["", " "]))
 @example(["Authorization: ", "Basic x"], "")
-def test_redacting_twice_is_redacting_once(parts: list[str], between: str) -> None:
+def test_redaction_is_idempotent(parts: list[str], between: str) -> None:
     redactor = Redactor({"X_TOKEN": "planted-secret"})
     once = redactor.text(between.join(parts))
     assert redactor.text(once) == once
@@ -99,7 +99,7 @@ def test_no_structure_lets_a_secret_through_and_none_loses_an_entry(
 
 
 def size(value: Any) -> int:
-    """How many leaves a structure has."""
+    """The number of leaves of a structure."""
     if isinstance(value, dict):
         return 1 + sum(map(size, value.values()))
     return 1 + sum(map(size, value)) if isinstance(value, list) else 1
@@ -108,5 +108,5 @@ def size(value: Any) -> int:
 @given(
     st.dictionaries(st.sampled_from(OTHER_NAMES), scalars | st.lists(words, max_size=3) | words, max_size=5)
 )
-def test_what_holds_no_secret_is_untouched(values: dict[str, Any]) -> None:
+def test_values_without_secrets_are_unchanged(values: dict[str, Any]) -> None:
     assert repr(Redactor({}).mapping(values)) == repr(values)
