@@ -42,7 +42,7 @@ def guarded_callback(callback: Any, called: Called) -> TrainerCallback:
         return call
 
     methods: dict[str, Any] = {name: event(name) for name in events if hasattr(callback, name)}
-    # For one that does nothing then, the Trainer need not finish a checkpoint first (`WholeCheckpoints`).
+    # For one that does nothing then, the Trainer need not finish a checkpoint first (`AtomicCheckpoints`).
     methods["reads_checkpoints"] = acts_on_save(callback)
     methods["known_as"] = type(callback).__name__
     guarded: TrainerCallback = type("Guarded" + type(callback).__name__, (TrainerCallback,), methods)()

@@ -24,13 +24,13 @@ def begin(run: Path) -> Path:
     return folder
 
 
-def settle(folder: Path) -> None:
+def flush(folder: Path) -> None:
     """Flush the files of a folder to disk, so that they survive a power failure."""
     for entry in (*folder.rglob("*"), folder):
         _sync(entry)
 
 
-def take_place(folder: Path, target: Path) -> None:
+def rename_into_place(folder: Path, target: Path) -> None:
     """Give a complete checkpoint its name. Raises `FileExistsError` if something else has it."""
     if os.path.lexists(target):
         _require_folder(target)
@@ -82,13 +82,13 @@ def put_back(run: Path) -> None:
                 waiting.rename(target)
 
 
-def clear(run: Path) -> None:
+def remove_leftovers(run: Path) -> None:
     """Remove what a killed run left, except what `put_back` finds."""
     put_back(run)
     shutil.rmtree(run / UNFINISHED, ignore_errors=True)
 
 
-def settle_name(target: Path) -> None:
+def flush_name(target: Path) -> None:
     """Flush the name of a checkpoint to disk, before older ones are removed."""
     _sync(target.parent)
 

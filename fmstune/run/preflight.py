@@ -14,7 +14,7 @@ from fmstune.models import unfinished
 from fmstune.system.memory import amount
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
-from fmstune.training.memory.outlook import Outlook, explained, forget_peak, outlook, peak_together
+from fmstune.training.memory.outlook import Outlook, explained, outlook, peak_of_machine, reset_peak
 from fmstune.training.rehearsal.auto_batch import find_batch
 from fmstune.training.rehearsal.rehearsal import SCRATCH, rehearse, wanted
 from fmstune.training.trainers.disk import require_room
@@ -32,7 +32,7 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
     trainer = built.trainer
     # Left over from a killed run: a rehearsal, and an incomplete checkpoint.
     shutil.rmtree(Path(trainer.args.output_dir) / SCRATCH, ignore_errors=True)
-    unfinished.clear(Path(trainer.args.output_dir))
+    unfinished.remove_leftovers(Path(trainer.args.output_dir))
     try:
         unfinished.require_names(Path(trainer.args.output_dir))
     except FileExistsError as error:
@@ -46,14 +46,14 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
         tracker.set_params(found, "auto_batch")
     expected = outlook(trainer, built.steps)
     if expected is not None and expected.hopeless:
-        raise RunError(expected.trouble())
+        raise RunError(expected.problem())
     if expected is not None and not expected.fits:
-        out.warn(expected.trouble())
+        out.warn(expected.problem())
     with explained(trainer):
         if wanted(config.run.rehearse, trainer, built.steps):
             phase("rehearsing")
             out.say("rehearse", rehearse(trainer, built.steps).line())
-    forget_peak(trainer.args.device)
+    reset_peak(trainer.args.device)
     return expected
 
 
@@ -62,7 +62,7 @@ def compare(built: BuiltTrainer, expected: Outlook | None, tracker: Tracker, out
     device, step = built.trainer.args.device, built.trainer.state.global_step
     if device.type not in ("cpu", "cuda"):
         return
-    measured = peak_together(built.trainer)
+    measured = peak_of_machine(built.trainer)
     tracker.track(measured, "peak_memory", "train", step=step)
     line = f"peak {amount(measured)}"
     if expected is not None:
@@ -80,7 +80,7 @@ def report_plan(built: BuiltTrainer, directory: Path, out: RunConsole) -> None:
         rows = f" for rows of {expected.work.longest:,} tokens, the longest possible" if streamed else ""
         out.say("memory", f"{expected.line()}, an estimate{rows}")
         if not expected.fits:
-            raise RunError(expected.trouble())
+            raise RunError(expected.problem())
     require_room(trainer, built.steps, directory)
     args, rows = trainer.args, trainer.train_dataset
     each_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -42,7 +42,7 @@ from fmstune.system.threads import set_threads
 from fmstune.text import counted
 from fmstune.trackers.records import Check, Status, TrackerError
 from fmstune.trackers.registry import reference
-from fmstune.training.sdks import not_imported
+from fmstune.training.sdks import sdks_deferred
 
 
 class TrackerCheckFailed(TrackerError):
@@ -64,7 +64,7 @@ def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet
         out.phase("loading libraries")
         if threads := set_threads():
             out.say("threads", threads)
-        with not_imported():
+        with sdks_deferred():
             import fmstune.training.build  # noqa: F401  (the seconds that torch and TRL take to import)
         from fmstune.system.deepspeed import check_deepspeed
         from fmstune.system.device import check_device

@@ -49,10 +49,10 @@ def taken() -> int:
 
 
 _earlier_peak = 0
-"""The largest value of `recent_peak` since `forget_peak`."""
+"""The largest value of `recent_peak` since `reset_peak`."""
 
 
-def forget_peak() -> None:
+def reset_peak() -> None:
     """Reset `peak` if the kernel supports it; otherwise it counts from the start of the process."""
     global _earlier_peak
     _earlier_peak = 0
@@ -60,7 +60,7 @@ def forget_peak() -> None:
 
 
 def peak() -> int:
-    """The peak main memory of this process since `forget_peak`, in bytes."""
+    """The peak main memory of this process since `reset_peak`, in bytes."""
     return max(_earlier_peak, _kernels_peak())
 
 

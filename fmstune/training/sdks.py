@@ -25,11 +25,11 @@ SDKS = (
 
 _lock = threading.RLock()
 _importing: dict[int, int] = {}
-"""The threads that import libraries, with the depth to which `not_imported` is nested in each."""
+"""The threads that import libraries, with the depth to which `sdks_deferred` is nested in each."""
 
 
 @contextlib.contextmanager
-def not_imported() -> Iterator[None]:
+def sdks_deferred() -> Iterator[None]:
     """In this context and thread, an `import` of a tracker's SDK returns a stand-in, which imports the SDK
     when it is first used afterwards. Use it only around imports of TRL and the like.
 

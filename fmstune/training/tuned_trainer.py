@@ -159,7 +159,7 @@ class TunedTrainer(Protocol):
     def end_workers(self) -> None:
         """End the processes that load data."""
 
-    def leave_writing(self, error: BaseException | None) -> None:
+    def finish_writing_after_error(self, error: BaseException | None) -> None:
         """Wait for a checkpoint that is being written, after an error ended the training."""
 
     def forget_batches(self) -> None:
@@ -172,7 +172,7 @@ class TunedTrainer(Protocol):
 def save_with(trainer: TunedTrainer, saving: Saving, after: contextlib.ExitStack) -> None:
     """Save checkpoints in this way; when `after` closes, none is still being written."""
     trainer.saving = saving
-    after.push(lambda kind, error, trace: trainer.leave_writing(error))
+    after.push(lambda kind, error, trace: trainer.finish_writing_after_error(error))
 
 
 def as_trainer(part: object) -> TunedTrainer:

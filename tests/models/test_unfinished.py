@@ -64,10 +64,10 @@ def test_a_kill_at_any_file_change_leaves_a_complete_checkpoint(tmp_path: Path, 
     for number in range(100):
         run = tmp_path / str(number)
         folder = saved_again(run, whole)
-        killed = killed_at(number, lambda: unfinished.take_place(folder, run / "checkpoint-4"))  # noqa: B023
+        killed = killed_at(number, lambda: unfinished.rename_into_place(folder, run / "checkpoint-4"))  # noqa: B023
         again = 0
         # The next start is killed as well, at each of its changes.
-        while killed_at(again, lambda: unfinished.clear(run)):  # noqa: B023
+        while killed_at(again, lambda: unfinished.remove_leftovers(run)):  # noqa: B023
             again += 1
             both = (run / "checkpoint-4", run / UNFINISHED / "checkpoint-4")
             assert None in map(damage, both), (number, again)
@@ -93,7 +93,7 @@ def test_a_failed_rename_keeps_the_previous_checkpoint(
 
     monkeypatch.setattr(Path, "rename", fails)
     with pytest.raises(OSError, match="Input/output"):
-        unfinished.take_place(folder, tmp_path / "run" / "checkpoint-4")
+        unfinished.rename_into_place(folder, tmp_path / "run" / "checkpoint-4")
     assert (tmp_path / "run" / "checkpoint-4" / "name").read_text() == "old"
 
 
@@ -101,7 +101,7 @@ def test_an_incomplete_pending_checkpoint_is_never_renamed(tmp_path: Path, whole
     waiting = tmp_path / UNFINISHED / "checkpoint-4"
     shutil.copytree(whole, waiting)
     (waiting / "trainer_state.json").unlink()
-    unfinished.clear(tmp_path)
+    unfinished.remove_leftovers(tmp_path)
     assert not (tmp_path / "checkpoint-4").exists()
 
 
@@ -121,7 +121,7 @@ def test_a_link_to_a_checkpoint_elsewhere_is_replaced_and_its_target_is_kept(
     folder = saved_again(run, whole)
     elsewhere = (run / "checkpoint-4").rename(tmp_path / "elsewhere")
     (run / "checkpoint-4").symlink_to(elsewhere)
-    unfinished.take_place(folder, run / "checkpoint-4")
+    unfinished.rename_into_place(folder, run / "checkpoint-4")
     assert [entry.name for entry in run.iterdir()] == ["checkpoint-4"]
     assert not (run / "checkpoint-4").is_symlink()
     assert (run / "checkpoint-4/name").read_text() == "new"
@@ -136,7 +136,7 @@ def test_a_file_with_the_name_of_a_checkpoint_is_refused_and_kept(tmp_path: Path
     (run / "checkpoint-4").write_text("mine")
     for refused in (
         lambda: unfinished.require_names(run),
-        lambda: unfinished.take_place(folder, run / "checkpoint-4"),
+        lambda: unfinished.rename_into_place(folder, run / "checkpoint-4"),
     ):
         with pytest.raises(FileExistsError, match=r"checkpoint-4 is a file .*: move or rename it\."):
             refused()

@@ -270,7 +270,7 @@ def warm_up(modules: Sequence[str]) -> None:
     """Import modules, and exclude them from garbage collection. Names with a slash are test files and
     folders, which pytest imports."""
     from fmstune.launch.environment import quiet_libraries
-    from fmstune.training.sdks import not_imported
+    from fmstune.training.sdks import sdks_deferred
 
     read_once()
     trainer = any(name.startswith("fmstune.training") for name in modules)
@@ -278,7 +278,7 @@ def warm_up(modules: Sequence[str]) -> None:
     names = [name for name in modules if not _is_file(name)]
     tests = [name for name in modules if _is_file(name)]
     # Set both as the command does when it imports these.
-    with warnings.catch_warnings(), not_imported() if trainer and command else contextlib.nullcontext():
+    with warnings.catch_warnings(), sdks_deferred() if trainer and command else contextlib.nullcontext():
         if command:
             quiet_libraries()
         for name in names:

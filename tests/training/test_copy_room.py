@@ -66,14 +66,14 @@ def test_while_batches_are_short_the_estimate_of_the_longest_one_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     room, _ = room_beside(monkeypatch, available=6, estimated=5)
-    room.saw({"input_ids": torch.ones(2, 20)})
+    room.count_batch({"input_ids": torch.ones(2, 20)})
     assert "the training steps 3 GB more" in (room.obstacle(4 * 10**9) or "")
-    room.saw({"chosen_input_ids": torch.ones(2, 25), "rejected_input_ids": torch.ones(2, 25)})
+    room.count_batch({"chosen_input_ids": torch.ones(2, 25), "rejected_input_ids": torch.ones(2, 25)})
     assert room.obstacle(4 * 10**9) is None
 
 
 def test_the_peak_of_the_run_is_the_maximum_over_all_its_parts() -> None:
-    memory.forget_peak()
+    memory.reset_peak()
     before = memory.recent_peak()
     large = torch.ones(50_000_000, dtype=torch.uint8)
     high = memory.recent_peak()

@@ -21,7 +21,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from fmstune.cli.main import main
 from fmstune.data.tokens.table import LOSS_WEIGHTS
-from fmstune.training.trainers.each_row_once import Shares, dealt, gather_own
+from fmstune.training.trainers.each_row_once import Shares, gather_own, rows_of_processes
 from fmstune.training.trainers.loss_weights import WeightedCollator
 from fmstune.training.trainers.row_batches import RowLengths, first_rows, row_lengths
 from tests.support.aim_servers import free_port
@@ -178,7 +178,7 @@ def test_the_last_batches_of_all_processes_contain_each_row_once(
     batches = BatchSampler(SequentialSampler(range(rows)), size, drop_last=False)
     rest = rows % (size * processes)
     learnt: list[int] = []
-    for process, own in enumerate(dealt(rest, processes, size)):
+    for process, own in enumerate(rows_of_processes(rest, processes, size)):
         batch = list(BatchSamplerShard(batches, processes, process))
         last = batch[-1][:own] if rest else batch[-1]
         learnt += [row for each in batch[:-1] for row in each] + last
@@ -187,7 +187,7 @@ def test_the_last_batches_of_all_processes_contain_each_row_once(
 
 @given(st.integers(1, 12), st.integers(2, 4), st.integers(1, 4), st.integers(1, 2))
 def test_gathered_values_equal_those_of_one_process(rest: int, processes: int, size: int, each: int) -> None:
-    own = dealt(min(rest, size * processes), processes, size)
+    own = rows_of_processes(min(rest, size * processes), processes, size)
     values = [torch.rand(each * max(rows, 1), dtype=torch.float64) for rows in own]
     shares = [Shares(own, process, size) for process in range(processes)]
 

@@ -205,12 +205,12 @@ def test_the_available_memory_is_the_minimum_of_all_limits(tmp_path: Path) -> No
 
 
 def test_the_peak_is_that_of_the_requested_period() -> None:
-    memory.forget_peak()
+    memory.reset_peak()
     before = memory.peak()
     block = bytearray(200_000_000)
     assert memory.peak() - before > 150_000_000
     del block
-    memory.forget_peak()
+    memory.reset_peak()
     assert memory.peak() - before < 100_000_000
 
 

@@ -32,7 +32,7 @@ def test_the_newest_checkpoint_stays_though_the_clock_was_set_back(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if by_the_trainer:  # as with several processes
-        monkeypatch.setattr(checkpoints, "in_one_piece", lambda trainer: False)
+        monkeypatch.setattr(checkpoints, "written_by_one_process", lambda trainer: False)
     sets = ["eval_strategy=no", "save_steps=2", "max_steps=6", "save_total_limit=1"]
     tune("out", *(f"training.{each}" for each in sets), extensions=Extensions((ClockSetBack(),)))
     assert newest_checkpoint(Path("out")) == Path("out/checkpoint-6")

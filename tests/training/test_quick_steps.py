@@ -14,7 +14,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from fmstune.console import RunConsole
 from fmstune.training.speed.flat_batches import flat_batch
-from fmstune.training.trl_compat.loop import asked_once
+from fmstune.training.trl_compat.loop import cached_lookups
 
 TOKENS = st.integers(0, 50_000)
 
@@ -53,7 +53,7 @@ def test_labels_and_tokens_of_different_lengths_are_refused() -> None:
 
 def test_whether_a_package_is_installed_is_cached_until_the_training_ends() -> None:
     before = accelerate.optimizer.is_lomo_available
-    with asked_once():
+    with cached_lookups():
         assert accelerate.optimizer.is_lomo_available() == before()
         assert accelerate.optimizer.is_lomo_available is not before
     assert accelerate.optimizer.is_lomo_available is before

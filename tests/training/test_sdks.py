@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fmstune.training.sdks import SDKS, not_imported
+from fmstune.training.sdks import SDKS, sdks_deferred
 from tests.support.commands import FAST, ROOT, fmstune
 
 FAULTS = ("import time; time.sleep(3600)", "raise SystemExit('good-bye')", "raise RuntimeError('broken')")
@@ -67,7 +67,7 @@ def test_packages_that_hang_raise_or_exit_at_import_are_never_imported(tmp_path:
         information.mkdir()
         (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n")
 
-    # `fresh`: a warm interpreter has imported everything within `not_imported`.
+    # `fresh`: a warm interpreter has imported everything within `sdks_deferred`.
     seen = train(tmp_path, "Looks", path=str(packages), fresh=True)
 
     assert seen["imported"] == []
@@ -111,7 +111,7 @@ def test_a_library_that_imports_an_sdk_gets_it_on_first_use(sdk: str) -> None:
     code = (
         f"import {sdk}\nfrom {sdk} import run\nfrom {sdk}.deep import answer\nthere = hasattr({sdk}, 'run')"
     )
-    with not_imported():
+    with sdks_deferred():
         exec(code, library)
         assert importlib.util.find_spec(sdk) is not None, "it still counts as installed"
     assert library["there"]
@@ -124,17 +124,17 @@ def test_a_library_that_imports_an_sdk_gets_it_on_first_use(sdk: str) -> None:
 
 
 def test_importing_an_sdk_outside_of_it_returns_the_real_module(sdk: str) -> None:
-    with not_imported():
+    with sdks_deferred():
         exec(f"import {sdk}")
     module = importlib.import_module(sdk)
-    with not_imported():
+    with sdks_deferred():
         assert importlib.import_module(sdk) is module, "one that is imported already stays"
     assert module.run() == "real"
 
 
 def test_another_thread_always_gets_the_real_module(sdk: str) -> None:
     found: list[Any] = []
-    with not_imported():
+    with sdks_deferred():
         exec(f"import {sdk}")
         other = threading.Thread(target=lambda: found.append(importlib.import_module(sdk).run()))
         other.start()
@@ -143,7 +143,7 @@ def test_another_thread_always_gets_the_real_module(sdk: str) -> None:
 
 
 def test_a_package_that_is_not_installed_is_not_found() -> None:
-    with not_imported():
+    with sdks_deferred():
         assert importlib.util.find_spec(missing()) is None
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(missing())

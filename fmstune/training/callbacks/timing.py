@@ -78,15 +78,15 @@ class TimingCallback(TrainerCallback):
     ) -> None:
         # The loss has been read, so all work on the device is done: nothing needs to be waited for.
         if self.clock.phase == "logging" and "learning_rate" in (logs or {}):
-            self._take(args, state)
+            self._record_phases(args, state)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._take(args, state)
+        self._record_phases(args, state)
         self.clock.enter(None)
 
-    def _take(self, args: TrainingArguments, state: TrainerState) -> None:
+    def _record_phases(self, args: TrainingArguments, state: TrainerState) -> None:
         found = self.clock.take()
         seconds = sum(found[f"{phase}_seconds"] for phase in STEP)
         if self._trainer is not None and seconds > 0:

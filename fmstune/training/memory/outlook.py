@@ -16,9 +16,9 @@ from fmstune.system import memory
 from fmstune.system.compiler import compile_failure
 from fmstune.system.memory import Capacity, amount
 from fmstune.training.memory.estimate import Estimate, Workload, estimate
-from fmstune.training.memory.remedies import advice, measures
+from fmstune.training.memory.remedies import settings_that_fit, settings_to_try
 from fmstune.training.memory.workload import workload
-from fmstune.training.trainers.checkpoints import copied_beside
+from fmstune.training.trainers.checkpoints import background_copy_size
 from fmstune.training.trl_compat.steps import is_device_out_of_memory
 from fmstune.training.tuned_trainer import TunedTrainer
 
@@ -59,14 +59,14 @@ class Outlook:
         counted = "; ".join(filter(None, [self.needed.line(), self.work.sharding.line()]))
         return f"about {amount(self.needed.peak)} of {amount(self.room.available)} ({counted})"
 
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Why it will not fit, and what to change."""
         processes = self.work.sharding.sharing
         beside = f" for its {processes} processes" if processes > 1 else ""
         return (
             f"this run needs about {amount(self.needed.peak)} of memory{beside}, and {self.room.limit} has "
             f"{amount(self.room.available)} for it. "
-            f"{advice(self.work, self.room.available, self.needed.program // processes)}"
+            f"{settings_that_fit(self.work, self.room.available, self.needed.program // processes)}"
         )
 
 
@@ -85,12 +85,12 @@ def outlook(trainer: TunedTrainer, steps: int = 0) -> Outlook | None:
     free_together = free_here.available * (processes if free_here.of_process else 1)
     room = replace(free_here, available=processes * taken + free_together)
     program = max(0, taken - work.weights - work.reference)
-    copying = replace(work, copied=copied_beside(trainer, steps))
+    copying = replace(work, copied=background_copy_size(trainer, steps))
     found = Outlook(copying, estimate(copying, program=program), room)
     return found if found.fits else Outlook(work, estimate(work, program=program), room)
 
 
-def peak_together(trainer: TunedTrainer) -> int:
+def peak_of_machine(trainer: TunedTrainer) -> int:
     """Like `peak`, on a CPU for all processes of this machine. All processes must call it."""
     args = trainer.args
     most = peak(args.device)
@@ -117,15 +117,15 @@ def require_room_for_weights(config: ModelConfig) -> None:
         )
 
 
-def forget_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> None:
     """Start measuring the peak again."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    memory.forget_peak()
+    memory.reset_peak()
 
 
 def peak(device: torch.device) -> int:
-    """The peak memory since `forget_peak`, in bytes: the GPU's, or that of this process."""
+    """The peak memory since `reset_peak`, in bytes: the GPU's, or that of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     return memory.peak()
@@ -155,7 +155,7 @@ def out_of_memory(trainer: TunedTrainer) -> str:
         return f"{where} ran out at step {step}: try a smaller training.per_device_train_batch_size."
     held = f" with {amount(peak(device))} in use" if device.type in ("cuda", "cpu") else ""
     found = f"{where} ran out at step {step}{held}"
-    return f"{found}. {measures(work)} --auto-batch finds the largest batch that fits."
+    return f"{found}. {settings_to_try(work)} --auto-batch finds the largest batch that fits."
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from fmstune.data.tokens.lengths import are_tokenised
 from fmstune.training.tuned_trainer import TunedTrainer
 
 
-def measurable_rows(trainer: TunedTrainer) -> datasets.Dataset:
+def rows_to_measure(trainer: TunedTrainer) -> datasets.Dataset:
     """The training rows of a built trainer, or, for a stream, a batch of worst-case rows."""
     rows = trainer.train_dataset
     if are_tokenised(rows):
@@ -21,10 +21,10 @@ def measurable_rows(trainer: TunedTrainer) -> datasets.Dataset:
     args = trainer.args
     count = args.per_device_train_batch_size * args.gradient_accumulation_steps
     vocabulary = trainer.model.config.get_text_config().vocab_size
-    return imagined(METHODS[trainer.method].form, trainer.longest_row or 0, count, vocabulary)
+    return worst_case_rows(METHODS[trainer.method].form, trainer.longest_row or 0, count, vocabulary)
 
 
-def imagined(form: Form, length: int, count: int, vocabulary: int) -> datasets.Dataset:
+def worst_case_rows(form: Form, length: int, count: int, vocabulary: int) -> datasets.Dataset:
     """`count` rows of a form, whose sequences have `length` tokens each, all trained."""
     ids = [number % vocabulary for number in range(length)]
     begin, rest = ids[:1], ids[1:]

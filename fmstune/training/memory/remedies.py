@@ -22,7 +22,7 @@ class Remedy:
     work: Workload
 
 
-def advice(work: Workload, room: int, program: int = 0) -> str:
+def settings_that_fit(work: Workload, room: int, program: int = 0) -> str:
     """What to change, as a sentence or two, for a peak of at most `room` bytes."""
     fits = [
         f"{remedy.settings} ({amount(peak)})"
@@ -42,7 +42,7 @@ def advice(work: Workload, room: int, program: int = 0) -> str:
     return f"Not even {'; '.join(settings)} would do ({needed}): take a smaller model, or a larger device."
 
 
-def measures(work: Workload) -> str:
+def settings_to_try(work: Workload) -> str:
     """What reduces the memory, if it ran out despite the estimate: the mildest first."""
     changes = (_halved_batch, _checkpointing, _adapter, _reference, _shorter, _lean_optimizer)
     found = [remedy.settings for change in changes for remedy in change(work)]

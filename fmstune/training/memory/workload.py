@@ -8,7 +8,7 @@ from typing import Any
 from fmstune.config.methods.known import METHODS
 from fmstune.data.tokens.lengths import longest_rows, scored_tokens, sequence_lengths
 from fmstune.training.memory.estimate import Workload
-from fmstune.training.memory.placeholder_rows import measurable_rows
+from fmstune.training.memory.placeholder_rows import rows_to_measure
 from fmstune.training.memory.sharding import sharding
 from fmstune.training.trl_compat.head import scores_labelled_alone
 from fmstune.training.tuned_trainer import TunedTrainer
@@ -18,7 +18,7 @@ from fmstune.transformers_compat import attention_of
 def workload(trainer: TunedTrainer) -> Workload | None:
     """The work of a trainer's longest batch; `None` if the model's shape is unknown."""
     model, args = trainer.model, trainer.args
-    rows = measurable_rows(trainer).with_format("arrow")
+    rows = rows_to_measure(trainer).with_format("arrow")
     settings = model.config.get_text_config()
     try:
         hidden, layers = int(settings.hidden_size), int(settings.num_hidden_layers)

@@ -12,7 +12,7 @@ from fmstune.models.saving import SavesAsItWas
 from fmstune.training.methods.trained import Trained
 from fmstune.training.speed.lm_head import balances_experts, fit_lm_head
 from fmstune.training.trainers.all_rows import EvaluatesAllRows
-from fmstune.training.trainers.checkpoints import WholeCheckpoints
+from fmstune.training.trainers.checkpoints import AtomicCheckpoints
 from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
@@ -21,12 +21,12 @@ from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLos
 from fmstune.training.trainers.neftune import RowNoise
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
-from fmstune.training.trl_compat.loop import AsksOnce
+from fmstune.training.trl_compat.loop import CachedLookups
 
 
 class FineTuner(
     TimedTraining,
-    WholeCheckpoints,
+    AtomicCheckpoints,
     SavesAsItWas,
     GuardedSaving,
     TokenWeightedEvaluation,
@@ -35,7 +35,7 @@ class FineTuner(
     WeightedLoss,
     EndsWorkers,
     EvaluatesAllRows,
-    AsksOnce,
+    CachedLookups,
     SFTTrainer,
 ):
     """TRL's trainer, without its work for other cases than ours."""

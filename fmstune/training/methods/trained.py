@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmstune.data.prepare import PreparedData
-from fmstune.training.sdks import not_imported
+from fmstune.training.sdks import sdks_deferred
 
 
 def _nothing(data: PreparedData, args: Any) -> Iterator[str]:
@@ -31,7 +31,7 @@ class Trained:
 @functools.cache
 def trained_by(method: str) -> Trained:
     """The part of a method that needs torch. TRL imports each trainer on demand."""
-    with not_imported():
+    with sdks_deferred():
         module = importlib.import_module(f"fmstune.training.methods.{method}")
     found: Trained = module.TRAINED
     return found

@@ -11,7 +11,7 @@ import torch
 from fmstune.errors import RunError
 from fmstune.training.memory.outlook import Outlook, is_out_of_memory, out_of_memory, outlook
 from fmstune.training.rehearsal.rehearsal import SCRATCH
-from fmstune.training.rehearsal.trial_step import try_batch, unchanged
+from fmstune.training.rehearsal.trial_step import state_restored, train_one_batch
 from fmstune.training.trl_compat.steps import compares_within_batch, set_batch
 from fmstune.training.tuned_trainer import TunedTrainer
 
@@ -25,30 +25,32 @@ def find_batch(trainer: TunedTrainer) -> tuple[int, int]:
     fit.
     """
     args = trainer.args
-    together = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    sizes = [size for size in range(together, 0, -1) if together % size == 0 and size >= _least(trainer)]
-    estimated = [size for size in sizes if _may_fit(trainer, size, together)] or sizes[-1:]
+    effective = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    sizes = [
+        size for size in range(effective, 0, -1) if effective % size == 0 and size >= _smallest_batch(trainer)
+    ]
+    estimated = [size for size in sizes if _should_fit(trainer, size, effective)] or sizes[-1:]
     if args.world_size > 1:
         size = torch.tensor(estimated[0], device=args.device)
         torch.distributed.all_reduce(size, op=torch.distributed.ReduceOp.MIN)
-        return _set(trainer, int(size), together)
-    with unchanged(trainer, Path(args.output_dir) / SCRATCH):
+        return _set(trainer, int(size), effective)
+    with state_restored(trainer, Path(args.output_dir) / SCRATCH):
         for size in estimated:
             if _fits(trainer, size):
-                return _set(trainer, size, together)
-    _set(trainer, sizes[-1], together)
+                return _set(trainer, size, effective)
+    _set(trainer, sizes[-1], effective)
     few = "single rows" if sizes[-1] == 1 else f"{sizes[-1]} rows at once"
     raise RunError(f"not even {few} fit: {out_of_memory(trainer)}")
 
 
-def _least(trainer: TunedTrainer) -> int:
+def _smallest_batch(trainer: TunedTrainer) -> int:
     """The smallest batch that the method can be trained on: kto compares each row with others."""
     return 2 if compares_within_batch(trainer) else 1
 
 
 def _fits(trainer: TunedTrainer, size: int) -> bool:
     try:
-        try_batch(trainer, size)
+        train_one_batch(trainer, size)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -63,8 +65,8 @@ def _fits(trainer: TunedTrainer, size: int) -> bool:
     return True
 
 
-def _may_fit(trainer: TunedTrainer, size: int, together: int) -> bool:
-    _set(trainer, size, together)
+def _should_fit(trainer: TunedTrainer, size: int, effective: int) -> bool:
+    _set(trainer, size, effective)
     found = outlook(trainer)
     if found is None:
         return True
@@ -78,6 +80,6 @@ def replace_room(found: Outlook, factor: float) -> Outlook:
     return replace(found, room=replace(found.room, available=int(found.room.available * factor)))
 
 
-def _set(trainer: TunedTrainer, size: int, together: int) -> tuple[int, int]:
-    set_batch(trainer, size, together // size)
-    return size, together // size
+def _set(trainer: TunedTrainer, size: int, effective: int) -> tuple[int, int]:
+    set_batch(trainer, size, effective // size)
+    return size, effective // size

@@ -19,9 +19,9 @@ from fmstune.errors import RunError
 from fmstune.system.disk import shortage
 from fmstune.system.memory import amount
 from fmstune.text import in_series
-from fmstune.training.memory.outlook import forget_peak, peak
-from fmstune.training.memory.placeholder_rows import measurable_rows
-from fmstune.training.rehearsal.trial_step import batch, try_batch, unchanged
+from fmstune.training.memory.outlook import peak, reset_peak
+from fmstune.training.memory.placeholder_rows import rows_to_measure
+from fmstune.training.rehearsal.trial_step import batch, state_restored, train_one_batch
 from fmstune.training.trl_compat.saving import save_for_checkpoint, write_optimizer
 from fmstune.training.tuned_trainer import TunedTrainer
 
@@ -70,12 +70,12 @@ def rehearse(trainer: TunedTrainer, steps: int) -> Rehearsal:
     """Run the rehearsal. Raises what the training would raise, and `RunError` if the disk is full."""
     args, began = trainer.args, time.perf_counter()
     scratch = Path(args.output_dir) / SCRATCH
-    forget_peak(args.device)
+    reset_peak(args.device)
     known = are_tokenised(trainer.train_dataset)
     parts = ["the longest batch" if known else "a batch of the longest rows that may come"]
     try:
-        with unchanged(trainer, scratch):
-            seconds = try_batch(trainer, args.per_device_train_batch_size)
+        with state_restored(trainer, scratch):
+            seconds = train_one_batch(trainer, args.per_device_train_batch_size)
             if trainer.eval_dataset is not None and str(args.eval_strategy.value) != "no":
                 trainer.model.eval()
                 rows = batch(trainer, trainer.eval_dataset, args.per_device_eval_batch_size)
@@ -93,7 +93,7 @@ def rehearse(trainer: TunedTrainer, steps: int) -> Rehearsal:
             f"the rehearsal's checkpoint could not be written to {scratch}: {short.what}. "
             f"{short.remedy.capitalize()}."
         ) from error
-    lengths = sequence_lengths(measurable_rows(trainer), args.max_length).sum(axis=1)
+    lengths = sequence_lengths(rows_to_measure(trainer), args.max_length).sum(axis=1)
     longest = sorted(lengths)[-args.per_device_train_batch_size :]
     usual = float(lengths.mean() / (sum(longest) / len(longest)))
     whole = seconds * usual * args.gradient_accumulation_steps * steps
@@ -104,7 +104,7 @@ def estimated_seconds(trainer: TunedTrainer, steps: int) -> float:
     """The estimated duration of the run, before any trial."""
     args = trainer.args
     rows = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
-    lengths = sequence_lengths(measurable_rows(trainer), args.max_length).sum(axis=1)
+    lengths = sequence_lengths(rows_to_measure(trainer), args.max_length).sum(axis=1)
     tokens = rows * float(lengths.mean())
     weights = sum(weight.numel() for weight in trainer.model.parameters())
     operations = float(6 * weights * tokens)

@@ -16,14 +16,14 @@ import torch
 
 from fmstune.data.tokens.lengths import longest_rows
 from fmstune.data.tokens.table import IGNORED
-from fmstune.training.memory.placeholder_rows import measurable_rows
-from fmstune.training.trl_compat.figures import figures_restored
+from fmstune.training.memory.placeholder_rows import rows_to_measure
+from fmstune.training.trl_compat.figures import metrics_restored
 from fmstune.training.trl_compat.steps import forget_optimizer, offloading, on_device
 from fmstune.training.tuned_trainer import TunedTrainer
 
 
 @contextlib.contextmanager
-def unchanged(trainer: TunedTrainer, scratch: Path) -> Iterator[None]:
+def state_restored(trainer: TunedTrainer, scratch: Path) -> Iterator[None]:
     """Restore a trainer's state afterwards: weights, random state, metrics, no optimizer.
 
     The weights are kept in a file in `scratch`, a new directory that is removed again: a copy in memory would
@@ -32,13 +32,13 @@ def unchanged(trainer: TunedTrainer, scratch: Path) -> Iterator[None]:
     model = trainer.model
     scratch.mkdir(parents=True, exist_ok=True)
     stored = scratch / f"weights-{trainer.args.process_index}.pt"
-    torch.save({name: tensor.detach() for name, tensor in _changing(model)}, stored)
+    torch.save({name: tensor.detach() for name, tensor in _changed_by_training(model)}, stored)
     states = _random_states()
     was_training, guard = model.training, trainer.guard
     try:
         if guard is not None and not guard.stops:
             trainer.guard = None
-        with figures_restored(trainer):
+        with metrics_restored(trainer):
             yield
     finally:
         trainer.guard = guard
@@ -46,7 +46,7 @@ def unchanged(trainer: TunedTrainer, scratch: Path) -> Iterator[None]:
         model.zero_grad(set_to_none=True)
         kept = torch.load(stored, mmap=True, weights_only=True)
         with torch.no_grad():
-            for name, tensor in _changing(model):
+            for name, tensor in _changed_by_training(model):
                 tensor.copy_(kept[name])
         del kept
         trainer.forget_batches()
@@ -60,7 +60,7 @@ def unchanged(trainer: TunedTrainer, scratch: Path) -> Iterator[None]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def try_batch(trainer: TunedTrainer, count: int) -> float:
+def train_one_batch(trainer: TunedTrainer, count: int) -> float:
     """Train on the `count` longest rows, once, optimizer step included. Return the seconds it took."""
     args, model = trainer.args, trainer.model
     began = time.perf_counter()
@@ -72,7 +72,7 @@ def try_batch(trainer: TunedTrainer, count: int) -> float:
             activation_checkpointing_kwargs=settings or None,
         )
     model.train()
-    inputs = batch(trainer, measurable_rows(trainer), count)
+    inputs = batch(trainer, rows_to_measure(trainer), count)
     items = (inputs["labels"][..., 1:] != IGNORED).sum() if "labels" in inputs else None
     with offloading(trainer):
         with trainer.accelerator.autocast():
@@ -93,7 +93,7 @@ def batch(trainer: TunedTrainer, rows: Any, count: int) -> Any:
     return on_device(trainer, trainer.data_collator([chosen[i] for i in range(len(chosen))]))
 
 
-def _changing(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _changed_by_training(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             yield name, weight

@@ -61,10 +61,10 @@ def _fitting(model: PreTrainedModel, *, direct: bool, experts: bool) -> Head:
         # TRL assumes that the head is the last layer; BERT models wrap it in a larger one.
         inner = all(part is not model.get_output_embeddings() for part in model.children())
         return "own" if inner or _unknown_to_trl(model.config.get_text_config()) else "tiled"
-    with _asked(model):
-        if direct and not experts and _holds(lambda: _ends_with_its_head(model)):
+    with _evaluated(model):
+        if direct and not experts and _succeeds(lambda: _ends_with_its_head(model)):
             return "direct"
-        if _holds(lambda: _tiled_is_exact(model) and (not experts or _tiled_balances(model))):
+        if _succeeds(lambda: _tiled_is_exact(model) and (not experts or _tiled_balances(model))):
             return "tiled"
     return "own"
 
@@ -81,7 +81,7 @@ def _unknown_to_trl(config: PreTrainedConfig) -> bool:
 
 
 @contextlib.contextmanager
-def _asked(model: PreTrainedModel) -> Iterator[None]:
+def _evaluated(model: PreTrainedModel) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
@@ -91,7 +91,7 @@ def _asked(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def _holds(question: Callable[[], bool]) -> bool:
+def _succeeds(question: Callable[[], bool]) -> bool:
     try:
         return question()
     except (
@@ -121,8 +121,8 @@ def sees_ahead(model: PreTrainedModel) -> bool:
 
     if any(weight.is_meta or hasattr(weight, "ds_id") for weight in model.parameters()):
         return False
-    with _asked(model):
-        return _holds(changes)
+    with _evaluated(model):
+        return _succeeds(changes)
 
 
 def _plain_head(model: PreTrainedModel) -> torch.nn.Linear:
@@ -172,8 +172,8 @@ def _tiled_is_exact(model: PreTrainedModel) -> bool:
 
 def balances_experts(model: PreTrainedModel) -> bool:
     """Whether the model's own forward returns the loss that balances the load of its experts."""
-    with _asked(model):
-        return _holds(lambda: _balance(model) is not None)
+    with _evaluated(model):
+        return _succeeds(lambda: _balance(model) is not None)
 
 
 def _tiled_balances(model: PreTrainedModel) -> bool:

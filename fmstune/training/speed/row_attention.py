@@ -144,7 +144,7 @@ class _FromGrid(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Zero where the grid is filled up: nobody reads what was computed there."""
+        """Zero for the fill-up positions, whose outputs are never read."""
         (given,), grid = gradients, ctx.grid
         made = given.new_zeros((len(grid.tokens), *given.shape[1:]))
         return made.index_copy_(0, grid.places, given), None

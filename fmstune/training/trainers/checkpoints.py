@@ -32,8 +32,8 @@ from fmstune.training.trl_compat.saving import (
 from fmstune.training.tuned_trainer import OfRun, TunedTrainer, as_trainer
 
 
-class _LeftOut(Exception):
-    """Nothing waits for this checkpoint any longer."""
+class _Abandoned(Exception):
+    """The checkpoint was abandoned: training ended without waiting for it."""
 
 
 class _Writing(threading.Thread):
@@ -45,36 +45,36 @@ class _Writing(threading.Thread):
         self.failure: BaseException | None = None
         self._write, self._place = write, place
         self._placing = threading.Lock()
-        self.given_up = self._placed = False
+        self.abandoned = self._placed = False
 
     def run(self) -> None:
         """Write it, and rename it into place."""
         try:
             self._write()
             with self._placing:
-                if self.given_up:
-                    raise _LeftOut
+                if self.abandoned:
+                    raise _Abandoned
                 self._place()
                 self._placed = True
         except BaseException as error:  # raised in the training thread
             self.failure = error
 
-    def give_up(self) -> bool:
+    def abandon(self) -> bool:
         """Stop after the current file, without moving the checkpoint into place. Return whether it was
         abandoned."""
         if not self._placing.acquire(blocking=False):
             self.join()
             return False
-        self.given_up = True
+        self.abandoned = True
         self._placing.release()
         return not self._placed and self.failure is None
 
 
-class WholeCheckpoints(OfRun, PrivateHooks):
+class AtomicCheckpoints(OfRun, PrivateHooks):
     """A mixin for a TRL Trainer, before it."""
 
     _writing: _Writing | None = None
-    _told = False
+    _warned = False
     _room: CopyRoom | None = None
 
     def write_checkpoint(self, model: Any, trial: Any) -> None:
@@ -82,7 +82,7 @@ class WholeCheckpoints(OfRun, PrivateHooks):
         self.finish_writing()
         this = as_trainer(self)
         target = Path(this.args.output_dir) / f"checkpoint-{this.state.global_step}"
-        if not in_one_piece(this):
+        if not written_by_one_process(this):
             with _removed_at_failure(this, target, target), without_removal():
                 super().write_checkpoint(model, trial)
             if this.args.should_save:
@@ -91,15 +91,15 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             if this.args.should_save:
                 remove_old_checkpoints(this, target, this.state.best_model_checkpoint)
             return
-        beside = self._goes_beside()
+        in_background = self._written_in_background()
         folder = unfinished.begin(target.parent)
         later: list[FileLater] = []
         checks: list[Callable[[], None]] = []
         with _removed_at_failure(this, target, folder):
-            if beside:
+            if in_background:
                 later, checks = self._copied_parts(folder, target)
                 if self._room is not None:
-                    self._room.keeps(sum(each.pinned for each in later))
+                    self._room.count_pinned(sum(each.pinned for each in later))
             else:
                 write_parts(this, folder, target)
             self.saving.complete(folder)
@@ -114,22 +114,22 @@ class WholeCheckpoints(OfRun, PrivateHooks):
                     later.pop(0).write()  # and free its copy
                     if room is not None:
                         room.held_copy(copied)
-                    if writing.given_up:
-                        raise _LeftOut
+                    if writing.abandoned:
+                        raise _Abandoned
                 share_weights(folder)
-                if beside:  # otherwise the training would wait for the disk
-                    unfinished.settle(folder)
+                if in_background:  # otherwise the training would wait for the disk
+                    unfinished.flush(folder)
 
         def place() -> None:
             with _removed_at_failure(this, target, folder):
-                unfinished.take_place(folder, target)
-            if beside:
-                unfinished.settle_name(target)
+                unfinished.rename_into_place(folder, target)
+            if in_background:
+                unfinished.flush_name(target)
             self.saving.written(target)
             remove_old_checkpoints(this, target, best)
 
         writing = self._writing = _Writing(target.name, write, place)
-        if beside:
+        if in_background:
             writing.start()
         else:
             writing.run()
@@ -141,7 +141,7 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             self.finish_writing()
         if self._room is None:
             self._room = CopyRoom(as_trainer(self))
-        self._room.saw(kwargs.get("inputs", args[1] if len(args) > 1 else None))
+        self._room.count_batch(kwargs.get("inputs", args[1] if len(args) > 1 else None))
         trainer: Any = super()
         try:
             return trainer.training_step(*args, **kwargs)
@@ -149,10 +149,10 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             self.finish_writing()  # broken weights in the checkpoint are the cause, and come first
             raise
 
-    def steps_are_over(self) -> None:
+    def steps_finished(self) -> None:
         """Wait for the checkpoint that is being written."""
         self.finish_writing()
-        super().steps_are_over()
+        super().steps_finished()
 
     def finish_writing(self) -> None:
         """Wait for the checkpoint that is being written, if there is one. Raises its error."""
@@ -164,12 +164,12 @@ class WholeCheckpoints(OfRun, PrivateHooks):
         if writing.failure is not None:
             raise writing.failure
 
-    def leave_writing(self, error: BaseException | None) -> None:
+    def finish_writing_after_error(self, error: BaseException | None) -> None:
         """Wait for the checkpoint when an error has ended training: the run resumes from it. A second Ctrl-C
         exits without waiting."""
         if (writing := self._writing) is None:
             return
-        if isinstance(error, Interrupted) and writing.give_up():
+        if isinstance(error, Interrupted) and writing.abandon():
             self._writing = None
             self.saving.warn(f"{writing.checkpoint} was being written, and is left out")
             return
@@ -192,10 +192,10 @@ class WholeCheckpoints(OfRun, PrivateHooks):
         copies = {place: copy for each in later for place, copy in each.copies.items()}
         return later, [self.guard.copied_weights(this.model, this.state.global_step, copies)]
 
-    def _goes_beside(self) -> bool:
+    def _written_in_background(self) -> bool:
         """Whether the current checkpoint can be written while training continues. Logs why not, once."""
         this = as_trainer(self)
-        if not goes_on(this):
+        if not has_more_steps(this):
             return False
         if found := readers(this):
             why: str | None = f"the callback {found[0]} may read it"
@@ -205,26 +205,26 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             self._room.held_copy(0)
             why = self._room.obstacle(held(this))
         if why is not None:
-            self._tell(why)
+            self._warn_once(why)
         return why is None
 
     def _no_memory(self) -> None:
-        self._tell("there was no memory for a copy")
+        self._warn_once("there was no memory for a copy")
 
-    def _tell(self, why: str) -> None:
-        if not self._told:
-            self._told = True
+    def _warn_once(self, why: str) -> None:
+        if not self._warned:
+            self._warned = True
             self.saving.warn(f"the training waits until each checkpoint is written: {why}")
 
 
-def in_one_piece(trainer: TunedTrainer) -> bool:
+def written_by_one_process(trainer: TunedTrainer) -> bool:
     """Whether only this process writes the checkpoints, and the Trainer uploads none of them."""
     args = trainer.args
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     return args.world_size == 1 and not sharded and not args.push_to_hub
 
 
-def goes_on(trainer: Any) -> bool:
+def has_more_steps(trainer: Any) -> bool:
     """Whether more steps follow this one."""
     left: bool = trainer.state.global_step < trainer.state.max_steps
     return left and not trainer.control.should_training_stop
@@ -240,7 +240,7 @@ def readers(trainer: Any) -> list[str]:
     ]
 
 
-def copied_beside(trainer: TunedTrainer, steps: int) -> int:
+def background_copy_size(trainer: TunedTrainer, steps: int) -> int:
     """The bytes of main memory for the copy of a checkpoint during training; 0 if no checkpoint is written in
     the background within `steps`."""
     args = trainer.args
@@ -249,7 +249,7 @@ def copied_beside(trainer: TunedTrainer, steps: int) -> int:
     none = strategy == "no" or (strategy == "steps" and every >= steps)
     if none or (strategy == "epoch" and args.max_steps <= 0 and args.num_train_epochs <= 1):
         return 0
-    return sizes(trainer)[1] if in_one_piece(trainer) and not readers(trainer) else 0
+    return sizes(trainer)[1] if written_by_one_process(trainer) and not readers(trainer) else 0
 
 
 @contextlib.contextmanager
@@ -259,7 +259,7 @@ def _removed_at_failure(trainer: TunedTrainer, target: Path, written: Path) -> I
         yield
     except BaseException as error:
         cause = None
-        if isinstance(error, Exception) and not isinstance(error, (RunError, _LeftOut)):
+        if isinstance(error, Exception) and not isinstance(error, (RunError, _Abandoned)):
             cause = cause_of(error, target, trainer)
         if written != target:
             unfinished.discard(written)

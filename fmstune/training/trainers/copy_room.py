@@ -36,7 +36,7 @@ class CopyRoom:
         self._program = max(0, memory.taken() - held - states) if on_cpu else 0
         memory.recent_peak()
 
-    def saw(self, inputs: Any) -> None:
+    def count_batch(self, inputs: Any) -> None:
         """Count the tokens of a batch."""
         if isinstance(inputs, Mapping):
             ids = [value for name, value in inputs.items() if str(name).endswith("input_ids")]
@@ -48,7 +48,7 @@ class CopyRoom:
         own peak: a copy that is freed before the peak of the steps is not part of it."""
         self._measured = max(self._measured, memory.recent_peak() - size)
 
-    def keeps(self, size: int) -> None:
+    def count_pinned(self, size: int) -> None:
         """Record that `size` bytes of a copy's memory stay allocated for the next copy."""
         self._kept = max(self._kept, size)
 

@@ -29,7 +29,7 @@ class GuardedSaving(PrivateHooks):
     """A mixin for a TRL Trainer, before it, that reports why a model could not be written."""
 
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
-        """The Trainer's; `WholeCheckpoints` reports errors of checkpoints."""
+        """The Trainer's; `AtomicCheckpoints` reports errors of checkpoints."""
         this = as_trainer(self)
         try:
             super().store_model(output_dir, at_end=at_end)

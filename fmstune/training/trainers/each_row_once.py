@@ -47,7 +47,7 @@ class Shares:
         return replace(self, own=tuple(rows + batches * self.size for rows in self.own))
 
 
-def dealt(rest: int, processes: int, size: int) -> tuple[int, ...]:
+def rows_of_processes(rest: int, processes: int, size: int) -> tuple[int, ...]:
     """How many rows of the last batch are each process's own, given `rest` remaining rows for all.
 
     accelerate assigns `size` rows to each process in turn (`BatchSamplerShard`), so the fill-up rows come
@@ -115,7 +115,7 @@ def shares_of_last(trainer: TunedTrainer) -> Shares | None:
     if last is None or last.rest >= last.together:
         return None
     size = last.together // args.world_size
-    return Shares(dealt(last.rest, args.world_size, size), args.process_index, size)
+    return Shares(rows_of_processes(last.rest, args.world_size, size), args.process_index, size)
 
 
 @contextlib.contextmanager
@@ -138,7 +138,7 @@ def gather_own(
     rows = torch.tensor(shares.own, device=values.device)
     if values.dim() == 0:
         figures = gather(values)
-        found = torch.where(rows > 0, figures, torch.zeros_like(figures)).as_subclass(FigureOfProcesses)
+        found = torch.where(rows > 0, figures, torch.zeros_like(figures)).as_subclass(MetricPerProcess)
         found.rows = rows
         return found
     kept = [max(own, 1) for own in shares.own]  # see `first_rows`
@@ -149,14 +149,14 @@ def gather_own(
     return torch.cat([part[: each * own] for part, own in zip(parts, shares.own, strict=True)])
 
 
-class FigureOfProcesses(torch.Tensor):
+class MetricPerProcess(torch.Tensor):
     """One metric value per process. TRL adds up sums, and averages means."""
 
     rows: torch.Tensor
 
-    def detach(self) -> FigureOfProcesses:
+    def detach(self) -> MetricPerProcess:
         """The same values."""
-        found: FigureOfProcesses = super().detach().as_subclass(FigureOfProcesses)
+        found: MetricPerProcess = super().detach().as_subclass(MetricPerProcess)
         found.rows = self.rows
         return found
 

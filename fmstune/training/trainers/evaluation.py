@@ -14,7 +14,7 @@ import torch
 
 from fmstune.data.tokens.table import LOSS_WEIGHTS
 from fmstune.training.trainers.loss_weights import of_targets
-from fmstune.training.trl_compat.figures import noted_figures
+from fmstune.training.trl_compat.figures import collected_metrics
 from fmstune.training.trl_compat.head import is_fused
 from fmstune.training.trl_compat.steps import gathered, smooths_labels
 from fmstune.training.tuned_trainer import as_trainer
@@ -100,7 +100,7 @@ class TokenWeightedEvaluation:
         if sums.tokens and name in output.metrics:
             output.metrics[f"{metric_key_prefix}_{BATCH_MEAN}"] = output.metrics[name]
             output.metrics[name] = sums.loss / sums.weight
-            figures = noted_figures(self, "eval")  # TRL logs their mean
+            figures = collected_metrics(self, "eval")  # TRL logs their mean
             figures["entropy"] = [sums.entropy / sums.tokens]
             figures["mean_token_accuracy"] = [sums.right / sums.tokens]
         return output

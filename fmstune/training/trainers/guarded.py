@@ -10,7 +10,7 @@ from fmstune.data.tokens.table import IGNORED
 from fmstune.training.trainers.engine_updates import is_applied, is_engine, searches_scale
 from fmstune.training.trainers.nonfinite import COUNTER
 from fmstune.training.trainers.saved_files import SavesNoSecrets
-from fmstune.training.trl_compat.figures import noted_figures
+from fmstune.training.trl_compat.figures import collected_metrics
 from fmstune.training.trl_compat.steps import scales_loss
 from fmstune.training.tuned_trainer import OfRun, as_trainer
 
@@ -52,7 +52,7 @@ class GuardedTraining(OfRun, SavesNoSecrets):
     ) -> Any:
         """The Trainer's loss, checked."""
         trainer = as_trainer(super())
-        figures = noted_figures(self, "train")
+        figures = collected_metrics(self, "train")
         before = {name: len(values) for name, values in figures.items()}
         answer = trainer.compute_loss(
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch

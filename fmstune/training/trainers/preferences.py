@@ -22,21 +22,21 @@ from fmstune.text import counted
 from fmstune.training.methods.trained import Trained
 from fmstune.training.speed.lm_head import fit_lm_head
 from fmstune.training.trainers.all_rows import EvaluatesAllRows
-from fmstune.training.trainers.checkpoints import WholeCheckpoints
+from fmstune.training.trainers.checkpoints import AtomicCheckpoints
 from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
-from fmstune.training.trl_compat.figures import said_by_trl
-from fmstune.training.trl_compat.loop import AsksOnce
+from fmstune.training.trl_compat.figures import trl_warnings
+from fmstune.training.trl_compat.loop import CachedLookups
 from fmstune.training.tuned_trainer import TunedTrainer
 
 
 class PreferenceTuner(
     TimedTraining,
-    WholeCheckpoints,
+    AtomicCheckpoints,
     SavesAsItWas,
     GuardedSaving,
     RowWeightedEvaluation,
@@ -44,7 +44,7 @@ class PreferenceTuner(
     EachRowOnce,
     EndsWorkers,
     EvaluatesAllRows,
-    AsksOnce,
+    CachedLookups,
 ):
     """Mixins for TRL's preference trainers, like `FineTuner` for sft."""
 
@@ -117,7 +117,7 @@ def build_tuner(
     if method.reference and not alone:
         # TRL would load it again by name, but the demo model has no weights to load.
         more["ref_model"] = _frozen_copy(model)
-    with said_by_trl() as said, refused_by_trl():
+    with trl_warnings() as said, refused_by_trl():
         trainer = trained.tuner(
             model=model,
             args=args,

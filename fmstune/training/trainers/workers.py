@@ -18,14 +18,14 @@ class EndsWorkers:
 
     def get_train_dataloader(self) -> Any:
         """The Trainer's, recorded."""
-        return self._noted(as_trainer(super()).get_train_dataloader())
+        return self._recorded(as_trainer(super()).get_train_dataloader())
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """The Trainer's, recorded."""
         trainer: Any = super()
-        return self._noted(trainer.get_eval_dataloader(eval_dataset))
+        return self._recorded(trainer.get_eval_dataloader(eval_dataset))
 
-    def _noted(self, loader: Any) -> Any:
+    def _recorded(self, loader: Any) -> Any:
         if as_trainer(self).args.dataloader_num_workers:
             self._loaders = (*self._loaders, loader)
         return loader

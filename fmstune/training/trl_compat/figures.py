@@ -18,17 +18,17 @@ from fmstune.training.tuned_trainer import TunedTrainer
 Figures = dict[str, list[Any]]
 
 
-def _noted(trainer: Any) -> dict[str, Figures]:
+def _collected(trainer: Any) -> dict[str, Figures]:
     # Loggers of TRL's stable and experimental trainers.
     found: dict[str, Figures] = getattr(trainer, "_metrics", None) or getattr(trainer, "_stored_metrics", {})
     return found
 
 
-def noted_figures(trainer: Any, stage: str) -> Figures:
+def collected_metrics(trainer: Any, stage: str) -> Figures:
     """The metrics collected since the last log, to be modified in place."""
-    noted = _noted(trainer)
+    collected = _collected(trainer)
     # Experimental trainers create missing entries; a trainer that is still being built has none.
-    return noted[stage] if stage in noted or isinstance(noted, defaultdict) else {}
+    return collected[stage] if stage in collected or isinstance(collected, defaultdict) else {}
 
 
 def tokens_seen(trainer: Any) -> int:
@@ -39,29 +39,29 @@ def tokens_seen(trainer: Any) -> int:
 def count_tokens(trainer: Any, tokens: int) -> None:
     """Count the tokens of a batch, for a TRL trainer that does not."""
     trainer._total_train_tokens = tokens_seen(trainer) + tokens
-    noted_figures(trainer, "train")["num_tokens"] = [float(trainer._total_train_tokens)]  # it is averaged
+    collected_metrics(trainer, "train")["num_tokens"] = [float(trainer._total_train_tokens)]  # it is averaged
 
 
 @contextlib.contextmanager
-def figures_restored(trainer: TunedTrainer) -> Iterator[None]:
+def metrics_restored(trainer: TunedTrainer) -> Iterator[None]:
     """Discard the metrics and token counts of batches within this context."""
     this: Any = trainer
-    noted = {stage: dict(values) for stage, values in _noted(this).items()}
+    collected = {stage: dict(values) for stage, values in _collected(this).items()}
     tokens = tokens_seen(this)
     try:
         yield
     finally:
         this._total_train_tokens = tokens
-        for stage, values in _noted(this).items():
+        for stage, values in _collected(this).items():
             values.clear()
-            values.update(noted.get(stage, {}))
+            values.update(collected.get(stage, {}))
 
 
 _RANK = re.compile(r"^\[RANK \d+\] ")
 
 
 @contextlib.contextmanager
-def said_by_trl() -> Iterator[list[str]]:
+def trl_warnings() -> Iterator[list[str]]:
     """Turn off progress bars, and collect TRL's warnings instead of printing them. TRL bypasses `warnings`,
     and transformers' `disable_progress_bars` does not cover plain tqdm."""
     said: list[str] = []

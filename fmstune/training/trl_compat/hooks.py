@@ -26,11 +26,11 @@ class PrivateHooks:
         _trainer(super())._save(output_dir, state_dict)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The Trainer's. It says by a private keyword that it is its own call, of a checkpoint."""
+        """The Trainer's. Its private keyword is true when it calls this itself, for a checkpoint."""
         self.store_model(output_dir, at_end=not _internal_call)
 
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
-        """Save the model: of a checkpoint, or `at_end` of the run. With FSDP's sharded `state_dict_type`, the
+        """Save the model, for a checkpoint or `at_end` of the run. With FSDP's sharded `state_dict_type`, the
         Trainer would save nothing at the end."""
         plugin = getattr(_trainer(self).accelerator.state, "fsdp_plugin", None)
         if at_end and plugin is not None:
@@ -38,30 +38,31 @@ class PrivateHooks:
         _trainer(super()).save_model(output_dir, _internal_call=not at_end)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        self.steps_are_over()
+        self.steps_finished()
         return _trainer(super())._finalize_training(*args, **kwargs)
 
-    def steps_are_over(self) -> None:
-        """The last step is made, and the best checkpoint is not loaded yet, nor are others removed: no
-        callback is called then."""
+    def steps_finished(self) -> None:
+        """Called after the last step, before the best checkpoint is loaded and others are removed. No
+        callback is called at that point."""
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         return self.gradient_norm(model, grad_norm)
 
     def gradient_norm(self, model: Any, grad_norm: Any) -> Any:
-        """The norm of the clipped gradient, the last that happens before the optimizer's step with the norm
-        known. `on_pre_optimizer_step` does not get the norm, and cannot leave it out of the log."""
+        """The norm of the gradient, after clipping and right before the optimizer's step.
+        `on_pre_optimizer_step` does not get the norm, and cannot leave it out of the log."""
         return _trainer(super())._get_grad_norm(model, grad_norm=grad_norm)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         self.report_loaded(load_result)
 
     def report_loaded(self, load_result: Any) -> None:
-        """Warn of weights that a checkpoint lacks or has too many of, which nothing public filters."""
+        """Warn of missing and unexpected weights in a checkpoint. No public option filters them."""
         _trainer(super())._issue_warnings_after_load(load_result)
 
     def _load_callback_state(self) -> None:
-        # It makes new callbacks of what a checkpoint has of them, which one that knows its trainer cannot be.
+        # It creates callbacks anew from their saved state, which is impossible for one that holds its
+        # trainer.
         trainer = _trainer(self)
         known = trainer.state.stateful_callbacks
         own = {type(each).__name__ for each in trainer.callback_handler.callbacks if hasattr(each, "resumes")}
@@ -77,16 +78,16 @@ class PrivateHooks:
         )
 
     def prepare_rows(self, rows: Any, args: Any, packing: bool, prepared: Callable[[Any], Any]) -> Any:
-        """The rows as the trainer takes them, by its arguments `args`; `prepared` makes what TRL does.
-        `skip_prepare_dataset` is sft's alone, and then there is no packing."""
+        """The rows in the form that the trainer expects for its arguments `args`; `prepared` returns TRL's
+        own result. Only sft has `skip_prepare_dataset`, which also skips packing."""
         return prepared(rows)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
         return self.count_items(batch_samples, device)
 
     def count_items(self, batches: list[Any], device: Any) -> Any:
-        """The number of trained tokens in the batches of an update. `get_batch_samples`, which is public, has
-        put the batches together by then, and moves none of them."""
+        """The number of trained tokens in the batches of an update. The public `get_batch_samples` calls
+        this once it has collected them; they are not on the device yet."""
         return _trainer(super())._get_num_items_in_batch(batches, device)
 
     def _set_signature_columns_if_needed(self) -> None:

@@ -12,27 +12,27 @@ import transformers.trainer
 
 from fmstune.training.tuned_trainer import as_trainer
 
-_ASKED: tuple[tuple[Any, str], ...] = (
+_LOOKUPS: tuple[tuple[Any, str], ...] = (
     (accelerate.optimizer, "is_lomo_available"),
     (transformers.trainer, "is_sagemaker_mp_enabled"),
 )
 
 
 @contextlib.contextmanager
-def asked_once() -> Iterator[None]:
+def cached_lookups() -> Iterator[None]:
     """Cache, within this context, whether optional packages are available. Otherwise the libraries search
     `sys.path` for LOMO twice per step (0.35 ms) and parse SageMaker's variables; no setting prevents it."""
-    given = [getattr(module, name) for module, name in _ASKED]
+    originals = [getattr(module, name) for module, name in _LOOKUPS]
     try:
-        for (module, name), ask in zip(_ASKED, given, strict=True):
-            setattr(module, name, functools.cache(ask))
+        for (module, name), lookup in zip(_LOOKUPS, originals, strict=True):
+            setattr(module, name, functools.cache(lookup))
         yield
     finally:
-        for (module, name), ask in zip(_ASKED, given, strict=True):
-            setattr(module, name, ask)
+        for (module, name), lookup in zip(_LOOKUPS, originals, strict=True):
+            setattr(module, name, lookup)
 
 
-class AsksOnce:
+class CachedLookups:
     """A mixin for a TRL Trainer, before it.
 
     The walks over all modules at each step (`model.train`, `model.zero_grad`: 0.5 ms for the demo) stay:
@@ -40,11 +40,11 @@ class AsksOnce:
     """
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's."""
+        """The Trainer's, with cached lookups."""
         this = as_trainer(self)
         if this.is_deepspeed_enabled:
             # The Trainer tells accelerate 1, as it accumulates itself. accelerate then takes DeepSpeed's
-            # number, with a warning about a mismatch that nobody can act on.
+            # number, with a warning about a mismatch that no user can act on.
             this.accelerator.gradient_accumulation_steps = this.args.gradient_accumulation_steps
-        with asked_once():
+        with cached_lookups():
             return as_trainer(super()).train(*args, **kwargs)

@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Meanwhile:
-    """Work for a thread during the next copy."""
+    """Work that a thread does during the next copy."""
 
     def __init__(self) -> None:
         self._work: list[Callable[[], Any]] = []
@@ -58,6 +58,6 @@ class Meanwhile:
             each.result()
 
     def finish(self) -> None:
-        """Do the remaining work now: no copy came."""
+        """Do the remaining work now, as there was no copy."""
         while self._work:
             self._work.pop(0)()

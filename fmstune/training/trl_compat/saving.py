@@ -141,7 +141,7 @@ def large_files_later(
             if threading.get_ident() != thread:
                 return None
             copy = _copied(value, known)
-        except _NotPlain:
+        except _NotCopyable:
             return None
         except MemoryError:
             known.clear()  # the rest of the partial copy is freed only with its frames
@@ -159,16 +159,16 @@ def large_files_later(
         def write(tensors: Any) -> None:
             safetensors.torch.save_file(tensors, filename, metadata=metadata)
 
-        put_off(copied(dict(tensors)), tensors, write)
+        defer(copied(dict(tensors)), tensors, write)
 
     def save(value: Any, f: Any, *args: Any, **kwargs: Any) -> None:
         def write(value: Any) -> None:
             given[-1](value, f, *args, **kwargs)
 
         plain = isinstance(f, str) and not args and not kwargs and _is_large(value)
-        put_off(copied(value) if plain else None, value, write)
+        defer(copied(value) if plain else None, value, write)
 
-    def put_off(
+    def defer(
         found: tuple[Any, Mapping[int, torch.Tensor]] | None, value: Any, write: Callable[[Any], None]
     ) -> None:
         if found is None:
@@ -211,7 +211,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(each)
 
 
-class _NotPlain(Exception):
+class _NotCopyable(Exception):
     """An object is not copied: it holds something else than tensors and values in plain containers."""
 
 
@@ -221,8 +221,8 @@ _Known = dict[int, tuple[Any, Any]]
 
 def _copied(value: Any, known: _Known) -> Any:
     """A copy of everything in plain containers in main memory; `_fill` copies the tensors' values. Raises
-    `_NotPlain` for anything else, such as tensor subclasses or views of a storage, which `torch.save` writes
-    as such, and `MemoryError`."""
+    `_NotCopyable` for anything else, such as tensor subclasses or views of a storage, which `torch.save`
+    writes as such, and `MemoryError`."""
     kind = type(value)
     if value is None or kind in (bool, int, float, str, torch.dtype):
         return value
@@ -235,7 +235,7 @@ def _copied(value: Any, known: _Known) -> Any:
     elif kind is torch.Tensor and value.layout == torch.strided:
         made = _copied_tensor(value, known)
     else:
-        raise _NotPlain(kind)
+        raise _NotCopyable(kind)
     known[id(value)] = value, made  # keeps the value alive, as another could get its id
     return made
 
@@ -252,7 +252,7 @@ def _copied_tensor(value: torch.Tensor, known: _Known) -> torch.Tensor:
     place = -storage.data_ptr()
     whole = storage.nbytes() == value.numel() * value.element_size()
     if value.is_meta or value.requires_grad or not whole or (place and place in known):
-        raise _NotPlain(value)
+        raise _NotCopyable(value)
     made = _empty_copy(value)
     known[place] = storage, made
     return made
