@@ -19,8 +19,8 @@ from fmstune.errors import Interrupted
 from fmstune.launch import rank as ranks
 from fmstune.launch import signals
 from fmstune.launch.rank import leaving_in_order
-from tests.support.commands import fmstune, start
-from tests.support.ranks import CALLBACKS, CURSED, TWO, gone, pids, together, with_callback
+from tests.support.commands import ROOT, fmstune, start
+from tests.support.ranks import CALLBACKS, CURSED, TWO, gone, pids, slow_rank, together, with_callback
 from tests.support.waiting import wait_for
 
 
@@ -159,26 +159,32 @@ def test_without_a_group_there_is_nothing_to_leave() -> None:
 
 def test_a_second_signal_is_not_sent_before_the_first_is_handled() -> None:
     """The kernel merges two pending signals of the same kind."""
-    code = (
-        "import signal, sys, time\n"
-        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
-        "came = []\n"
-        "signal.signal(signal.SIGINT, lambda *args: came.append(1))\n"
-        "print('ready', flush=True)\n"
-        "sys.stdin.readline()\n"
-        "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])\n"
-        "while len(came) < 2: time.sleep(0.01)\n"
-    )
-    slow = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert slow.stdin is not None
-    assert slow.stdout is not None
-    slow.stdout.readline()
-    slow.send_signal(signal.SIGINT)
-    timer = threading.Timer(0.2, lambda: slow.communicate("\n"))
-    timer.start()
-    signals._wait_until_taken(signal.SIGINT, [psutil.Process(slow.pid)])
-    slow.send_signal(signal.SIGINT)
-    timer.join()
-    assert slow.wait() == 0
+    with slow_rank() as rank:
+        rank.send_signal(signal.SIGINT)
+        timer = threading.Timer(0.2, lambda: rank.communicate("\n"))
+        timer.start()
+        signals._wait_until_taken(signal.SIGINT, [psutil.Process(rank.pid)])
+        rank.send_signal(signal.SIGINT)
+        timer.join()
+    assert rank.returncode == 0
+
+
+LAUNCHER = """
+import contextlib, signal
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from fmstune.launch.signals import listen
+from tests.support.ranks import slow_rank
+rank = slow_rank()
+listen()
+with contextlib.suppress(SignalException):
+    signal.raise_signal(signal.SIGINT)
+signal.raise_signal(signal.SIGINT)
+rank.send_signal(signal.SIGINT)  # torchrun's loop reaches the rank only now
+rank.communicate("\\n")
+"""
+
+
+def test_a_second_signal_does_not_overtake_the_first() -> None:
+    """It may arrive while torchrun passes on the first, rank by rank."""
+    done = subprocess.run([sys.executable, "-c", LAUNCHER], cwd=ROOT, timeout=200)
+    assert done.returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,3 +106,27 @@ def gone(processes: list[int]) -> bool:
         with contextlib.suppress(psutil.NoSuchProcess):
             running.append(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return not any(running)
+
+
+RANK = """
+import os, signal, sys, time
+launcher = os.getppid()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+came = []
+signal.signal(signal.SIGINT, lambda *args: came.append(1))
+print("ready", flush=True)
+sys.stdin.readline()
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+while len(came) < 2 and os.getppid() == launcher: time.sleep(0.01)
+sys.exit(len(came) < 2)
+"""
+"""Exits with 0 after two signals, which it handles once it has read a line."""
+
+
+def slow_rank() -> subprocess.Popen[str]:
+    rank = subprocess.Popen(
+        [sys.executable, "-c", RANK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert rank.stdout is not None
+    assert rank.stdout.readline() == "ready\n"
+    return rank
