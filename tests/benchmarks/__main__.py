@@ -1,8 +1,8 @@
 """All benchmarks, one after another: `python -m tests.benchmarks [--model DIR] [--only NAME]… [--readme]`.
 
-Prints what each says, under the machine and the versions; with `--readme` that is put below the table in
-README's section on speed, or in place of what was there. For wall-clock ratios the machine must have nothing
-else to do: how busy it was is written down too.
+Prints the results, preceded by the machine and the versions; `--readme` also puts them below the table in
+README's section on speed, replacing earlier ones. For wall-clock ratios the machine must be idle: its load is
+recorded too.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "transformers", "trl", "tokenizers", "datasets")
 WITH_MODEL = ("evaluation", "preparing_chats", "train_speed")
-"""Those whose first argument is a model."""
+"""Benchmarks whose first argument is a model."""
 NEXT = "Threads are as many as the process may use"
-"""The paragraph below README's table."""
+"""How the paragraph below README's table begins."""
 BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
 
 
 def machine() -> str:
-    """What it was measured on and with."""
+    """The hardware and the versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -42,7 +42,7 @@ def scripts() -> list[str]:
 
 
 def measured(name: str, model: str | None) -> str:
-    """What one benchmark prints; its error, if it fails: the others go on."""
+    """The output of one benchmark, or its error: the others continue."""
     arguments = [model] if model and name in WITH_MODEL else []
     done = subprocess.run(
         [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments],
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def put_in(readme: str, text: str) -> str:
-    """README with these results below its table, or in place of those that were there."""
+    """README with these results below its table, replacing earlier ones."""
     block = f"{BEGIN}\n```\n{text}\n```\n{END}"
     before, there, rest = readme.partition(BEGIN)
     if there:

@@ -1,5 +1,5 @@
-"""Steps of a training beside busy processes, and on an idle machine: fmstune's own choice of threads against
-other settings of OpenMP, interleaved.
+"""Training steps next to busy processes, and on an idle machine: fmstune's own choice of threads against
+other OpenMP settings, interleaved.
 
     python tests/benchmarks/busy_machine.py [--model DIR] [--steps 15] [--rounds 3] [--busy 4]
 """
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 SETTINGS = {
     "fmstune's choice": {},
-    # What libgomp does where nothing is set.
+    # libgomp's behaviour without settings.
     "OpenMP's default": {"GOMP_SPINCOUNT": "300000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
@@ -27,7 +27,7 @@ _VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCK
 
 @contextlib.contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """Processes that do nothing else than count."""
+    """Processes that only count."""
     counting = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
     try:
         yield
@@ -38,7 +38,7 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def seconds(model: str, steps: int, setting: dict[str, str]) -> float:
-    """What the steps of one run took."""
+    """The seconds that the steps of one run took."""
     environment = {name: value for name, value in os.environ.items() if name not in _VARIABLES} | setting
     with tempfile.TemporaryDirectory() as folder:
         command = [

@@ -1,7 +1,7 @@
-"""How long the training stands still for a checkpoint, against a bare copy of what it holds and against
-writing it in the training's path as transformers does: `python -m tests.benchmarks.checkpoint_stall [MODEL]`.
+"""How long training stalls for a checkpoint, against a bare copy of its content and against writing it
+synchronously as transformers does: `python -m tests.benchmarks.checkpoint_stall [MODEL]`.
 
-At each checkpoint of one run the three are done one after another. Without MODEL, the demo's is used.
+At each checkpoint of one run the three are measured one after another. Without MODEL, the demo's is used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fmstune.run.run import run
 from fmstune.training.methods.sft import FineTuner
 
 WARM = 1
-"""Checkpoints before the first one that counts."""
+"""Checkpoints before the first one that is measured."""
 taken: dict[str, list[float]] = {"copy": [], "transformers": [], "fmstune": [], "writing": []}
 
 
@@ -44,7 +44,7 @@ def _finish_kernels() -> None:
 
 
 def copied(trainer: Any) -> None:
-    """The weights that are saved and the optimizer's states, each into main memory of its own."""
+    """Copies of the saved weights and the optimizer state in main memory."""
     states = trainer.optimizer.state_dict()["state"].values()
     weights = [weight.detach() for weight in trainer.model.parameters() if weight.requires_grad]
     _ = [torch.empty_like(each, device="cpu").copy_(each) for each in weights]
@@ -52,7 +52,7 @@ def copied(trainer: Any) -> None:
 
 
 class Measured(FineTuner):
-    """Its checkpoints, but for the last one, beside which nothing goes on."""
+    """Measures each checkpoint except the last one, during which no training continues."""
 
     def write_checkpoint(self, model: Any, trial: Any) -> None:
         if self.state.global_step >= self.state.max_steps:

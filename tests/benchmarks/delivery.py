@@ -1,9 +1,9 @@
 """Delivering a run to each tracker, against a bare loop on its SDK.
 
-`python -m tests.benchmarks.delivery [N] [TRACKER]…`: N events of four metrics (10,000, or as given) are
-delivered from a journal as a shipper does it, and logged by a loop on the fastest call that the SDK has for
-them, in processes of their own, in turns. Printed are the medians of the seconds of the processor, without
-the import of the SDK, and the most memory that a process had. `reader` is the journal read alone.
+`python -m tests.benchmarks.delivery [N] [TRACKER]…`: N events of four metrics (default 10,000) are delivered
+from a journal as a shipper does it, and logged by a loop with the SDK's fastest call for them, in separate
+processes, interleaved. Printed are the median CPU seconds, without the import of the SDK, and the peak memory
+of a process. `reader` only reads the journal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fmstune.trackers.registry import get_tracker
 
 EVENTS, TURNS = 10_000, 3
 LONG = 100_000
-"""From this many events on, one turn is enough."""
+"""With this many events or more, one turn is enough."""
 OPTIONS = {
     "aim": {"repo": "aim"},
     "mlflow": {"tracking_uri": "sqlite:///mlflow.db"},
@@ -39,7 +39,7 @@ OPTIONS = {
     "file": {"path": "events.jsonl"},
 }
 _BATCH, _ROWS = 1000, 5000
-"""Metrics of a batch, of which MLflow takes no more, and rows."""
+"""Metrics per batch, which is MLflow's maximum, and rows."""
 
 
 def logged(events: int) -> Iterator[tuple[int, dict[str, float]]]:
@@ -50,7 +50,7 @@ def logged(events: int) -> Iterator[tuple[int, dict[str, float]]]:
 
 
 def bare_aim(events: int) -> None:
-    """Aim's `track`, which takes a mapping of metrics."""
+    """Aim's `track`, which accepts a mapping of metrics."""
     from aim import Run
 
     run = Run(repo="aim", system_tracking_interval=None, log_system_params=False)
@@ -76,7 +76,7 @@ def bare_mlflow(events: int) -> None:
 
 
 def bare_tensorboard(events: int) -> None:
-    """TensorBoard's writer of records, with an event a step; torch's `add_scalars` makes one a metric."""
+    """TensorBoard's record writer, with one event per step; torch's `add_scalars` creates one per metric."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
@@ -91,7 +91,7 @@ def bare_tensorboard(events: int) -> None:
 
 
 def bare_trackio(events: int) -> None:
-    """trackio's `bulk_log`, of rows as transformers' integration has them; its `log` is a queue before it."""
+    """trackio's `bulk_log`, with rows as in transformers' integration; its `log` queues them first."""
     from trackio.sqlite_storage import SQLiteStorage
 
     rows, steps = list[dict[str, float]](), list[int]()
@@ -105,7 +105,7 @@ def bare_trackio(events: int) -> None:
 
 
 def bare_file(events: int) -> None:
-    """A line of JSON for each step."""
+    """One JSON line per step."""
     with Path("events.jsonl").open("w", encoding="utf-8") as file:
         for step, values in logged(events):
             line = {
@@ -128,7 +128,7 @@ BARE: dict[str, Callable[[int], None]] = {
 
 
 def write_journal(directory: Path, events: int) -> Path:
-    """The journal of a run that has logged so many events."""
+    """The journal of a run that logged so many events."""
     path = directory / TRACKING_DIR / JOURNAL_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     journal = JournalWriter(path, Header("benchmark", "benchmark", time.time(), str(directory)))
@@ -141,14 +141,14 @@ def write_journal(directory: Path, events: int) -> Path:
 
 
 def ours(name: str, directory: Path) -> None:
-    """What a shipper does, but for its supervisor."""
+    """What a shipper does, without its supervisor."""
     tracker = get_tracker(name, **OPTIONS[name])
     delivery = Delivery(directory, tracker, Ledger(name))
     assert delivery.run(lambda: True).state == "complete"
 
 
 def turn(who: str, name: str, run: Path) -> None:
-    """One delivery, or loop, in this process; the seconds, those of the processor, and its memory."""
+    """One delivery, or loop, in this process; its wall-clock seconds, CPU seconds and memory."""
     events = (
         sum(1 for _ in JournalReader(run / TRACKING_DIR / JOURNAL_NAME)) - 1 if who == "ours" else int(who)
     )
@@ -167,7 +167,7 @@ def turn(who: str, name: str, run: Path) -> None:
 
 
 def measured(who: str, name: str, run: Path) -> list[float]:
-    """`turn` in a process and a folder of its own, with the journal in it."""
+    """`turn` in a process and a folder of its own, which contains the journal."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "run" / TRACKING_DIR
         copy.mkdir(parents=True)

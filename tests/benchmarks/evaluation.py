@@ -1,9 +1,9 @@
-"""An evaluation against TRL's own command, and answers of several prompts against one at a time by
+"""An eval against TRL's own command, and answers to several prompts in a batch against one at a time with
 transformers: `python -m tests.benchmarks.evaluation [MODEL] [--rows N] [--rounds N]`.
 
-Both commands take two steps and evaluate after each, on the same held-out rows of 60 to 210 tokens, eight at
-once; the seconds are the ones that they report, the losses those before and after. The prompts are answered
-with 48 tokens each, by the model as it is. Without MODEL, the demo's is used.
+Both commands train two steps and evaluate after each, on the same held-out rows of 60 to 210 tokens, in
+batches of eight; the seconds are those that they report, the losses those before and after. The prompts are
+answered with 48 tokens each, by the untrained model. Without MODEL, the demo's is used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COMMON = {
 }  # fmt: skip
 PROMPTS, TOKENS = 8, 48
 Evaluated = tuple[list[float], list[float]]
-"""The seconds of each evaluation, and the losses."""
+"""The seconds of each eval, and the losses."""
 
 
 def ours(folder: Path, model: str) -> Evaluated:
@@ -84,9 +84,9 @@ def run(command: list[str], folder: Path, **variables: str) -> str:
 
 
 def answered(model: Any, tokenizer: Any, rounds: int) -> tuple[float, float]:
-    """The seconds for all prompts together, and one after another."""
+    """The seconds for all prompts in a batch, and one after another."""
     prompts = [f"{text} " * 3 for text in ("one", "two", "three", "four", "five", "six", "seven", "eight")]
-    model.generation_config.min_new_tokens = TOKENS  # as many for both
+    model.generation_config.min_new_tokens = TOKENS  # equally many for both
     together, alone = [], []
     for _ in range(rounds):
         began = time.perf_counter()

@@ -1,8 +1,8 @@
-"""What one log event costs the training thread: `python -m tests.benchmarks.event_cost`.
+"""The cost of one log event in the training thread: `python -m tests.benchmarks.event_cost`.
 
-A run with five trackers attached (Aim, W&B offline, MLflow, TensorBoard and trackio, all on this machine) is
-compared with writing the bare JSON line to a file, in turns in one process, each first as often as the other.
-The events come with pauses, as a training's do, so that the shippers work meanwhile.
+A run with five trackers attached (Aim, W&B offline, MLflow, TensorBoard and trackio, all local) is compared
+with writing the bare JSON line to a file, interleaved in one process, each first equally often. There are
+pauses between events, as in a training, during which the shippers work.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAUSE = 0.002
 
 
 def five_trackers(folder: str) -> dict[str, dict[str, str]]:
-    """Five trackers that keep what they are given below a folder, with their options."""
+    """Five trackers that store events below a folder, with their options."""
     os.environ["TRACKIO_DIR"] = f"{folder}/trackio"
     return {
         "aim": {"repo": folder},
@@ -44,7 +44,7 @@ def five_trackers(folder: str) -> dict[str, dict[str, str]]:
 
 
 def write_line(file: IO[str], line: Mapping[str, Any]) -> None:
-    """What a training would do that has no tracker."""
+    """What a training without a tracker would do."""
     file.write(json.dumps(line) + "\n")
 
 

@@ -1,8 +1,8 @@
-"""Looking at a long journal, against pandas: `python -m tests.benchmarks.journal_reads [LINES [TURNS]]`.
+"""Reading a long journal, against pandas: `python -m tests.benchmarks.journal_reads [LINES [TURNS]]`.
 
-`runs show`, `runs plot` and `runs export` of a run with so many lines of four metrics (200,000, or as given),
-each in a process of its own, in turns with `pandas.read_json(lines=True)` of the same file, which only reads.
-Printed are the seconds of the processor, start included, the ratios, and the most memory that each had.
+`runs show`, `runs plot` and `runs export` of a run with so many lines of four metrics (default 200,000), each
+in its own process, interleaved with `pandas.read_json(lines=True)` of the same file, which only reads it.
+Printed are the CPU seconds including startup, the ratios, and the peak memory of each.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write_journal(path: Path, lines: int) -> None:
 
 
 def measured(command: list[str]) -> tuple[float, float, float]:
-    """The seconds of the processor and of the clock that a process takes, and its memory in MB."""
+    """The CPU seconds and wall-clock seconds of a process, and its memory in MB."""
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     _, status, usage = os.wait4(process.pid, 0)

@@ -1,10 +1,10 @@
 """Preparing chats against TRL's own preparation: `python -m tests.benchmarks.preparing_chats [MODEL] [ROWS]`.
 
-Both get the same file of conversations of two turns, read it, and make token ids and labels of it, each in a
-fresh process, in turns; what importing takes does not count. The rows have few different words, which is
-where looking up words pays most. TRL is given one process and as many as there
-are processors (`dataset_num_proc`), and the better of them is its figure. Wall-clock times mean something
-only where the machine has nothing else to do: the CPU seconds, children's included, are printed beside them.
+Both read the same file of two-turn conversations, and create token ids and labels, each in a new process,
+interleaved; imports are not counted. The rows have few distinct words, which favours looking up words. TRL is
+run with one process and with as many as there are processors (`dataset_num_proc`), and the better result
+counts. Wall-clock times are only meaningful on an idle machine: CPU seconds, children included, are printed
+next to them.
 """
 
 from __future__ import annotations

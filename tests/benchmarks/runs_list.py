@@ -1,4 +1,4 @@
-"""What it takes to list 10,000 runs, and to read a journal of a million lines:
+"""The time to list 10,000 runs, and to read a journal of a million lines:
 `python -m tests.benchmarks.runs_list [RUNS] [LINES]`.
 
 Each is compared with a bare scan in the same process: `json.loads` of every line of the same journals.
@@ -24,7 +24,7 @@ from tests.support.made_runs import make_run
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """The CPU time of one call, without what it prints."""
+    """The CPU time of one call, whose output is discarded."""
     shown, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115
     began = time.process_time()
     try:
@@ -54,7 +54,7 @@ def main() -> None:
             make_run(
                 runs / f"run-{number:05}", losses, params={"n": number}, settings=settings, eval_loss=1.0
             )
-        time.sleep(2.1)  # journals that have just been written are not kept
+        time.sleep(2.1)  # journals that have just been written are not cached
         bare = seconds(lambda: scan(runs))
         first = seconds(lambda: list_([runs]))
         again = seconds(lambda: list_([runs]))

@@ -1,8 +1,8 @@
-"""What the resource scanner costs: `python tests/benchmarks/scanner_cost.py`.
+"""The cost of the resource scanner: `python tests/benchmarks/scanner_cost.py`.
 
-Of the training thread: a step of a Trainer that does nothing, with the clock of phases and without, in turns,
-and the record that is made at a log. Of the scanner's own thread: a sample of the machine, made every ten
-seconds. All are CPU times of the thread, which other programs on the machine do not disturb much.
+In the training thread: a step of a Trainer that does nothing, with and without the clock of phases,
+interleaved, and the record created at a log. In the scanner's own thread: a sample of the machine, taken
+every ten seconds. All are CPU times of the thread, which other programs on the machine hardly affect.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ ROUNDS, STEPS, SAMPLES = 20, 500, 100
 
 
 class Bare:
-    """The calls of a Trainer in a step with one batch, doing nothing."""
+    """The calls of a Trainer in a step with one batch, without any work."""
 
     args = SimpleNamespace(device=torch.device("cpu"), per_device_train_batch_size=8, world_size=1)
     accelerator = SimpleNamespace(gradient_state=SimpleNamespace(sync_gradients=True))
-    # As a batch without padding is, in which the rows are counted by their positions.
+    # Like a padding-free batch, in which rows are counted by their positions.
     batch: ClassVar[dict[str, torch.Tensor]] = {
         "input_ids": torch.zeros(1, 240, dtype=torch.int64),
         "position_ids": torch.arange(240)[None] % 30,

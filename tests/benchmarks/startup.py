@@ -1,9 +1,9 @@
-"""How long the commands take that should take no time, and a training to its first step:
+"""The startup time of commands that should be instant, and of a training up to its first step:
 `python tests/benchmarks/startup.py`.
 
-Prints CPU seconds (the least of several runs, which other programs on the machine do not disturb) and the
+Prints CPU seconds (the minimum of several runs, which other programs on the machine hardly affect) and the
 ratio to `python -c "import typer, rich"`, which any command line built on them has to pay; that of the
-training is to the import of torch and TRL's trainer alone.
+training is relative to only importing torch and TRL's trainer.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def main() -> None:
 
 
 def show(commands: dict[str, list[str]], runs: int) -> None:
-    """The time of each, and its ratio to that of the first."""
-    # In turns, so that a busy minute of the machine meets all of them alike.
+    """Print the time of each, and its ratio to that of the first."""
+    # Interleaved, so that load on the machine affects all of them alike.
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(runs):
         for name, command in commands.items():

@@ -1,9 +1,9 @@
-"""What five trackers cost each step of a training: `python -m tests.benchmarks.tracked_steps [MODEL]`.
+"""The cost of five trackers per training step: `python -m tests.benchmarks.tracked_steps [MODEL]`.
 
 The demo, or a training of MODEL, is run with five trackers (Aim, W&B offline, MLflow, TensorBoard, trackio)
-and with none, in turns, and logs at each step. Printed are the median and the mean times of a step and their
-ratios (a mean has the opening of the trackers' runs in it, and all else that the machine does meanwhile), the
-seconds of the processor that the shippers took beside it, and whether the weights are the same bits.
+and with none, interleaved, and logs at each step. Printed are the median and mean times of a step and their
+ratios (the mean includes opening the trackers' runs, and any other load on the machine), the CPU seconds of
+the shippers, and whether the weights are bitwise equal.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tests.benchmarks.event_cost import five_trackers
 
 TURNS, STEPS, STEPS_OF_MODEL = 4, 300, 12
 _FIRST = 3
-"""Steps that are left out: what is done once is none of a step's."""
+"""Steps that are not measured: one-time work belongs to no step."""
 
 
 def trained(run: Path, model: list[str], trackers: list[str]) -> tuple[float, float, float, str]:
-    """The median and the mean time of a step, the seconds of all processors, and what the weights hash to."""
+    """The median and mean time of a step, the CPU seconds of all processes, and a hash of the weights."""
     steps = STEPS_OF_MODEL if model else STEPS
     settings = {"training.max_steps": steps, "training.logging_steps": 1, "training.save_strategy": "no"}
     command = [sys.executable, "-m", "fmstune", "train", "--output-dir", str(run), *model, *trackers]

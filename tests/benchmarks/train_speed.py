@@ -1,13 +1,13 @@
-"""Steps against TRL's own command and a bare padded PyTorch loop:
-`python -m tests.benchmarks.train_speed [MODEL] [--rows long] [--peers bare,fused,trl,checkpointed]`; with
-`--way lora` and `--way dpo` against TRL only.
+"""Training steps against TRL's own command and a bare padded PyTorch loop: `python -m
+tests.benchmarks.train_speed [MODEL] [--rows long] [--peers bare,fused,trl,checkpointed]`; with `--way lora`
+and `--way dpo` only against TRL.
 
-`fmstune train` and each peer tune the same model on the same rows in the same order with the same settings,
-in short runs by turns, so that what else the machine does meets all of them. Of each step after the first
-ones, of which the shapes are new, the wall-clock time (median) and the CPU time of the command and its
-children (mean) are printed, and how far the losses are apart. Without MODEL, the demo's is used. Short rows
-are of 20 to 30 tokens, eight at once; long ones of 60 to 210, most of them trained, four at once. Two rounds
-of `fmstune` and `fused` on SmolLM2 take about two minutes.
+`fmstune train` and each peer train the same model on the same rows in the same order with the same settings,
+in short interleaved runs, so that other load on the machine affects all of them. For each step after the
+first ones, whose shapes are new, the wall-clock time (median) and the CPU time of the command and its
+children (mean) are printed, and the difference of the losses. Without MODEL, the demo's is used. Short rows
+have 20 to 30 tokens, in batches of eight; long ones 60 to 210, most of them trained, in batches of four. Two
+rounds of `fmstune` and `fused` on SmolLM2 take about two minutes.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ WAYS = {
     ),
     "dpo": ("dpo", (), ()),
 }  # fmt: skip
-"""The method, and what is added to the commands of fmstune and TRL."""
+"""The method, and the arguments added to the commands of fmstune and TRL."""
 
 
 def write_rows(path: Path, *, long: bool, pairs: bool = False) -> None:
-    """The demo's single exchanges as prompt and completion, or several in one, in plain text: of a chat, TRL
-    would learn what the template writes after the answer's end token as well. With `pairs`, each answer is
-    preferred to that of another question."""
+    """The demo's single exchanges as prompt and completion, or several in one, as plain text: of a chat, TRL
+    would also train on what the template writes after the end token of the answer. With `pairs`, each answer
+    is preferred over that to another question."""
     chance = random.Random(0)
     exchanges = []
     for line in demo.data_file("train").read_text().splitlines():
@@ -78,7 +78,7 @@ def write_rows(path: Path, *, long: bool, pairs: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """The wall-clock and CPU seconds of each step that counts, and the loss of every step."""
+    """The wall-clock and CPU seconds of each measured step, and the loss of every step."""
 
     wall: list[float]
     cpu: list[float]
@@ -86,7 +86,7 @@ class Run:
 
 
 def stepped(command: list[str], folder: Path, sign: str, skip: int, **variables: str) -> Run:
-    """A command that prints a line for each step, in which `sign` finds the loss. Ends the benchmark when
+    """Run a command that prints a line for each step, in which `sign` matches the loss. Ends the benchmark if
     it fails."""
     environment = {
         **variables, **os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -114,7 +114,7 @@ def stepped(command: list[str], folder: Path, sign: str, skip: int, **variables:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """Those of a process and of all that it started."""
+    """The CPU seconds of a process and of everything that it started."""
     taken = 0.0
     for each in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
@@ -149,7 +149,7 @@ def ours(folder: Path, model: str, steps: int, batch: int, skip: int, way: str) 
 
 
 def trl(folder: Path, model: str, steps: int, batch: int, skip: int, way: str, *extra: str) -> Run:
-    """With all threads: by itself, `accelerate launch`, which it starts, has it train with one."""
+    """With all threads: the default of `accelerate launch`, which TRL's command starts, is one."""
     method, _, added = WAYS[way]
     command = [
         str(BIN / "trl"), method, "--model_name_or_path", model, "--dataset_name", "rows",
@@ -163,7 +163,7 @@ def trl(folder: Path, model: str, steps: int, batch: int, skip: int, way: str, *
 
 
 def bare(folder: Path, model: str, steps: int, batch: int, skip: int, way: str, *extra: str) -> Run:
-    """Its threads wait as fmstune's do. It trains all weights, on answers."""
+    """Its threads wait like fmstune's. It trains all weights, on answers only."""
     assert way == "full"
     numbers = {"steps": steps, "batch": batch, "rate": RATE, "length": LENGTH}
     given = [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
@@ -226,7 +226,7 @@ def main() -> None:
 
 
 def demo_in(folder: Path) -> str:
-    """The demo's model and tokenizer, as a folder that all of them load."""
+    """The demo's model and tokenizer, as a folder that all of them can load."""
     from transformers import AutoTokenizer
 
     demo.build_model().save_pretrained(folder)

@@ -1,1 +1,1 @@
-"""What needs a GPU to be seen: `pytest tests/device` runs it on one, and prints a table. See `conftest`."""
+"""Tests that need a GPU: `pytest tests/device` runs them on one, and prints a table. See `conftest`."""

@@ -1,8 +1,8 @@
-"""One command for what only a GPU shows: `pytest tests/device`.
+"""One command for everything that needs a GPU: `pytest tests/device`.
 
 Without CUDA each case is skipped. `FMSTUNE_DEVICE_TESTS=cpu` runs those that a CPU can run, with the demo's
-model, to see that the command itself works. On a GPU it takes less than eight minutes, and prints what it has
-measured.
+model, to check that the command itself works. On a GPU it takes less than eight minutes, and prints the
+measurements.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEAD = ("case", "seen", "loss, first and last", "peak, GB", "estimated, GB", "s
 
 @pytest.fixture(scope="session")
 def device() -> Device:
-    """The GPU, or the CPU where that is asked for."""
+    """The GPU, or the CPU on request."""
     import torch
 
     gpu = torch.cuda.is_available()
@@ -47,7 +47,7 @@ def device() -> Device:
 
 @pytest.fixture
 def gpu(device: Device) -> Device:
-    """The GPU, for a case that has no counterpart on a CPU."""
+    """The GPU, for a case without a CPU counterpart."""
     if not device.is_gpu:
         pytest.skip("needs CUDA")
     return device
@@ -55,8 +55,8 @@ def gpu(device: Device) -> Device:
 
 @pytest.fixture
 def row(request: pytest.FixtureRequest, device: Device) -> Row:
-    """Put a row into the table that is printed at the end."""
-    # As a property of the test: it comes to the process that prints, also from another of pytest-xdist's.
+    """Add a row to the table that is printed at the end."""
+    # A test property also reaches the printing process from another pytest-xdist process.
     properties = request.node.user_properties
     properties.append((_DEVICE, device.name))
 
@@ -68,13 +68,13 @@ def row(request: pytest.FixtureRequest, device: Device) -> Row:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Say at once why a case has failed: a GPU is lent for a while, and the summary may come too late."""
+    """Print at once why a case failed: a GPU is lent for a while, and the summary may come too late."""
     if report.failed:
         print(f"\n{report.nodeid}: {report.longreprtext[-2000:]}", file=sys.__stdout__, flush=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table, as Markdown; into the file FMSTUNE_DEVICE_TABLE as well, where that is set."""
+    """Print the table, as Markdown; write it to the file FMSTUNE_DEVICE_TABLE as well, if that is set."""
     reports = [*terminalreporter.stats.get("passed", ()), *terminalreporter.stats.get("failed", ())]
     found = [each for report in reports if report.when == "call" for each in report.user_properties]
     rows = [value for name, value in found if name == _ROW]

@@ -1,4 +1,4 @@
-"""As fast as TRL's trainer at its best, and in no more memory, on the same rows with the same losses."""
+"""As fast as TRL's trainer at its best, with no more memory, on the same rows with the same losses."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_it_is_as_fast_as_trl_at_its_best(device: Device, row: Row, tmp_path: Pa
         (tmp_path / "trl_run.py").write_text(_TRL)
         try:
             printed, seconds = run(["trl_run", *map(str, given)], tmp_path)
-        except AssertionError as error:  # without its kernels a way is not one
+        except AssertionError as error:  # a configuration without its kernels is skipped
             if "ImportError" in str(error) or "not installed" in str(error):
                 continue
             raise

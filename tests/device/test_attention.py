@@ -1,4 +1,4 @@
-"""The kernel for rows of many lengths computes, in one launch, what attention of each row by itself is."""
+"""The kernel for rows of different lengths computes, in one launch, the attention of each row separately."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LENGTHS = [1, 7, 128, 129, 700]
 
 @pytest.mark.parametrize("key_heads", [8, 2])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_one_launch_is_attention_row_by_row(
+def test_one_launch_equals_attention_row_by_row(
     dtype: torch.dtype, key_heads: int, gpu: Device, row: Row
 ) -> None:
     made = torch.Generator("cuda").manual_seed(0)
@@ -31,7 +31,9 @@ def test_one_launch_is_attention_row_by_row(
     ]
     expected = torch.autograd.grad((torch.cat(exact, dim=1) * weights).sum(), (query, key, value))
     with torch.autocast("cuda", dtype):
-        assert row_attention._kernel_dtype(query) is dtype, "torch has no kernel for rows of many lengths"
+        assert row_attention._kernel_dtype(query) is dtype, (
+            "torch has no kernel for rows of different lengths"
+        )
         found, _ = row_attention._attend(torch.nn.Module(), query, key, value, None, cu_seq_lens_q=bounds)
     assert found.dtype is dtype
     gradients = torch.autograd.grad((found.float() * weights).sum(), (query, key, value))

@@ -1,4 +1,4 @@
-"""What is said of a GPU's memory before a run, and when it runs out, is true."""
+"""The memory estimates and out-of-memory suggestions for a GPU are right."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WAYS = {
 
 @pytest.mark.parametrize("way", _WAYS)
 def test_the_estimate_is_within_a_tenth_of_the_peak(way: str, gpu: Device, row: Row, tmp_path: Path) -> None:
-    # All rows about as long as the longest: the estimate is of the longest batch, which has to come up.
+    # All rows are about as long as the longest: the estimate is for the longest batch, which has to occur.
     alike = replace(gpu, rows=write_rows(tmp_path / "alike.jsonl", 64, 24, alike=True))
     run = train(alike, tmp_path, *arguments(gpu), *sets(per_device_train_batch_size=16), *_WAYS[way])
     off = run.estimated / run.peak - 1
@@ -30,7 +30,7 @@ def test_the_estimate_is_within_a_tenth_of_the_peak(way: str, gpu: Device, row: 
     assert abs(off) <= 0.1
 
 
-def test_a_batch_is_found_that_fits(device: Device, row: Row, tmp_path: Path) -> None:
+def test_auto_batch_finds_a_size_that_fits(device: Device, row: Row, tmp_path: Path) -> None:
     wanted = 512 if device.is_gpu else 8
     run = train(
         device,
@@ -44,7 +44,7 @@ def test_a_batch_is_found_that_fits(device: Device, row: Row, tmp_path: Path) ->
     row("--auto-batch", f"{found} of {wanted} rows at once", run.losses, run.peak, run.estimated, run.seconds)
 
 
-def test_what_is_advised_when_memory_runs_out_helps(gpu: Device, row: Row, tmp_path: Path) -> None:
+def test_the_suggestion_for_out_of_memory_helps(gpu: Device, row: Row, tmp_path: Path) -> None:
     too_much = [*arguments(gpu), *sets(max_steps=1, per_device_train_batch_size=500)]
     failed = train(gpu, tmp_path, *too_much, code=1)
     fits = re.search(r"It would fit with (.*?) \(", " ".join(failed.printed.split()))

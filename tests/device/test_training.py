@@ -1,4 +1,4 @@
-"""Each way to train on the device learns what float32 with padding learns, within its own precision."""
+"""Each way to train on the device gives the results of float32 with padding, within its own precision."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ pytestmark = pytest.mark.device
 
 @dataclass(frozen=True)
 class Case:
-    """A way to train. Its losses are at most `apart` from those of the reference: the same rows at the same
-    steps in float32; `None` where it learns something else."""
+    """A way to train. Its losses differ by at most `apart` from those of the reference: the same rows at the
+    same steps in float32; `None` if it trains something else."""
 
     arguments: tuple[str, ...]
     apart: float | None
     needs: str = ""
-    """A package that may not be there."""
+    """An optional package."""
     gpu: bool = False
-    """Whether a CPU can't do it."""
+    """Whether a CPU cannot do it."""
 
 
 def _training(**values: object) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ def _training(**values: object) -> tuple[str, ...]:
 
 CASES = {
     "bf16": Case(_training(bf16=True), 0.1),
-    # Its first updates are left out while the scale of the loss is found, so that it learns later.
+    # Its first updates are skipped while the loss scale is searched, so that it learns later.
     "fp16": Case(_training(fp16=True), None, gpu=True),
     "weights in bfloat16": Case(("--set", "model.dtype=bfloat16"), 0.3),
     "padded rows": Case(_training(padding_free=False), 1e-3),
@@ -64,7 +64,7 @@ def reference(device: Device) -> Seen:
     """Plain float32."""
 
     def run(folder: Path) -> None:
-        # TF32 would be another precision, which is asked for by `training.tf32`.
+        # TF32 would be another precision, which `training.tf32` enables.
         done = train(device, folder, *arguments(device, tf32=False))
         (folder / "seconds").write_text(str(done.seconds))
 
@@ -84,7 +84,7 @@ def test_float32_learns(reference: Seen, row: Row) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_learns_the_same(name: str, device: Device, reference: Seen, row: Row, tmp_path: Path) -> None:
+def test_it_trains_the_same(name: str, device: Device, reference: Seen, row: Row, tmp_path: Path) -> None:
     case = CASES[name]
     if case.gpu and not device.is_gpu:
         pytest.skip("needs CUDA")
@@ -102,7 +102,7 @@ def test_it_learns_the_same(name: str, device: Device, reference: Seen, row: Row
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_deepspeed_learns_the_same(
+def test_deepspeed_trains_the_same(
     stage: int, gpu: Device, reference: Seen, row: Row, tmp_path: Path
 ) -> None:
     if importlib.util.find_spec("deepspeed") is None:
@@ -134,7 +134,7 @@ def test_deepspeed_learns_the_same(
     )
 
 
-def test_preferences_are_learnt(device: Device, row: Row, tmp_path: Path) -> None:
+def test_preferences_are_learned(device: Device, row: Row, tmp_path: Path) -> None:
     common = arguments(device)
     run = train(device, tmp_path, "--method", "dpo", "--data", str(device.pairs), *common)
     _check(run)
@@ -143,20 +143,22 @@ def test_preferences_are_learnt(device: Device, row: Row, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_resumed_run_is_the_unbroken_one(precision: str, device: Device, row: Row, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    precision: str, device: Device, row: Row, tmp_path: Path
+) -> None:
     common = [*arguments(device), *sets(save_strategy="steps", save_steps=4)]
     if precision == "bf16":
         common += sets(bf16=True)
     whole = train(device, tmp_path, *common, out="whole")
     resumed = train(device, tmp_path, *common, "--resume", "whole/checkpoint-4", out="resumed")
     apart = max(abs(a - b) for a, b in zip(whole.losses[4:], resumed.losses, strict=True))
-    # Kernels of a GPU add in an order that differs from run to run.
+    # GPU kernels add in an order that differs from run to run.
     assert apart <= (5e-3 if device.is_gpu else 0.0), (whole.losses, resumed.losses)
     what = "bitwise" if apart == 0 else f"losses at most {apart:.0e} apart"
     row(f"resumed, {precision}", what, resumed.losses, resumed.peak, resumed.estimated, resumed.seconds)
 
 
-def test_what_the_gpu_does_is_recorded(gpu: Device, tmp_path: Path, row: Row) -> None:
+def test_gpu_metrics_are_recorded(gpu: Device, tmp_path: Path, row: Row) -> None:
     if importlib.util.find_spec("pynvml") is None:
         pytest.skip("nvidia-ml-py is not installed")
     run = train(gpu, tmp_path, *arguments(gpu), "--set", "resources.interval=1")

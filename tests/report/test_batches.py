@@ -1,4 +1,5 @@
-"""A journal that is read in columns says what its lines say one by one, whatever is among them."""
+"""A journal that is read in columns gives the same result as reading it line by line, whatever it
+contains."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ Place = tuple[str | None, int | float | None]
 
 @st.composite
 def metrics(draw: st.DrawFn) -> dict[str, Any]:
-    """What the next line says, mostly as the training logs it."""
+    """The content of the next line, usually as the training logs it."""
     odd = draw(st.integers(0, 9)) == 0
     names = draw(st.sampled_from([("loss", "lr"), ("loss",), ("cpu",), ("lr", "loss"), ()]))
     line: dict[str, Any] = {"time": draw(st.sampled_from([1.5, 2.5, 3])), "kind": "metrics"}
@@ -48,7 +49,7 @@ def metrics(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def journals(draw: st.DrawFn) -> list[str]:
-    """Lines of a journal; steps grow mostly, and numbers are given mostly in their order."""
+    """Lines of a journal; steps mostly increase, and numbers are mostly in order."""
     found, step = list[str](), 0
     for seq in range(1, draw(st.integers(1, 25))):
         kind = draw(st.integers(0, 19))
@@ -74,7 +75,7 @@ def one_by_one(lines: Sequence[bytes]) -> Iterator[Event | None]:
 
 
 def said(directory: Path) -> list[Any]:
-    """All that is made of a run."""
+    """Everything that is derived from a run."""
     run, text = read_run(directory), io.StringIO()
     write_csv(directory, text)
     curves = [(curve.key, curve.figures(), list(curve.points()), curve.total()) for curve in run.curves]
@@ -88,7 +89,7 @@ def said(directory: Path) -> list[Any]:
     ['{"seq":1,"time":1,"kind":"metrics","stage":"a","step":null,"epoch":null,"values":{"b":-0.0}}'], True, 1
 )
 @settings(max_examples=100)
-def test_columns_say_what_the_lines_say(lines: list[str], in_file: bool, at_once: int) -> None:
+def test_columns_equal_the_lines(lines: list[str], in_file: bool, at_once: int) -> None:
     with tempfile.TemporaryDirectory() as name, mock.patch.object(columns, "_AT_ONCE", at_once):
         path = Path(name) / TRACKING_DIR / JOURNAL_NAME
         path.parent.mkdir()
@@ -119,4 +120,4 @@ def test_csv_has_each_number_of_a_point_as_it_is_read(tmp_path: Path) -> None:
         ["1", "Infinity", "1.5", "0.5"], ["2", "", "2.5", "0.5"], ["3", "0.25", "Infinity", "0.5"],
         ["5", "Infinity", "4.5", "0.5"],
     ]  # fmt: skip
-    assert read_run(tmp_path).replay.damaged == 1  # a time beyond all numbers is no event's
+    assert read_run(tmp_path).replay.damaged == 1  # an out-of-range time makes the line invalid

@@ -1,4 +1,5 @@
-"""How a run ended: every figure is that of its journal, and every command that is printed can be pasted."""
+"""The summary at the end of a run: every number is from its journal, and every printed command can be
+pasted."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def labelled(directory: Path) -> dict[str, str]:
     return dict(ending(directory).lines())
 
 
-def test_losses_go_from_the_first_by_the_best_to_the_last() -> None:
+def test_losses_are_shown_as_first_best_and_last() -> None:
     make_run(Path("a"), {1: 3.0, 2: 1.0, 3: 2.0}, eval_loss=1.5)
     assert labelled(Path("a"))["loss"] == "3 → best 1 at step 2 → 2"
     assert labelled(Path("a"))["eval"] == "1.5"
@@ -51,7 +52,7 @@ def test_losses_go_from_the_first_by_the_best_to_the_last() -> None:
     assert "loss" not in labelled(Path("d"))
 
 
-def test_time_is_summed_over_all_that_was_tracked_also_twice_at_a_step() -> None:
+def test_time_is_summed_over_everything_tracked_even_twice_per_step() -> None:
     with_metrics(
         Path("a"),
         ("system", {"startup_imports_seconds": 5.0, "startup_model_seconds": 1.0}, 0),
@@ -68,7 +69,7 @@ def test_time_is_summed_over_all_that_was_tracked_also_twice_at_a_step() -> None
     assert list(found.time.values()) == sorted(found.time.values(), reverse=True)
 
 
-def test_energy_is_the_power_of_all_gpus_over_the_time_between_samples(
+def test_energy_is_the_power_of_all_gpus_times_the_time_between_samples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorder = begin(Path("a"))
@@ -79,14 +80,14 @@ def test_energy_is_the_power_of_all_gpus_over_the_time_between_samples(
     assert ending(Path("a")).energy == pytest.approx((200 * 36 + 300 * 36 + 50 * 72) / 3600)
 
 
-def test_a_local_repository_of_aim_is_opened_by_a_command_with_its_path() -> None:
+def test_a_local_aim_repository_is_opened_by_a_command_with_its_path() -> None:
     make_run(Path("a"))
     Ledger("aim", url="/my runs").save(Path("a"))
     Ledger("wandb", url="https://wandb.ai/x").save(Path("a"))
     assert ending(Path("a")).opens == {"aim": "aim up --repo '/my runs'"}
 
 
-def test_each_command_that_is_next_can_be_pasted() -> None:
+def test_each_suggested_command_can_be_pasted() -> None:
     make_run(Path("my run"))
     commands = ending(Path("my run")).next
     assert [shlex.split(each)[1] for each in commands] == ["generate", "merge", "runs"]
@@ -98,7 +99,7 @@ def test_each_command_that_is_next_can_be_pasted() -> None:
         group.make_context("fmstune", arguments)
 
 
-def test_on_a_terminal_no_command_is_broken_into_lines() -> None:
+def test_on_a_terminal_no_command_is_wrapped() -> None:
     directory = make_run(Path("a" * 120))
     screen = io.StringIO()
     console = Console(file=screen, width=80, force_terminal=True, no_color=True)
@@ -122,7 +123,7 @@ def test_an_unfinished_run_is_resumed_by_the_command_that_it_printed(tmp_path: P
     assert "finds no unfinished run in runs/" in again.stderr
 
 
-def test_resume_alone_takes_the_newest_unfinished_run_and_says_which(tmp_path: Path) -> None:
+def test_resume_without_a_path_resumes_the_newest_unfinished_run_and_names_it(tmp_path: Path) -> None:
     tune("runs/a", "training.save_steps=3", "training.learning_rate=0.003")
     rewrite_as_interrupted(Path("runs/a"))
     make_run(Path("runs/b"))
@@ -135,7 +136,7 @@ def test_resume_alone_takes_the_newest_unfinished_run_and_says_which(tmp_path: P
     assert "changed since" not in done.stderr
 
 
-def test_a_configuration_that_is_no_runs_own_does_not_say_which_run_is_resumed(tmp_path: Path) -> None:
+def test_a_shared_configuration_does_not_select_the_run_to_resume(tmp_path: Path) -> None:
     Path("mine.toml").write_text('model.path = "demo"\ndata.train = "demo"\n')
     done = fmstune("train", "mine.toml", "--resume", cwd=tmp_path, light=True)
     assert done.returncode == 2

@@ -1,5 +1,5 @@
-"""`fmstune runs import`: what a tracker's storage holds of a run comes back as a run directory with a
-journal; twice changes nothing, and of a damaged source comes what can be read. Through the real SDKs."""
+"""`fmstune runs import` converts the run in a tracker's storage to a run directory with a journal; a second
+import changes nothing, and of a damaged source everything readable is imported. Through the real SDKs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ STATE = {
 
 
 def delivered(name: str, run: Path) -> list[Event]:
-    """A run with something of each kind, in the storage of a tracker beside it."""
+    """A run with one event of each kind, in the storage of a tracker next to it."""
     runs.write(run, runs.whole)
     place = PLACES[name]
     if name == "mlflow":
@@ -81,7 +81,7 @@ def stored_in(found: list[Event]) -> Stored:
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_what_a_tracker_got_comes_back_from_it(name: str, tmp_path: Path) -> None:
+def test_what_a_tracker_received_is_imported_from_it(name: str, tmp_path: Path) -> None:
     run = tmp_path / "there" / "run"
     tracked = delivered(name, run)
     made = imported(run.parent, tmp_path / "here")
@@ -89,11 +89,11 @@ def test_what_a_tracker_got_comes_back_from_it(name: str, tmp_path: Path) -> Non
     back = events(made.directory)
     stored = stored_in(back)
     wanted = {key for key, _, _ in stored_in(tracked).points} | {"train/answer"}
-    assert {key for key, _, _ in stored.points} <= wanted, "what is no metric is none here"
+    assert {key for key, _, _ in stored.points} <= wanted, "only metrics become metrics"
     ledger = load_ledger(run, "t")
     assert ledger is not None
     missing = differences(tracked, stored, ledger.changes, replaces=False)
-    # MLflow has one name for what is of the stage `train` and what is of none.
+    # MLflow gives metrics of the stage `train` and those without a stage the same name.
     assert missing == (["answer is missing: 7"] if name == "mlflow" else [])
     assert stored.status == "finished"
     times = [event.time for event in back]
@@ -107,7 +107,7 @@ def test_what_a_tracker_got_comes_back_from_it(name: str, tmp_path: Path) -> Non
     assert journal_path(made.directory).read_bytes() == before
 
 
-def test_a_run_that_trackio_itself_has_logged_comes_back(tmp_path: Path) -> None:
+def test_a_run_that_trackio_itself_logged_is_imported(tmp_path: Path) -> None:
     run = tmp_path / "there" / "run"
     code = (
         "import trackio; trackio.init('p', name='own', config={'lr': 1}, group='g', auto_log_cpu=False)\n"
@@ -122,7 +122,7 @@ def test_a_run_that_trackio_itself_has_logged_comes_back(tmp_path: Path) -> None
     there = {path: path.read_bytes() for path in (run / "trackio").rglob("*") if path.is_file()}
     (past,) = runs_at(str(run))
     assert (past.name, past.group, past.params) == ("own", "g", {"params": {"lr": 1}})
-    # trackio's writer has a time of its own for each kind.
+    # trackio's writer stamps each kind with its own time.
     of_system = [point for point in past.points if point.stage == "system"]
     assert [(point.step, dict(point.values)) for point in of_system] == [(None, {"gpu/0/power": 50})]
     assert [(each.stage, each.step, list(each.values)) for each in past.points if each not in of_system] == [
@@ -155,7 +155,7 @@ NOON = "2026-01-01T12:00:0"
 
 
 def trackio_database(folder: Path, **tables: list[dict[str, Any]]) -> Path:
-    """A database as trackio lays it out; what is JSON there is given as it is."""
+    """A database with trackio's schema; JSON columns are stored as given."""
     path = folder / "trackio" / "p.db"
     path.parent.mkdir(exist_ok=True)
     with contextlib.closing(sqlite3.connect(path)) as database:
@@ -176,7 +176,7 @@ def logged(second: int, metrics: Any, step: Any = 1, run: str = "a") -> dict[str
     return {"run_id": run, "timestamp": at, "run_name": run, "step": step, "metrics": metrics}
 
 
-def test_all_that_trackio_has_of_a_run_is_read_or_named(tmp_path: Path) -> None:
+def test_everything_that_trackio_has_of_a_run_is_read_or_reported(tmp_path: Path) -> None:
     said = logged(0, {}) | {"metrics": {"gpu/0/utilization": 50, "what": "x"}}
     del said["step"]
     alert = {
@@ -215,9 +215,7 @@ def test_all_that_trackio_has_of_a_run_is_read_or_named(tmp_path: Path) -> None:
         ([], "finished", "its config is not a JSON object"),
     ],
 )
-def test_a_status_that_is_unknown_is_named(
-    config: Any, status: str, said: str | None, tmp_path: Path
-) -> None:
+def test_an_unknown_status_is_reported(config: Any, status: str, said: str | None, tmp_path: Path) -> None:
     config = config if isinstance(config, list) else config | {MARK: {}}
     configs = [{"run_id": "a", "run_name": "a", "config": config, "created_at": f"{NOON}0"}]
     trackio_database(tmp_path, metrics=[logged(0, {"loss": 1})], configs=configs)
@@ -240,7 +238,7 @@ def test_a_status_that_is_unknown_is_named(
         ({"train/epoch": "z"}, 1, 1, "train/epoch 'z' is not an epoch"),
     ],
 )
-def test_a_step_is_a_whole_number_or_named(
+def test_a_step_that_is_no_integer_is_reported(
     logs: dict[str, Any], own: Any, step: int | None, said: str | None, tmp_path: Path
 ) -> None:
     trackio_database(tmp_path, metrics=[logged(0, {"loss": 1.0, **logs}, own)])
@@ -250,7 +248,7 @@ def test_a_step_is_a_whole_number_or_named(
     assert (said is None) or any(said in each for each in past.lost)
 
 
-def test_what_a_source_has_got_since_is_counted(tmp_path: Path) -> None:
+def test_events_that_a_source_received_since_are_counted(tmp_path: Path) -> None:
     rows = [logged(0, {"loss": 2.0})]
     trackio_database(tmp_path, metrics=rows)
     into = tmp_path / "here"
@@ -266,7 +264,7 @@ def test_what_a_source_has_got_since_is_counted(tmp_path: Path) -> None:
     assert imported(tmp_path, tmp_path / "again").newer == 0
 
 
-def test_of_a_file_that_is_cut_off_comes_what_can_be_read(tmp_path: Path) -> None:
+def test_of_a_truncated_file_everything_readable_is_imported(tmp_path: Path) -> None:
     run = tmp_path / "there" / "run"
     delivered("wandb", run)
     (path,) = run.parent.glob("wandb/offline-run-*/*.wandb")
@@ -277,7 +275,7 @@ def test_of_a_file_that_is_cut_off_comes_what_can_be_read(tmp_path: Path) -> Non
     assert any(event.kind == "metrics" for event in events(made.directory))
 
 
-def test_a_state_of_the_trainer_becomes_a_run(tmp_path: Path) -> None:
+def test_a_trainer_state_becomes_a_run(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     for step in (2, 4):
         (folder / f"checkpoint-{step}").mkdir(parents=True)
@@ -298,7 +296,7 @@ def test_a_state_of_the_trainer_becomes_a_run(tmp_path: Path) -> None:
     assert [(each["name"], each["eval"]) for each in json.loads(shown.stdout)] == [("out", 1.5)]
 
 
-def test_where_nothing_is_known_to_be_nothing_is_made(tmp_path: Path) -> None:
+def test_a_source_without_runs_creates_nothing(tmp_path: Path) -> None:
     (tmp_path / "trainer_state.json").write_text("[]")
     for source, said in (
         ("nowhere", "found no Aim repository, MLflow store"),
@@ -312,7 +310,7 @@ def test_where_nothing_is_known_to_be_nothing_is_made(tmp_path: Path) -> None:
         list(runs_at(str(tmp_path)))
 
 
-def test_a_journal_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_an_imported_journal_is_complete_or_absent(tmp_path: Path) -> None:
     (tmp_path / "trainer_state.json").write_text(json.dumps(STATE))
     made = imported(tmp_path, tmp_path / "here")
     folder = journal_path(made.directory).parent

@@ -1,5 +1,5 @@
 """`fmstune runs import` of TensorBoard's event files: those of fmstune's own tracker, and of torch's
-`SummaryWriter`; damaged ones give what can be read, and say what could not."""
+`SummaryWriter`; from damaged ones everything readable is imported, and the rest is reported."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def writer(folder: Path) -> Any:
     return SummaryWriter(str(folder))
 
 
-def test_what_the_tracker_wrote_comes_back(recorder: Recorder, run_directory: Path, tmp_path: Path) -> None:
+def test_what_the_tracker_wrote_is_imported(recorder: Recorder, run_directory: Path, tmp_path: Path) -> None:
     recorder.set_params({"team": "nlp", "a": {"b": 1e-4}}, "params")
     recorder.set_params({"torch": "2.13"}, "packages")
     recorder.track_point(MetricPoint({"loss": 2.0, "lr": 0.5}, "train", 1))
@@ -74,15 +74,15 @@ def test_what_the_tracker_wrote_comes_back(recorder: Recorder, run_directory: Pa
     (again,) = imported(folder, tmp_path / "here")
     assert again.before
     assert journal_path(made.directory).read_bytes() == before
-    # And back again: the same tags, steps and values.
+    # Round trip: the same tags, steps and values.
     delivered_by(TensorBoardTracker("back", {"dir": str(tmp_path / "back")}), made.directory)
     (back,) = imported(tmp_path / "back", tmp_path / "there")
     assert points(back.directory) == points(made.directory)
 
 
-def test_runs_of_other_writers_come_from_all_folders_below(tmp_path: Path) -> None:
+def test_runs_of_other_writers_are_imported_from_all_subfolders(tmp_path: Path) -> None:
     for name in ("a", "deep/b"):
-        for start in (0, 2):  # as a training does that goes on
+        for start in (0, 2):  # like a resumed training
             with writer(tmp_path / name) as file:
                 for step in (start, start + 1):
                     file.add_scalar("train/loss", 1 / (step + 1), step)
@@ -114,7 +114,7 @@ def test_runs_of_other_writers_come_from_all_folders_below(tmp_path: Path) -> No
 
 
 def read_by_tensorboard(root: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """The scalars of each run, as TensorBoard finds them."""
+    """The scalars of each run, as TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
     found = EventMultiplexer().AddRunsFromDirectory(str(root)).Reload()
@@ -138,7 +138,7 @@ def as_imported(root: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
 
 
 def test_each_session_of_a_sweep_is_a_run_with_its_params(tmp_path: Path) -> None:
-    with writer(tmp_path / "sweep") as file:  # as the documentation of `add_hparams` does it
+    with writer(tmp_path / "sweep") as file:  # as in the documentation of `add_hparams`
         for n in range(5):
             file.add_hparams(
                 {"lr": 0.1 * n, "bsize": n}, {"hparam/accuracy": 10.0 * n, "hparam/loss": 10.0 * n}
@@ -151,7 +151,7 @@ def test_each_session_of_a_sweep_is_a_run_with_its_params(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("with_hparams", [True, False])
-def test_a_run_in_a_folder_called_after_a_time_is_a_run(with_hparams: bool, tmp_path: Path) -> None:
+def test_a_run_in_a_folder_named_after_a_time_is_a_run(with_hparams: bool, tmp_path: Path) -> None:
     root = tmp_path / "ts"
     for n, folder in enumerate((root, root / "1700000000", root / "1700000001.5")):
         with writer(folder) as file:
@@ -164,7 +164,7 @@ def test_a_run_in_a_folder_called_after_a_time_is_a_run(with_hparams: bool, tmp_
     assert found["1700000000"] == ({"params": {"lr": 1.0}} if with_hparams else {})
 
 
-def test_sessions_of_other_params_are_not_of_the_run_around_them(tmp_path: Path) -> None:
+def test_sessions_with_other_params_are_not_part_of_the_enclosing_run(tmp_path: Path) -> None:
     with writer(tmp_path / "run") as file:
         file.add_scalar("loss", 1.0, 1)
         for lr in (0.1, 0.2):
@@ -177,7 +177,7 @@ def test_sessions_of_other_params_are_not_of_the_run_around_them(tmp_path: Path)
     assert "the hyperparameter lr was written again: 0.4 is not kept" in found["same"].lost
 
 
-def test_only_what_is_plainly_params_becomes_params(tmp_path: Path) -> None:
+def test_only_clearly_recognised_params_become_params(tmp_path: Path) -> None:
     said = [("answer", '{"a": 1}'), ("answer", '{"a": 2}'), ("args", '["x"]'), ("args", "plain")]
     with writer(tmp_path / "run") as file:
         for tag, text in said:
@@ -191,7 +191,7 @@ def test_only_what_is_plainly_params_becomes_params(tmp_path: Path) -> None:
     assert "args was written again with other values: the last of each is kept" in past.lost
 
 
-def test_a_tracked_text_that_is_json_comes_back_as_a_text(
+def test_tracked_text_that_is_json_is_imported_as_text(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     recorder.set_params({"a": 1, "b": 1}, "data")
@@ -218,7 +218,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_of_a_damaged_file_comes_what_can_be_read_and_the_rest_is_named(
+def test_of_a_damaged_file_everything_readable_is_imported_and_the_rest_reported(
     whole: bytes, data: st.DataObject
 ) -> None:
     at = data.draw(st.integers(1, len(whole) - 1))

@@ -1,4 +1,4 @@
-"""`fmstune runs list`: which runs there are, how they ended, and how they compare."""
+"""`fmstune runs list`: which runs exist, how they ended, and how they compare."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_run_is_a_line_with_what_it_is_and_how_it_ended(here: Path) -> None:
+def test_a_run_is_a_line_with_its_identity_and_how_it_ended(here: Path) -> None:
     make_run(here / "runs" / "a", {1: 2.0, 2: 1.25}, params={"team": "nlp"}, eval_loss=1.5)
     done = CliRunner().invoke(app, ["runs", "list"])
     head, line = done.stdout.splitlines()
@@ -63,7 +63,7 @@ def test_a_run_is_a_line_with_what_it_is_and_how_it_ended(here: Path) -> None:
     assert line.split()[-1] == "team=nlp"
 
 
-def test_a_run_that_was_killed_is_told_from_one_that_is_going(here: Path) -> None:
+def test_a_killed_run_is_distinguished_from_a_running_one(here: Path) -> None:
     for name in ("killed", "running"):
         process = start(str(here / "runs" / name), cwd=here, module=HOLDER, light=True)
         wait_for((here / "runs" / name / "ready").exists)
@@ -77,7 +77,7 @@ def test_a_run_that_was_killed_is_told_from_one_that_is_going(here: Path) -> Non
         process.wait()
 
 
-def test_the_end_of_a_run_is_the_one_after_which_it_was_not_resumed(here: Path) -> None:
+def test_the_end_of_a_run_is_the_one_without_a_later_resume(here: Path) -> None:
     directory = make_run(here / "runs" / "a", {1: 3.0, 2: 2.0}, status="failed", error="OSError: no room")
     assert (listed()[0]["status"], listed()[0]["error"]) == ("failed", "OSError: no room")
     again = begin(directory)
@@ -88,7 +88,7 @@ def test_the_end_of_a_run_is_the_one_after_which_it_was_not_resumed(here: Path) 
     assert (run["status"], run["error"], run["loss"], run["sessions"]) == ("killed", None, 1.0, 2)
 
 
-def test_runs_are_found_below_directories_each_once_and_never_in_checkpoints(here: Path) -> None:
+def test_runs_are_found_below_directories_once_each_and_never_in_checkpoints(here: Path) -> None:
     for name in ("runs/a", "runs/sweep/b", "elsewhere/c", "runs/a/again"):
         make_run(here / name)
     make_run(here / "runs/a/checkpoint-5/not")
@@ -101,7 +101,7 @@ def test_runs_are_found_below_directories_each_once_and_never_in_checkpoints(her
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00\xff garbage\n", b'{"kind":"header","version":99}\n'])
-def test_a_journal_that_cannot_be_read_is_listed_with_the_reason(here: Path, damage: bytes) -> None:
+def test_an_unreadable_journal_is_listed_with_the_reason(here: Path, damage: bytes) -> None:
     journal_path(make_run(here / "runs" / "a")).write_bytes(damage)
     make_run(here / "runs" / "b")
     runs = {run["run"]: run for run in listed()}
@@ -110,7 +110,7 @@ def test_a_journal_that_cannot_be_read_is_listed_with_the_reason(here: Path, dam
     assert runs["runs/b"]["status"] == "finished"
 
 
-def test_what_a_terminal_would_obey_is_shown_as_its_escape(here: Path) -> None:
+def test_terminal_control_characters_are_escaped(here: Path) -> None:
     name = "a\x1b[31m\nb"
     make_run(here / "runs" / name, params={"\x1b]0;title\x07": "x\ty"}, settings={"model.path": "m\x1b[2J"})
     done = CliRunner().invoke(app, ["runs", "list"])
@@ -120,7 +120,7 @@ def test_what_a_terminal_would_obey_is_shown_as_its_escape(here: Path) -> None:
     assert listed()[0]["run"] == f"runs/{name}"
 
 
-def test_a_directory_that_is_not_there_names_the_nearest_run(here: Path) -> None:
+def test_a_missing_directory_suggests_the_nearest_run(here: Path) -> None:
     make_run(here / "runs" / "baseline")
     with pytest.raises(ConfigError, match=r"no directory runs/baselin\. Did you mean runs/baseline\?"):
         list_runs([Path("runs/baselin")])
@@ -128,7 +128,7 @@ def test_a_directory_that_is_not_there_names_the_nearest_run(here: Path) -> None
         list_runs([Path("nope")])
 
 
-# -- choosing and sorting ---------------------------------------------------------------------
+# -- filtering and sorting --------------------------------------------------------------------
 
 
 # -- the index --------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def without_index(folder: Path) -> list[ListedRun]:
 
 @pytest.fixture
 def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as at rest at once, so that no test has to wait for it."""
+    """Treat files as unchanged at once, so that no test has to wait for it."""
     monkeypatch.setattr("fmstune.report.index._AT_REST", -(10**18))
 
 
@@ -161,7 +161,7 @@ def test_the_second_list_reads_no_journal(here: Path, at_rest: None, monkeypatch
     assert len(list_runs([here])[0]) == 1
 
 
-def test_a_journal_that_has_just_changed_is_not_kept(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_that_has_just_changed_is_not_cached(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(here / "runs" / "a")
     list_runs([here])
     read: list[Path] = []
@@ -173,7 +173,7 @@ def test_a_journal_that_has_just_changed_is_not_kept(here: Path, monkeypatch: py
 
 
 def change_nothing(directory: Path) -> None:
-    """Leave the run as it is."""
+    """Leave the run unchanged."""
 
 
 def append(directory: Path) -> None:
@@ -184,7 +184,7 @@ def append(directory: Path) -> None:
 
 
 def rewrite_in_place(directory: Path) -> None:
-    """Change a digit, and give the file its time back."""
+    """Change a digit, and restore the file's modification time."""
     path, before = journal_path(directory), journal_path(directory).stat()
     text = path.read_bytes()
     with path.open("r+b") as file:
@@ -220,7 +220,7 @@ CHANGES: list[Callable[[Path], None]] = [
     harm=st.sampled_from(["none", "cut", "flip", "zero", "other", "delete", "directory"]),
     at=st.integers(0, 2**32),
 )
-def test_the_index_is_never_wrong_whatever_happens_to_runs_and_to_itself(
+def test_the_index_is_never_stale_whatever_happens_to_runs_and_to_itself(
     tmp_path_factory: pytest.TempPathFactory, changes: list[Callable[[Path], None]], harm: str, at: int
 ) -> None:
     folder = tmp_path_factory.mktemp("indexed")
@@ -240,7 +240,7 @@ def test_the_index_is_never_wrong_whatever_happens_to_runs_and_to_itself(
 
 
 def spoil(path: Path, harm: str, at: int) -> None:
-    """Do something to the file of the index."""
+    """Damage the file of the index."""
     if not path.is_file():
         return
     held = bytearray(path.read_bytes())
@@ -261,7 +261,7 @@ def spoil(path: Path, harm: str, at: int) -> None:
         path.mkdir()
 
 
-def test_what_a_removed_run_held_is_not_in_the_index_any_more(here: Path, at_rest: None) -> None:
+def test_the_content_of_a_removed_run_leaves_the_index(here: Path, at_rest: None) -> None:
     directory = make_run(here / "runs" / "a", params={"note": "private-words"})
     list_runs([here])
     cache = Path(os.environ["HOME"], ".cache/fmstune/runs.sqlite")
@@ -282,7 +282,7 @@ def test_listing_changes_nothing_in_a_run(here: Path) -> None:
 @pytest.mark.parametrize(
     ("condition", "count"), [("age>2w", 0), ("age<2w", 1), ("duration<1h30m", 1), ("age>1", 0)]
 )
-def test_a_time_has_units_up_to_weeks(here: Path, condition: str, count: int) -> None:
+def test_durations_have_units_up_to_weeks(here: Path, condition: str, count: int) -> None:
     make_run(here / "runs" / "a")
     assert len(listed("--where", condition)) == count
 
@@ -298,12 +298,14 @@ def test_a_time_has_units_up_to_weeks(here: Path, condition: str, count: int) ->
         ("loss>", "no value after >"),
     ],
 )
-def test_what_no_value_can_be_compared_with_is_an_error(here: Path, condition: str, says: str) -> None:
+def test_a_condition_that_no_value_can_be_compared_with_is_an_error(
+    here: Path, condition: str, says: str
+) -> None:
     make_run(here / "runs" / "a")
     assert says in str(CliRunner().invoke(app, ["runs", "list", "--where", condition]).exception)
 
 
-def test_a_journal_that_cannot_be_read_is_named(here: Path) -> None:
+def test_an_unreadable_journal_is_named(here: Path) -> None:
     make_run(here / "runs" / "a")
     journal = journal_path(here / "runs" / "a")
     journal.unlink()
@@ -313,7 +315,7 @@ def test_a_journal_that_cannot_be_read_is_named(here: Path) -> None:
         assert "journal.jsonl cannot be read: Is a directory." in str(error)
 
 
-def test_a_time_that_is_none_is_an_error_and_not_a_condition_that_nothing_meets(here: Path) -> None:
+def test_an_invalid_time_is_an_error_and_not_a_condition_that_nothing_meets(here: Path) -> None:
     make_run(here / "runs" / "a")
     done = CliRunner().invoke(app, ["runs", "list", "--where", "age>2fortnights"])
     assert "age takes a time such as 90s" in str(done.exception)

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: honest figures of its journal, in any width, unfelt by the run."""
+"""The live display of a run: true numbers of its journal, at any width, without affecting the run."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_a_display_follows_the_journal_as_it_grows() -> None:
     assert state.status == "finished"
 
 
-def test_the_time_that_is_left_is_that_of_the_steps_that_were_made_here() -> None:
+def test_the_remaining_time_is_estimated_from_the_steps_of_this_session() -> None:
     state = LiveState()
-    state.at_step(100, 200, now=50.0)  # a resumed run: its first 100 steps took no time here
+    state.at_step(100, 200, now=50.0)  # a resumed run: its first 100 steps took no time in this session
     assert state.left is None
     state.at_step(110, 200, now=70.0)
     assert state.left == pytest.approx(180.0)
@@ -69,7 +69,7 @@ def test_the_time_that_is_left_is_that_of_the_steps_that_were_made_here() -> Non
     st.integers(0, 50),
     st.text(max_size=80),
 )
-def test_a_display_fits_into_any_width_whatever_is_tracked(
+def test_a_display_fits_any_width_whatever_is_tracked(
     width: int, losses: list[float], step: int, trouble: str
 ) -> None:
     state = LiveState(title=trouble, phase="training", step=step, steps=50, status=None)
@@ -84,7 +84,7 @@ def test_a_display_fits_into_any_width_whatever_is_tracked(
     console.print(text)
 
 
-def test_what_a_run_does_is_shown_from_any_depth_and_by_nobody_after_it() -> None:
+def test_the_current_activity_is_shown_from_any_depth_and_cleared_afterwards() -> None:
     out = LiveConsole(Console(file=io.StringIO(), force_terminal=True))
     with watched_by(out):
         phase("reading and tokenising data")
@@ -101,10 +101,10 @@ def lines(seen: str) -> Iterator[str]:
     return (re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in seen.replace("\r", "\n").split("\n"))
 
 
-def test_a_run_on_a_terminal_is_drawn_and_learns_bitwise_what_a_plain_one_does() -> None:
+def test_a_run_on_a_terminal_has_a_display_and_bitwise_the_weights_of_a_plain_one() -> None:
     arguments = ["train", "--max-steps", "6", "--set", "resources.interval=0", *FAST, "--output-dir"]
     shown = [*lines(in_terminal([*arguments, "drawn"], "", term="xterm"))]
-    assert any(re.match("[\u2800-\u28ff] [a-z]", line) for line in shown)  # the display, at whatever it was
+    assert any(re.match("[\u2800-\u28ff] [a-z]", line) for line in shown)  # the live display
     assert not any(line.startswith("step ") for line in shown)
     assert any(line.startswith("finished ──") for line in shown)
     plain = [*lines(in_terminal([*arguments, "plain", "--plain"], "", term="xterm"))]
@@ -113,7 +113,7 @@ def test_a_run_on_a_terminal_is_drawn_and_learns_bitwise_what_a_plain_one_does()
     assert weights("drawn") == weights("plain")
 
 
-def test_with_json_standard_output_has_an_object_a_line(tmp_path: Path) -> None:
+def test_with_json_standard_output_has_one_object_per_line(tmp_path: Path) -> None:
     done = fmstune("train", "--json", "--max-steps", "2", *FAST, "--output-dir", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
@@ -132,7 +132,7 @@ def test_with_json_standard_output_has_an_object_a_line(tmp_path: Path) -> None:
     assert (told[-1]["kind"], told[-1]["status"]) == ("end", "finished")
 
 
-def test_watching_a_run_that_has_ended_shows_how_that_was(capsys: pytest.CaptureFixture[str]) -> None:
+def test_watching_a_finished_run_shows_how_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
     make_run(Path("a"), {1: 2.0, 2: 1.5}, eval_loss=1.75)
     with pytest.raises(SystemExit) as end:
         main(["runs", "watch", "a"])
@@ -142,7 +142,7 @@ def test_watching_a_run_that_has_ended_shows_how_that_was(capsys: pytest.Capture
     assert "loss     2 → 1.5 (the best)" in shown
 
 
-def test_watching_waits_for_the_end_of_a_run_that_goes(tmp_path: Path) -> None:
+def test_watching_waits_for_the_end_of_a_running_run(tmp_path: Path) -> None:
     from tests.support.commands import start
     from tests.support.journals import last_step
     from tests.support.waiting import wait_for
@@ -161,8 +161,8 @@ def test_watching_waits_for_the_end_of_a_run_that_goes(tmp_path: Path) -> None:
     assert rest.startswith("finished a\n")
 
 
-def test_the_last_evaluation_is_a_phase_of_its_own(tmp_path: Path) -> None:
-    """The Trainer announces it to no callback before it begins."""
+def test_the_last_eval_is_a_separate_phase(tmp_path: Path) -> None:
+    """The Trainer calls no callback before it starts."""
     done = fmstune("train", "--json", "--max-steps", "2", "--output-dir", "out", cwd=tmp_path)
     records = [json.loads(line) for line in done.stdout.splitlines()]
     phases = [record["phase"] for record in records if record["kind"] == "phase"]

@@ -1,4 +1,4 @@
-"""Every command that takes a run says which one is near when there is none of that name."""
+"""Every command that takes a run suggests the nearest one if there is none of that name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_the_nearest_run_is_named(command: list[str], here: Path) -> None:
+def test_the_nearest_run_is_suggested(command: list[str], here: Path) -> None:
     given = [part.replace("RUN", "runs/lora-r61") for part in command]
     error = CliRunner().invoke(app, given).exception
     assert "Did you mean runs/lora-r16?" in str(error)
@@ -56,13 +56,13 @@ def test_the_nearest_run_is_named(command: list[str], here: Path) -> None:
         ("runs/zzz", " The newest run is runs/smollm-20261126-104128; `fmstune runs list` shows all."),
     ],
 )
-def test_the_nearest_is_the_one_with_a_close_name_and_else_the_newest(
+def test_the_suggestion_is_a_close_name_or_otherwise_the_newest_run(
     named: str, said: str, here: Path
 ) -> None:
     assert nearest_run(Path(named)) == said
 
 
-def test_where_there_are_no_runs_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_runs_none_is_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert no_such_run(Path("runs/x")) == "there is no directory runs/x."
 
@@ -75,14 +75,12 @@ def test_a_name_on_the_hub_is_no_run(here: Path) -> None:
 
 
 @given(name=st.text(max_size=300))
-def test_any_name_can_be_asked_for(name: str) -> None:
+def test_any_name_can_be_requested(name: str) -> None:
     assert isinstance(nearest_run(Path(name)), str)
     assert isinstance(means_run(name), bool)
 
 
-def test_a_runs_own_name_is_not_looked_for_on_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_runs_own_name_is_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "runs" / "mine")
     with pytest.raises(ModelError, match=r"there is no directory mine here\. Did you mean runs/mine\?"):

@@ -1,4 +1,4 @@
-"""`report.html`: one file, whole without a network, in which nothing of the data is obeyed."""
+"""`report.html`: one file, complete without a network, in which no data is interpreted as markup."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def evil_run(directory: Path, steps: int = 50) -> Path:
 
 
 class Elements(HTMLParser):
-    """The elements of a page, and what the scripts hold."""
+    """The elements of a page, and the content of its scripts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Elements(HTMLParser):
 def test_no_text_of_a_run_becomes_markup() -> None:
     text = page(read_run(evil_run(Path("evil"))), "")
     found = Elements(text)
-    assert found.names.count("script") == 3  # the numbers, the library, the page's own
+    assert found.names.count("script") == 3  # the data, the library, the page's own
     assert "img" not in found.names
     assert not [name for name, _ in found.attributes if name.startswith("on")]
     assert not [value for name, value in found.attributes if name in ("src", "href")]
@@ -77,7 +77,7 @@ def test_no_text_of_a_run_becomes_markup() -> None:
 
 
 @given(st.text())
-def test_a_text_is_read_back_as_it_was_and_is_one_text(text: str) -> None:
+def test_text_is_read_back_unchanged_and_as_one_string(text: str) -> None:
     class Content(HTMLParser):
         said = ""
 
@@ -94,7 +94,7 @@ def test_a_text_is_read_back_as_it_was_and_is_one_text(text: str) -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=400))
-def test_the_points_that_are_drawn_are_points_of_the_journal_with_its_extremes(values: list[float]) -> None:
+def test_the_drawn_points_are_points_of_the_journal_including_extremes(values: list[float]) -> None:
     from fmstune.report.page_charts import _kept
 
     kept = _kept(values, 42)
@@ -104,7 +104,7 @@ def test_the_points_that_are_drawn_are_points_of_the_journal_with_its_extremes(v
     assert len(kept) <= 42
 
 
-def test_a_run_with_many_points_and_metrics_keeps_within_the_bounds(tmp_path: Path) -> None:
+def test_a_run_with_many_points_and_metrics_stays_within_the_size_limit(tmp_path: Path) -> None:
     recorder = begin(Path("large"))
     for step in range(3000):
         values = {f"metric_{number}": step / 7 + number for number in range(30)}
@@ -121,10 +121,10 @@ def test_a_run_with_many_points_and_metrics_keeps_within_the_bounds(tmp_path: Pa
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser is installed")
-def test_in_a_browser_it_draws_the_points_of_the_journal_and_asks_for_nothing(tmp_path: Path) -> None:
+def test_in_a_browser_it_draws_the_points_of_the_journal_and_requests_nothing(tmp_path: Path) -> None:
     path = write_report(evil_run(Path("evil"), steps=30))
     text = path.read_text()
-    asks = (  # for all charts, also those that are not in view
+    asks = (  # for all charts, including those out of view
         "addEventListener('load', () => { dispatchEvent(new Event('beforeprint')); "
         "document.documentElement.dataset.drawn = JSON.stringify([...drawn.values()].map("
         "({chart, sources}) => [chart.title, sources.map((s) => [[...s.data.x], [...s.data.y]])])); });"
@@ -142,7 +142,7 @@ def test_in_a_browser_it_draws_the_points_of_the_journal_and_asks_for_nothing(tm
     assert charts[EVIL][0][1] == [float(step) for step in range(1, 31)]
 
 
-def test_a_run_writes_its_report_and_the_command_writes_it_again(
+def test_a_run_writes_its_report_and_the_command_rewrites_it(
     tmp_path: Path,
 ) -> None:
     done = fmstune(
@@ -162,7 +162,7 @@ def test_a_run_writes_its_report_and_the_command_writes_it_again(
     assert "<td>--learning-rate</td>" in Path("out/report.html").read_text()
 
 
-def test_without_the_library_it_is_named_once_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_it_is_reported_once_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     pages._bokeh.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     screen = io.StringIO()
@@ -180,7 +180,7 @@ def test_a_report_that_cannot_be_written_fails_no_run(monkeypatch: pytest.Monkey
     assert "warning  the report could not be written: " in screen.getvalue()
 
 
-def test_the_comments_of_a_configuration_say_where_each_setting_is_from(tmp_path: Path) -> None:
+def test_the_comments_of_a_configuration_name_the_source_of_each_setting(tmp_path: Path) -> None:
     toml = '# head\n\n[run]\nx = "a # from b"\nnames = [\n    "y = 1",\n]\n\n[trackers.aim]\nrepo = "r"\n'
     path = tmp_path / "config.toml"
     origins = {"run.x": "--set", "run.names": "fmstune.toml", "trackers.aim.repo": "--set"}
@@ -192,11 +192,11 @@ def test_the_comments_of_a_configuration_say_where_each_setting_is_from(tmp_path
 
 
 HUGE = '<&">' * 100_000
-"""Which takes several times as much when it is escaped."""
+"""Escaping multiplies its size."""
 
 
 @pytest.mark.parametrize("kind", ["params", "metrics", "names", "tables", "data", "settings", "error"])
-def test_a_page_keeps_within_its_bound_whatever_a_run_holds(kind: str) -> None:
+def test_a_page_stays_within_its_size_limit_whatever_a_run_contains(kind: str) -> None:
     recorder = begin(Path("huge"))
     if kind == "params":
         recorder.set_params({"huge": HUGE, **{f"p{number}": "<" * 500 for number in range(2_000)}}, "params")
@@ -225,7 +225,7 @@ def test_a_page_keeps_within_its_bound_whatever_a_run_holds(kind: str) -> None:
     )
 
 
-def test_a_journal_of_another_time_is_shown_all_the_same() -> None:
+def test_a_journal_of_an_earlier_version_is_still_shown() -> None:
     make_run(Path("odd"))
     journal = Path("odd/tracking/journal.jsonl")
     lines = [json.loads(line) | {"time": 1e30} for line in journal.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""`fmstune runs plot` draws what the journal has, in the terminal and as a picture."""
+"""`fmstune runs plot` draws the points of the journal, in the terminal and as an image."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run", {step: 4.0 / step for step in range(1, 9)}, eval_loss=1.5)
 
 
-def test_the_points_are_those_of_the_journal_the_newest_of_a_step(run: Path) -> None:
+def test_the_points_are_those_of_the_journal_with_the_newest_of_each_step(run: Path) -> None:
     again = begin(run)
     again.resumed(6)
     for step, loss in ((7, 9.0), (8, math.nan), (9, 3)):
@@ -54,26 +54,26 @@ def test_the_points_are_those_of_the_journal_the_newest_of_a_step(run: Path) -> 
     assert "(2 values cannot be drawn)" in plotted(run, "--metric", "train/loss")
 
 
-def test_a_name_without_a_stage_is_that_of_all_stages_and_a_pattern_of_many(run: Path) -> None:
+def test_a_name_without_a_stage_matches_all_stages_and_a_pattern_several(run: Path) -> None:
     keys = [chart["key"] for chart in json.loads(plotted(run, "--json"))]
     assert keys == ["train/loss", "eval/loss"]
     keys = [chart["key"] for chart in json.loads(plotted(run, "--metric", "train/*", "--json"))]
     assert keys == ["train/loss", "train/learning_rate"]
 
 
-def test_a_metric_that_no_run_has_is_an_error_that_names_a_close_one(run: Path) -> None:
+def test_an_unknown_metric_is_an_error_that_suggests_a_close_one(run: Path) -> None:
     done = CliRunner().invoke(app, ["runs", "plot", str(run), "--metric", "los"])
     assert str(done.exception) == "no run here has the metric 'los'. Did you mean loss?"
 
 
-def test_the_x_axis_is_the_step_or_the_time_since_the_beginning(run: Path) -> None:
+def test_the_x_axis_is_the_step_or_the_time_since_the_start(run: Path) -> None:
     (chart,) = json.loads(plotted(run, "--metric", "train/loss", "--x", "time", "--json"))
     assert chart["x"] == "seconds"
     assert all(0 <= at < 60 for at in chart["lines"][0]["xs"])
     assert chart["lines"][0]["xs"] == sorted(chart["lines"][0]["xs"])
 
 
-def test_two_runs_are_two_lines_with_a_symbol_each(run: Path, tmp_path: Path) -> None:
+def test_two_runs_are_two_lines_with_different_symbols(run: Path, tmp_path: Path) -> None:
     other = make_run(tmp_path / "other\x1b[2J", {1: 1.0, 8: 8.0})
     text = plotted(run, other, "--metric", "train/loss")
     assert f"* {run}" in text
@@ -84,7 +84,7 @@ def test_two_runs_are_two_lines_with_a_symbol_each(run: Path, tmp_path: Path) ->
     assert any("*" in line for line in plot)
 
 
-def test_smoothing_keeps_a_constant_and_weighs_the_first_values_in_full() -> None:
+def test_smoothing_keeps_a_constant_and_has_no_initial_bias() -> None:
     assert list(smoothed([2.0, 2.0, 2.0], 0.9)) == pytest.approx([2.0, 2.0, 2.0])
     assert list(smoothed([1.0, 3.0], 0.5)) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
 
@@ -119,7 +119,7 @@ def test_extremes_are_at_the_top_and_at_the_bottom() -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
-def test_a_picture_has_the_points_of_the_chart(run: Path, tmp_path: Path, kind: str) -> None:
+def test_an_image_has_the_points_of_the_chart(run: Path, tmp_path: Path, kind: str) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / f"x.{kind}"
     evil = make_run(tmp_path / "$x^$_<script>alert(1)</script>", {1: 1.0, 8: 8.0})
@@ -144,12 +144,12 @@ def test_without_matplotlib_the_error_says_what_to_install(
     assert not (tmp_path / "x.png").exists()
 
 
-def test_a_picture_of_another_kind_is_an_error(run: Path) -> None:
+def test_an_image_of_an_unknown_type_is_an_error(run: Path) -> None:
     done = CliRunner().invoke(app, ["runs", "plot", str(run), "-o", "x.bmp"])
     assert "use one of the suffixes .png, .svg, .pdf" in str(done.exception)
 
 
-def test_the_x_axis_may_be_the_tokens_that_were_seen(tmp_path: Path) -> None:
+def test_the_x_axis_can_be_the_number_of_seen_tokens(tmp_path: Path) -> None:
     recorder = begin(tmp_path / "run")
     for step in (0, 10, 20):
         recorder.track_point(MetricPoint({"num_tokens": 100 * step, "loss": 1.0}, "train", step, None))
@@ -165,12 +165,12 @@ def test_the_x_axis_may_be_the_tokens_that_were_seen(tmp_path: Path) -> None:
         charts([read_run(tmp_path / "none")], ["loss"], x="tokens")
 
 
-def test_doubled_and_late_lines_are_no_events_more_and_missing_ones_are_counted(tmp_path: Path) -> None:
+def test_duplicate_and_late_lines_add_no_events_and_missing_ones_are_counted(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", dict.fromkeys(range(20), 1.0))
     journal = run / "tracking" / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     assert read_run(run).replay.missing == 0
-    # Three are lost, two are there twice, and one comes after its place.
+    # Three are lost, two are duplicated, and one is out of order.
     journal.write_text("".join([*lines[:5], lines[6], lines[6], lines[5], *lines[10:], lines[12]]))
     assert read_run(run).replay.missing == 3
 

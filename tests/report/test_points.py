@@ -37,7 +37,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_point_of_a_chart_has_the_time_that_the_journal_has(
     tmp_path_factory: pytest.TempPathFactory, happens: list[int | tuple[int]]
 ) -> None:
-    """An integer is a step that is tracked, one in brackets a step that the run is resumed from."""
+    """An integer is a tracked step, one in brackets a step from which the run is resumed."""
     directory = tmp_path_factory.mktemp("points") / "run"
     recorder = begin(directory)
     expected: dict[int, tuple[int, list[float]]] = {}
@@ -72,7 +72,7 @@ def test_each_point_of_a_chart_has_the_time_that_the_journal_has(
     assert drawn == (wanted if len(wanted) > 1 else [])
 
 
-def test_the_pause_before_a_resume_takes_no_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pause_before_a_resume_uses_no_energy(monkeypatch: pytest.MonkeyPatch) -> None:
     def sample(second: int) -> None:
         monkeypatch.setattr("time.time", lambda: 1_700_000_000.0 + second)
         recorder.track_sample({"gpu_0_power_watts": 300.0}, "system", 1)
@@ -91,7 +91,7 @@ def test_the_pause_before_a_resume_takes_no_energy(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("values", ['"x"', "[1]", "7"])
-def test_a_line_whose_values_are_none_is_damage_of_its_run_alone(
+def test_a_line_with_invalid_values_damages_only_its_own_run(
     values: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(Path("runs/a"))
@@ -106,7 +106,7 @@ def test_a_line_whose_values_are_none_is_damage_of_its_run_alone(
     assert "runs/b" in capsys.readouterr().out
 
 
-def test_sorting_knows_a_param_that_is_not_a_number_and_conditions_have_no_order(
+def test_sorting_supports_non_numeric_params_and_the_order_of_conditions_does_not_matter(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name, value in {"a": 3, "b": "NaN", "c": 1, "d": "nan", "e": 2}.items():
@@ -122,7 +122,7 @@ def test_sorting_knows_a_param_that_is_not_a_number_and_conditions_have_no_order
     assert listed("--where", "q=1", "--where", "foo=1") == listed("--where", "foo=1", "--where", "q=1") == []
 
 
-def test_watching_a_long_run_that_has_ended_shows_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_a_long_finished_run_shows_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(Path("a"), {step: 1 / step for step in range(1, 41)})
     monkeypatch.setitem(Follower.look.__kwdefaults__, "most", 10)  # type: ignore[arg-type]
     state = LiveState()
@@ -131,7 +131,7 @@ def test_watching_a_long_run_that_has_ended_shows_its_end(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", ["実験\u3000１", "-x", "a'b\nc", "tab\there", "\u202egnp"])
-def test_a_command_that_is_next_names_the_directory_in_a_shell(name: str) -> None:
+def test_a_suggested_command_quotes_the_directory_for_a_shell(name: str) -> None:
     make_run(Path(name))
     show = following(view_of(read_run(Path(name))))[-1]
     assert show.isprintable() or "\u3000" in show
@@ -143,7 +143,7 @@ def test_a_command_that_is_next_names_the_directory_in_a_shell(name: str) -> Non
     assert not found.startswith("-")
 
 
-def test_standard_output_that_breaks_ends_no_training(tmp_path: Path) -> None:
+def test_a_broken_standard_output_ends_no_training(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     arguments = ("train", "--json", "--max-steps", "3", *FAST, "--output-dir", "out")
@@ -157,7 +157,7 @@ def test_standard_output_that_breaks_ends_no_training(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_what_a_callback_prints_is_not_in_the_answer(tmp_path: Path) -> None:
+def test_output_of_a_callback_is_not_in_the_json_output(tmp_path: Path) -> None:
     (tmp_path / "noisy.py").write_text(
         "from transformers import TrainerCallback\n"
         "class Noisy(TrainerCallback):\n"

@@ -1,4 +1,4 @@
-"""`fmstune runs rm` asks, says what it will delete, and deletes that."""
+"""`fmstune runs rm` asks, lists what it will delete, and deletes exactly that."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def run(tmp_path: Path) -> Path:
     return directory
 
 
-def test_a_run_is_deleted_with_its_directory_and_what_it_was_is_said(run: Path) -> None:
+def test_a_run_is_deleted_with_its_directory_and_reported(run: Path) -> None:
     done = rm(run, "--yes")
     assert done.exit_code == 0
     assert "checkpoint-5/, config.toml, model.safetensors, tracking/" in done.output
     assert not run.exists()
 
 
-def test_files_of_others_stay_and_are_named(run: Path) -> None:
+def test_files_that_are_not_the_runs_stay_and_are_named(run: Path) -> None:
     (run / "notes.txt").write_text("mine")
     done = rm(run, "--yes")
     assert "keep     1 other there: notes.txt" in done.output
@@ -58,7 +58,7 @@ def test_in_a_terminal_it_asks(run: Path, answer: str, stays: bool) -> None:
     assert run.exists() == stays
 
 
-def test_a_run_that_is_going_is_never_deleted(run: Path) -> None:
+def test_a_running_run_is_never_deleted(run: Path) -> None:
     recorder = begin(run)
     before = tree(run)
     try:
@@ -69,7 +69,7 @@ def test_a_run_that_is_going_is_never_deleted(run: Path) -> None:
     assert tree(run) == before
 
 
-def test_a_run_that_is_resumed_between_the_question_and_the_answer_is_not_deleted(run: Path) -> None:
+def test_a_run_that_is_resumed_between_question_and_answer_is_not_deleted(run: Path) -> None:
     plan = remove.planned(run)
     recorder = begin(run)
     try:
@@ -80,7 +80,9 @@ def test_a_run_that_is_resumed_between_the_question_and_the_answer_is_not_delete
     assert (run / "model.safetensors").exists()
 
 
-def test_what_is_no_run_is_never_deleted_nor_are_runs_beside_it(run: Path, tmp_path: Path) -> None:
+def test_a_directory_that_is_no_run_is_never_deleted_nor_are_neighbouring_runs(
+    run: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "model.safetensors").write_text("x")
@@ -91,7 +93,7 @@ def test_what_is_no_run_is_never_deleted_nor_are_runs_beside_it(run: Path, tmp_p
         assert tree(tmp_path) == before
 
 
-def test_a_link_inside_a_run_is_deleted_and_what_it_leads_to_is_not(run: Path, tmp_path: Path) -> None:
+def test_a_symlink_inside_a_run_is_deleted_and_its_target_is_not(run: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "x").write_text("x")
     (run / "checkpoint-9").symlink_to(tmp_path / "precious")

@@ -1,4 +1,4 @@
-"""`fmstune runs show` and `export` say of a run what was tracked."""
+"""`fmstune runs show` and `export` report exactly what was tracked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def shown(directory: Path) -> str:
     return done.stdout
 
 
-# -- what was tracked, by chance --------------------------------------------------------------
+# -- random tracked events --------------------------------------------------------------------
 
 NUMBERS = st.one_of(
     st.floats(width=64), st.integers(-5, 5), st.integers(2**53, 2**70), st.sampled_from([math.nan, math.inf])
@@ -77,10 +77,10 @@ HAPPENINGS = st.one_of(
 
 @dataclass
 class Expected:
-    """What a person would say of a run who was there."""
+    """The expected report of a run, from its history."""
 
     values: dict[tuple[Any, str], dict[Any, tuple[int, list[Any]]]] = field(default_factory=dict)
-    """Those of each step, and the session that tracked them: what a resumed run does again counts."""
+    """The seconds of each step, and the session that tracked them: repeated steps of a resumed run count."""
     last: dict[tuple[Any, str], tuple[Any, Any]] = field(default_factory=dict)
     tracked: dict[tuple[Any, str], int] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
@@ -110,7 +110,7 @@ def added(into: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def word(value: Any) -> Any:
-    """A value as strict JSON has it."""
+    """A value in strict JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value).replace("nan", "NaN").replace("inf", "Infinity")
     return value
@@ -152,7 +152,7 @@ def play(directory: Path, happenings: list[Any]) -> Expected:
     return expected
 
 
-@settings(max_examples=30)  # each asks two commands
+@settings(max_examples=30)  # each example runs two commands
 @given(happenings=st.lists(HAPPENINGS, max_size=14))
 def test_what_is_shown_and_exported_is_what_was_tracked(
     tmp_path_factory: pytest.TempPathFactory, happenings: list[Any]
@@ -187,10 +187,10 @@ def test_what_is_shown_and_exported_is_what_was_tracked(
         ]
 
 
-# -- what a person reads ----------------------------------------------------------------------
+# -- console output ---------------------------------------------------------------------------
 
 
-def test_a_run_is_shown_with_what_it_is_its_changed_settings_and_its_metrics(tmp_path: Path) -> None:
+def test_a_run_is_shown_with_its_identity_its_changed_settings_and_its_metrics(tmp_path: Path) -> None:
     directory = make_run(
         tmp_path / "run", {1: 3.0, 2: math.nan, 3: 1.0}, params={"team": "nlp"}, settings={"lora.r": 8}
     )
@@ -202,7 +202,7 @@ def test_a_run_is_shown_with_what_it_is_its_changed_settings_and_its_metrics(tmp
     assert lines["train/loss"].split()[1:] == ["3", "(1", "not", "finite)", "3", "1", "3", "1", "3"]
 
 
-def test_what_a_tracker_has_otherwise_is_shown_and_a_long_name_keeps_its_distance(tmp_path: Path) -> None:
+def test_adaptations_of_a_tracker_are_shown_and_a_long_name_keeps_its_distance(tmp_path: Path) -> None:
     changes = ("metric loss was not finite at times; those points are in the journal only",)
     changes += tuple(f"a@{number} is called a_{number}" for number in range(9))
     run = make_run(tmp_path / "run")
@@ -215,7 +215,7 @@ def test_what_a_tracker_has_otherwise_is_shown_and_a_long_name_keeps_its_distanc
     ]
 
 
-def test_damage_and_what_is_missing_are_named(tmp_path: Path) -> None:
+def test_damage_and_missing_events_are_reported(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run", dict.fromkeys(range(1, 6), 1.0))
     path = journal_path(directory)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -223,7 +223,7 @@ def test_damage_and_what_is_missing_are_named(tmp_path: Path) -> None:
     assert "5 events · 2 events missing · 1 damaged line" in shown(directory)
 
 
-def test_what_a_terminal_would_obey_is_shown_in_no_part_of_it(tmp_path: Path) -> None:
+def test_terminal_control_characters_are_escaped_everywhere(tmp_path: Path) -> None:
     evil = "\x1b[2J\x1b]0;x\x07\nerror: y\u202e"
     directory = tmp_path / f"run{evil}"
     recorder = begin(directory)
@@ -244,7 +244,7 @@ def test_what_a_terminal_would_obey_is_shown_in_no_part_of_it(tmp_path: Path) ->
         assert not any(line.startswith("error: y") for line in output.splitlines())
 
 
-def test_what_was_redacted_stays_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redacted_values_stay_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "run"
     journal = open_journal(directory) if (directory / "tracking").mkdir(parents=True) is None else None
     assert journal is not None
@@ -264,7 +264,7 @@ def test_what_was_redacted_stays_redacted(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("command", ["show", "export", "rm", "compare"])
-def test_a_run_that_is_not_there_names_the_nearest(
+def test_a_missing_run_suggests_the_nearest(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -277,7 +277,7 @@ def test_a_run_that_is_not_there_names_the_nearest(
 # -- comparing --------------------------------------------------------------------------------
 
 
-def test_a_comparison_has_the_settings_that_differ_first_then_metrics_then_resources(tmp_path: Path) -> None:
+def test_a_comparison_shows_differing_settings_then_metrics_then_resources(tmp_path: Path) -> None:
     directories = [
         make_run(tmp_path / name, {1: loss}, params={"team": name}, settings={"training.learning_rate": rate})
         for name, loss, rate in (("a", 1.0, 1e-4), ("b", 2.0, 2e-4), ("c", 3.0, 1e-4))
@@ -301,7 +301,7 @@ def test_a_comparison_has_the_settings_that_differ_first_then_metrics_then_resou
 # -- exports ----------------------------------------------------------------------------------
 
 
-def test_csv_and_parquet_have_the_points_that_json_has(tmp_path: Path) -> None:
+def test_csv_and_parquet_have_the_points_of_the_json_export(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run", {1: 3.0, 2: math.nan, 3: -math.inf, 4: 0.1})
     again = begin(directory)
     again.resumed(1)
@@ -318,7 +318,7 @@ def test_csv_and_parquet_have_the_points_that_json_has(tmp_path: Path) -> None:
     assert [(row["stage"], row["name"], row["step"]) for row in rows] == [
         (stage, name, str(step)) for stage, name, step, _ in points
     ]
-    for row, (*_, value) in zip(rows, points, strict=True):  # 5e-05 and 0.00005 are one number
+    for row, (*_, value) in zip(rows, points, strict=True):  # 5e-05 and 0.00005 are the same number
         text = str(value).replace("\ud800", "\\ud800")
         assert row["value"] == text or float(row["value"]) == value
 
@@ -330,7 +330,7 @@ def test_csv_and_parquet_have_the_points_that_json_has(tmp_path: Path) -> None:
     assert {row["text"] for row in read} == {None, 'ü,\n"x\\ud800', str(2**60 + 1)}
 
 
-def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_export_keeps_the_existing_file(tmp_path: Path) -> None:
     target = tmp_path / "kept.csv"
     target.write_text("kept")
     done = CliRunner().invoke(app, ["runs", "export", str(tmp_path / "nope"), "-o", str(target)])
@@ -339,7 +339,7 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_journal_that_is_written_again_meanwhile_is_not_counted_twice(
+def test_a_journal_that_is_rewritten_meanwhile_is_not_counted_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = make_run(tmp_path / "run", dict.fromkeys(range(1, 6), 1.0))

@@ -1,4 +1,4 @@
-"""`runs show` names the texts, images, histograms and artifacts of a run, and where their files are."""
+"""`runs show` lists the text, images, histograms and artifacts of a run, and the paths of their files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.commands import fmstune as command
 from tests.support.made_runs import begin, leave
 
 
-def test_what_was_tracked_besides_numbers_is_named_with_its_files(tmp_path: Path) -> None:
+def test_tracked_media_are_listed_with_their_files(tmp_path: Path) -> None:
     directory = tmp_path / "runs" / "a"
     recorder = begin(directory)
     (tmp_path / "notes.md").write_text("notes")
@@ -27,6 +27,6 @@ def test_what_was_tracked_besides_numbers_is_named_with_its_files(tmp_path: Path
     found = json.loads(command("runs", "show", "runs/a", "--json", cwd=tmp_path, light=True).stdout)["media"]
     first, second, histogram, artifact = found
     assert (first["step"], first["text"]) == (1, "first")
-    assert (tmp_path / second["path"]).read_text() == "y" * 5000  # the newest of its step
+    assert (tmp_path / second["path"]).read_text() == "y" * 5000  # the newest of the step
     assert (histogram["counts"], histogram["low"], histogram["high"]) == ([1, 1], 1.0, 2.0)
     assert (tmp_path / artifact["path"] / "notes.md").read_text() == "notes"

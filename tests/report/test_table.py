@@ -1,4 +1,4 @@
-"""Tables fit into the terminal, and what people paste from them is whole."""
+"""Tables fit the terminal, and values that users paste from them are complete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CELLS = st.text(st.sampled_from("ab中é-e\u0301"), max_size=30)
 
 
 @given(rows=st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=4), width=st.integers(20, 120))
-def test_a_table_is_as_wide_as_the_terminal_or_less_and_its_first_column_is_whole(
+def test_a_table_fits_the_terminal_and_its_first_column_is_never_cut(
     rows: list[tuple[str, str, str]], width: int
 ) -> None:
     lines = table(("run", "second", "third"), rows, width=width, optional=("third", "second"))
@@ -22,7 +22,7 @@ def test_a_table_is_as_wide_as_the_terminal_or_less_and_its_first_column_is_whol
     assert all(line.startswith(row[0].rstrip()) for line, row in zip(lines[1:], rows, strict=True))
 
 
-def test_columns_without_a_value_are_left_out_and_numbers_are_on_the_right() -> None:
+def test_columns_without_a_value_are_omitted_and_numbers_are_right_aligned() -> None:
     assert table(("a", "b", "n"), [("x", "-", "1"), ("y", "", "10")], right=("n",)) == [
         "a   n",
         "x   1",
@@ -42,7 +42,7 @@ def test_a_value_is_short_and_printable(value: object, shown: str) -> None:
     assert cell(value) == shown
 
 
-def test_times_are_in_units_that_people_use() -> None:
+def test_durations_are_in_common_units() -> None:
     assert [duration(each) for each in (0.04, 2.31, 61, 3725, 100_000)] == [
         "0.0s", "2.3s", "1m01s", "1h02m", "1d03h",
     ]  # fmt: skip

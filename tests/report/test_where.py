@@ -51,7 +51,7 @@ RUNS = [a_run(1), a_run(2, status="killed"), a_run(3, metrics={"eval/loss": math
         ("team>1", ""),
     ],
 )  # fmt: skip
-def test_a_condition_is_about_any_setting_param_or_metric(condition: str, names: str) -> None:
+def test_a_condition_can_refer_to_any_setting_param_or_metric(condition: str, names: str) -> None:
     assert "".join(run.line.name for run in chosen(RUNS, condition)) == names
 
 

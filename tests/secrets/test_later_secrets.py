@@ -19,9 +19,7 @@ def test_a_secret_added_to_the_environment_during_a_run_reaches_no_later_journal
     run_directory: Path,
 ) -> None:
     recorder = Recorder(open_journal(run_directory))
-    recorder.track_point(
-        MetricPoint({f"loss of {SECRET}": 1.0}, "train", 1)
-    )  # before it is known to be secret
+    recorder.track_point(MetricPoint({f"loss of {SECRET}": 1.0}, "train", 1))  # not known to be secret yet
     before = journal_path(run_directory).stat().st_size
     os.environ["DB_PASSWORD"] = SECRET
     recorder.track_point(MetricPoint({f"loss of {SECRET}": 1.0}, "train", 2))

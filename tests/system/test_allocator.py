@@ -1,4 +1,4 @@
-"""Freed memory is kept within a training, and given back after it."""
+"""Freed memory is kept during a training, and returned to the system afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _glibc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_block_that_was_freed_is_used_again_within_and_given_back_after() -> None:
+def test_a_freed_block_is_reused_during_training_and_returned_afterwards() -> None:
     process = psutil.Process()
     with freed_memory_kept() as kept:
         if not kept:
@@ -39,7 +39,7 @@ def test_a_block_that_was_freed_is_used_again_within_and_given_back_after() -> N
     assert held - process.memory_info().rss > BLOCK / 2
 
 
-def test_what_the_user_has_set_for_the_allocator_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_settings_of_the_allocator_are_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     with freed_memory_kept() as kept:
         assert not kept

@@ -1,4 +1,4 @@
-"""Python's garbage collector is held back while libraries are imported, in fmstune's own processes alone."""
+"""Python's garbage collector is paused while libraries are imported, only in fmstune's own processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine on which torch cannot compile is told before anything else is done, in one sentence."""
+"""A machine on which torch cannot compile is reported before anything else is done, in one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the compiler th
 
 @pytest.fixture
 def _broken_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A C++ compiler that is there and says its version, and compiles nothing."""
+    """A C++ compiler that reports its version, and compiles nothing."""
     import torch._inductor.config
 
     compiler = tmp_path / "c++"
@@ -37,7 +37,7 @@ def _broken_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 @pytest.mark.usefixtures("_broken_compiler")
-def test_a_compiler_that_does_not_work_is_told_with_its_own_words_before_the_model_is_loaded() -> None:
+def test_a_broken_compiler_is_reported_with_its_message_before_the_model_is_loaded() -> None:
     config = load(None, sets=["training.torch_compile=true", "model.path=org/none", "data.train=org/none"])
     with pytest.raises(ConfigError) as caught:
         require_compiler(config)
@@ -48,13 +48,13 @@ def test_a_compiler_that_does_not_work_is_told_with_its_own_words_before_the_mod
 
 
 @pytest.mark.usefixtures("_broken_compiler")
-def test_nothing_is_compiled_when_the_run_is_not() -> None:
+def test_nothing_is_compiled_if_the_run_compiles_nothing() -> None:
     require_compiler(load(None))
     require_compiler(load(None, sets=["training.torch_compile_backend=eager"]))
 
 
 @pytest.mark.usefixtures("_broken_compiler")
-def test_a_model_that_cannot_be_compiled_later_is_told_in_one_sentence() -> None:
+def test_a_model_that_cannot_be_compiled_is_reported_in_one_sentence() -> None:
     with pytest.raises(Exception, match="compile") as caught:
         torch.compile(lambda values: values.cos() + 1)(torch.ones(8))
     told = compile_failure(caught.value)
@@ -63,7 +63,7 @@ def test_a_model_that_cannot_be_compiled_later_is_told_in_one_sentence() -> None
     assert compile_failure(RuntimeError("another")) is None
 
 
-def test_each_setting_that_turns_the_compilation_on_is_known() -> None:
+def test_each_setting_that_enables_compilation_is_known() -> None:
     for name, value in (("", True), ("_mode", "max-autotune"), ("_backend", "inductor")):
         assert compiles_with_inductor({f"torch_compile{name}": value})
     assert not compiles_with_inductor({})

@@ -1,4 +1,4 @@
-"""Foreign code is called with a deadline, and keeps no process from its end."""
+"""Foreign code is called with a deadline, and keeps no process from ending."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def raises(error: BaseException) -> Callable[[], None]:
     return call
 
 
-def test_calls_are_made_one_after_the_other_in_one_thread() -> None:
+def test_calls_run_one_after_another_in_one_thread() -> None:
     thread = DeadlineThread("calls", 60)
     names = [thread.call(lambda: threading.current_thread().name) for _ in range(2)]
     assert names == ["calls", "calls"]
@@ -31,7 +31,7 @@ def test_calls_are_made_one_after_the_other_in_one_thread() -> None:
     thread.close()
 
 
-def test_a_call_that_takes_too_long_is_given_up_and_ends_at_its_next_instruction() -> None:
+def test_a_call_that_takes_too_long_is_abandoned_and_ends_at_its_next_instruction() -> None:
     thread = DeadlineThread("calls", 0.1)
     begun, woken, after = threading.Event(), threading.Event(), list[int]()
 
@@ -64,7 +64,7 @@ main()
 
 
 @pytest.mark.parametrize(("command", "code"), [("list", 0), ("lisst", 2)])
-def test_the_process_ends_on_time_with_its_code_whatever_an_sdk_has_left_behind(
+def test_the_process_ends_on_time_with_its_exit_code_whatever_an_sdk_left_behind(
     command: str, code: int
 ) -> None:
     began = time.monotonic()
@@ -74,7 +74,7 @@ def test_the_process_ends_on_time_with_its_code_whatever_an_sdk_has_left_behind(
 
 
 def test_a_program_that_calls_the_command_is_not_ended_with_it() -> None:
-    """As tests do: one was ended in the midst of others, five minutes after this."""
+    """Tests do so: one was once killed by this in the middle of others, five minutes later."""
     code = (
         "import time\n"
         "from fmstune.cli.main import main\n"

@@ -1,4 +1,4 @@
-"""DeepSpeed checks its own settings before a run has a directory; a small package stands in for it."""
+"""DeepSpeed validates its own settings before a run has a directory; a small package stands in for it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (runtime / f"{file}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("deepspeed", *(f"deepspeed.runtime{part}" for part in ("", ".config", ".config_utils"))):
-        monkeypatch.setitem(sys.modules, name, sys)  # so that what the test imports is forgotten after it
+        monkeypatch.setitem(sys.modules, name, sys)  # so that the test's imports are undone after it
         monkeypatch.delitem(sys.modules, name)
 
 
@@ -85,6 +85,6 @@ def test_what_deepspeed_refuses_is_one_sentence_with_its_key(
 def test_what_deepspeed_accepts_is_accepted() -> None:
     table = {"zero_optimization": {"stage": 2}, "bf16": {"enabled": "auto"}}
     check_deepspeed(RunConfig(training={"deepspeed": table, "use_cpu": True}))
-    for kind in ("AdamW", "Lion", "RMSprop"):  # DeepSpeed's in any case, and torch's
+    for kind in ("AdamW", "Lion", "RMSprop"):  # DeepSpeed's, in any letter case, and torch's
         each = {**table, "optimizer": {"type": kind}}
         check_deepspeed(RunConfig(training={"deepspeed": each, "use_cpu": True}))

@@ -1,4 +1,5 @@
-"""Settings that this machine cannot run are told in one sentence each, with the remedy, before the model."""
+"""Settings that this machine cannot run are reported in one sentence each, with a remedy, before the model
+loads."""
 
 from __future__ import annotations
 
@@ -33,20 +34,20 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("model.attn_implementation=flash_attention_2", "needs flash-attn: .* or use sdpa"),
     ],
 )
-def test_what_is_not_installed_is_told_with_the_configuration(setting: str, says: str) -> None:
+def test_a_missing_package_is_reported_with_the_configuration(setting: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:
         load(None, [], [setting])
     assert str(error.value).startswith("--set: ")
 
 
-def test_a_compiler_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler: install g\\+\\+"):
         load(None, [], ["training.torch_compile=true"])
 
 
 @on_a_cpu
-def test_all_that_a_cpu_cannot_do_is_told_at_once_and_nothing_is_made() -> None:
+def test_everything_that_a_cpu_cannot_do_is_reported_together_and_nothing_is_created() -> None:
     with pytest.raises(ConfigError) as error:
         tune("out", "training.tf32=true", "training.activation_offloading=true")
     assert "training.tf32 needs an NVIDIA GPU, Ampere or later, but this is a CPU" in str(error.value)
@@ -56,7 +57,7 @@ def test_all_that_a_cpu_cannot_do_is_told_at_once_and_nothing_is_made() -> None:
 
 @on_a_cpu
 @pytest.mark.parametrize("setting", ["training.fsdp=true", "training.ddp_backend=nccl"])
-def test_what_spreads_a_model_over_gpus_is_refused_where_there_is_none(setting: str) -> None:
+def test_settings_that_shard_a_model_over_gpus_are_refused_without_one(setting: str) -> None:
     with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]}.* GPUs, but there is none; leave it"):
         tune("out", setting)
     assert not Path("out").exists()
@@ -65,7 +66,7 @@ def test_what_spreads_a_model_over_gpus_is_refused_where_there_is_none(setting: 
 def test_deepspeed_from_python_needs_a_launcher_for_its_process_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # An empty package stands for DeepSpeed, which is not installed: it is refused before it is imported.
+    # An empty package stands in for DeepSpeed, which is not installed: it is refused before it is imported.
     (tmp_path / "deepspeed").mkdir()
     (tmp_path / "deepspeed/__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
@@ -75,11 +76,11 @@ def test_deepspeed_from_python_needs_a_launcher_for_its_process_group(
 
 
 @on_a_cpu
-def test_the_precision_is_told_with_its_reason() -> None:
+def test_an_unsupported_precision_is_reported_with_its_reason() -> None:
     assert "parameters · float32: the device is a CPU" in dry_run_shown()
     assert precision({"bf16": True}).line() == "bf16: as set"
 
 
 @on_a_cpu
-def test_bf16_is_computed_on_a_cpu_when_it_is_asked_for() -> None:
+def test_bf16_works_on_a_cpu_on_request() -> None:
     assert "bf16: as set" in tune("out", "training.bf16=true")

@@ -1,4 +1,4 @@
-"""Where files can be written, found out without leaving any."""
+"""Finding out whether files can be written, without leaving any behind."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from fmstune.system.files import replace_text, takes_files
 
 
 @pytest.mark.parametrize("folder", ["/proc", "/proc/self", "/sys", "/dev/null", "/nowhere"])
-def test_what_takes_no_files_is_known_also_to_root(folder: str) -> None:
+def test_unwritable_folders_are_detected_even_by_root(folder: str) -> None:
     assert not takes_files(Path(folder))
 
 
-def test_a_folder_that_takes_files_is_left_as_it_was(tmp_path: Path) -> None:
+def test_a_writable_folder_is_left_unchanged(tmp_path: Path) -> None:
     before = tmp_path.stat().st_mtime_ns
     assert takes_files(tmp_path)
     assert (list(tmp_path.iterdir()), tmp_path.stat().st_mtime_ns) == ([], before)
 
 
-def test_a_file_that_cannot_be_replaced_stays_and_nothing_lies_beside_it(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_replaced_stays_and_nothing_is_left_next_to_it(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(OSError, match="directory"):
         replace_text(tmp_path / "file", "new")

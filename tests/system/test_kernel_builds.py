@@ -56,7 +56,7 @@ def test_the_build_of_a_living_process_is_awaited_and_reported(
             other.communicate("done")
 
         monkeypatch.setattr(kernel_builds.warnings, "warn", finish)
-        assert not BuildLock(str(tmp_path / "lock")).try_acquire()  # what it has built is used
+        assert not BuildLock(str(tmp_path / "lock")).try_acquire()  # its build is used
     assert other.returncode == 0
 
 

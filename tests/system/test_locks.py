@@ -1,4 +1,4 @@
-"""A lock is one process's alone: nothing that it has started keeps it."""
+"""A lock belongs to one process only: no process that it started keeps it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ time.sleep(600)
 
 @contextmanager
 def held(path: Path, child: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A process that holds the lock, and the one that it has forked."""
+    """A process that holds the lock, and the child that it forked."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path), child], stdout=subprocess.PIPE, text=True
     )
@@ -44,7 +44,7 @@ def held(path: Path, child: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
             os.kill(forked, signal.SIGKILL)
 
 
-def test_one_process_has_a_lock_and_others_learn_which(tmp_path: Path) -> None:
+def test_one_process_holds_a_lock_and_others_learn_which(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert locks.holder(path) is None
     with held(path, "none") as (process, _):
@@ -62,7 +62,7 @@ def test_one_process_has_a_lock_and_others_learn_which(tmp_path: Path) -> None:
     assert locks.holder(path) is None
 
 
-def test_a_killed_holder_leaves_no_lock_behind_in_processes_that_python_has_forked(tmp_path: Path) -> None:
+def test_children_forked_by_python_do_not_keep_the_lock_of_a_killed_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with held(path, "python") as (process, child):
         process.kill()
@@ -74,10 +74,10 @@ def test_a_killed_holder_leaves_no_lock_behind_in_processes_that_python_has_fork
         lock.release()
 
 
-def test_a_killed_holder_leaves_no_lock_behind_in_processes_that_a_library_has_forked(tmp_path: Path) -> None:
+def test_children_forked_by_a_library_do_not_keep_the_lock_of_a_killed_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with held(path, "library") as (process, child):
-        process.kill()  # and not waited for: it is a zombie
+        process.kill()  # not waited for, so it is a zombie
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         os.kill(child, 0)
         assert locks.holder(path) is None
@@ -89,7 +89,7 @@ def test_a_killed_holder_leaves_no_lock_behind_in_processes_that_a_library_has_f
         lock.release()
 
 
-def test_nothing_is_known_of_a_holder_on_another_machine_but_that_it_has_the_lock(tmp_path: Path) -> None:
+def test_of_a_holder_on_another_machine_only_the_lock_is_known(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     lock = locks.take(path)
     assert lock is not None
@@ -102,7 +102,7 @@ def test_nothing_is_known_of_a_holder_on_another_machine_but_that_it_has_the_loc
     lock.release()
 
 
-def test_a_lock_whose_file_number_somebody_has_taken_for_another_file_closes_only_its_own(
+def test_a_lock_whose_descriptor_was_reused_for_another_file_closes_only_its_own(
     tmp_path: Path,
 ) -> None:
     lock = locks.take(tmp_path / "lock")
@@ -110,7 +110,7 @@ def test_a_lock_whose_file_number_somebody_has_taken_for_another_file_closes_onl
     other = tmp_path / "other"
     other.write_text("kept")
     file = os.open(other, os.O_RDWR)
-    os.dup2(file, lock._file)  # as a tracker does that closes all files
+    os.dup2(file, lock._file)  # like a tracker that closes all files
     lock.release()
     assert other.read_text() == "kept"
     os.close(lock._file)

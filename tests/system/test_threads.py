@@ -1,4 +1,5 @@
-"""As many threads as this process may use, unless the user says how many; and those that wait, sleep."""
+"""fmstune uses as many threads as this process may use, unless the user sets a number; waiting threads
+sleep."""
 
 from __future__ import annotations
 
@@ -29,11 +30,11 @@ if line is None: print(json.dumps([None, None, os.environ.get("GOMP_SPINCOUNT")]
 waiting = os.environ.get("OMP_WAIT_POLICY") or os.environ.get("GOMP_SPINCOUNT")
 print(json.dumps([line, ctypes.CDLL(openmp).omp_get_max_threads(), waiting]))
 """
-"""OpenMP of torch says how many threads torch has, and is loaded in no time."""
+"""torch's OpenMP tells how many threads torch has, and loads in no time."""
 
 
 def settled(*arguments: str, **environment: str) -> list[object]:
-    """The line, torch's threads and how they wait, in a new process."""
+    """The printed line, torch's number of threads and their wait policy, in a new process."""
     inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     done = subprocess.run(
         [sys.executable, "-c", SETTLED, *arguments],
@@ -43,12 +44,12 @@ def settled(*arguments: str, **environment: str) -> list[object]:
     return found
 
 
-def test_torch_uses_what_the_affinity_of_the_process_allows_and_a_line_says_so() -> None:
+def test_torch_uses_what_the_cpu_affinity_allows_and_a_line_says_so() -> None:
     line = "1 of the 64 processors of this machine: the affinity of this process"
     assert settled("one") == [line, 1, "20000"]
 
 
-def test_the_users_own_variables_win() -> None:
+def test_the_users_own_variables_take_precedence() -> None:
     assert settled("one", OMP_NUM_THREADS="2", GOMP_SPINCOUNT="9") == [None, None, "9"]
 
 
@@ -73,10 +74,10 @@ import torch
 changed = [name for name in {*before, *os.environ} if name.startswith("OMP_")]
 print(json.dumps([torch.get_num_threads(), changed]))
 """
-"""The first module that imports torch does only that here; the rest of a trainer takes longer."""
+"""Here, the first module that imports torch does nothing else; the rest of a trainer takes longer."""
 
 
-def test_a_run_from_python_obeys_the_limits_too_and_leaves_the_environment_as_it_was() -> None:
+def test_a_run_from_python_respects_the_limits_too_and_restores_the_environment() -> None:
     inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     done = subprocess.run(
         [sys.executable, "-c", FROM_PYTHON],
@@ -87,7 +88,7 @@ def test_a_run_from_python_obeys_the_limits_too_and_leaves_the_environment_as_it
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine of 16 processors whose control groups are in a folder of this test."""
+    """A machine with 16 processors whose control groups are in a folder of this test."""
     monkeypatch.setattr(cgroups, "_ROOT", tmp_path / "fs")
     monkeypatch.setattr(cgroups, "_OF_PROCESS", tmp_path / "cgroup")
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
@@ -103,11 +104,11 @@ numbers = st.floats(0.01, 40)
 
 @given(st.lists(st.none() | numbers, min_size=1, max_size=3), st.booleans(), st.none() | st.integers(1, 40))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_tightest_of_quotas_and_slurms_word_counts(
+def test_the_lowest_of_quotas_and_slurms_limit_counts(
     machine: Path, quotas: list[float | None], unified: bool, slurm: int | None
 ) -> None:
     folder = machine / "fs" if unified else machine / "fs" / "cpu"
-    for quota in quotas:  # a group within a group
+    for quota in quotas:  # nested groups
         folder.mkdir(parents=True, exist_ok=True)
         most = None if quota is None else max(1, round(quota * 100_000))
         if unified:
@@ -126,11 +127,11 @@ def test_the_tightest_of_quotas_and_slurms_word_counts(
     assert min(limits) - 1e-3 <= found.count < max(1, min(limits)) + 1
 
 
-def test_processes_share_the_processors_also_where_torch_has_counted_the_gpus(
+def test_processes_share_the_processors_even_if_torch_has_counted_the_gpus(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "15")
-    assert threads.set_threads()  # as `--nproc auto` does first
+    assert threads.set_threads()  # as `--nproc auto` does beforehand
     assert os.environ["OMP_NUM_THREADS"] == "15"
     monkeypatch.setitem(sys.modules, "torch", sys)
     assert threads.set_threads() == "15 of the 16 processors of this machine: SLURM_CPUS_PER_TASK"
@@ -141,7 +142,7 @@ def test_processes_share_the_processors_also_where_torch_has_counted_the_gpus(
 
 
 @pytest.mark.parametrize("text", ["", "max", "100 0", "x y", "-5 100000"])
-def test_what_is_no_quota_limits_nothing(text: str, machine: Path) -> None:
+def test_an_invalid_quota_limits_nothing(text: str, machine: Path) -> None:
     (machine / "fs").mkdir()
     (machine / "fs" / "cpu.max").write_text(text)
     (machine / "cgroup").write_text("0::/\n")
@@ -151,7 +152,7 @@ def test_what_is_no_quota_limits_nothing(text: str, machine: Path) -> None:
 @pytest.mark.parametrize(
     ("running", "how"), [(1, "GOMP_SPINCOUNT"), (2, "OMP_WAIT_POLICY"), (20, "OMP_WAIT_POLICY")]
 )
-def test_threads_that_wait_sleep_where_others_are_at_work(
+def test_waiting_threads_sleep_while_other_processes_are_busy(
     running: int, how: str, machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (machine / "stat").write_text(f"cpu  1 2 3\nprocs_running {running}\nprocs_blocked 0\n")
@@ -162,7 +163,7 @@ def test_threads_that_wait_sleep_where_others_are_at_work(
     assert found == [how]
 
 
-def test_what_a_run_has_started_itself_does_not_make_the_machine_busy() -> None:
+def test_processes_of_the_run_itself_do_not_make_the_machine_busy() -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as started:
         try:
             wait_for(lambda: threads._running_here() >= 2)

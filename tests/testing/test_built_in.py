@@ -13,13 +13,13 @@ from tests.support.nurseries import lives
 
 
 class BuiltIn(TrackerConformance):
-    """Read back in processes of their own: an SDK caches what it has seen."""
+    """Read back in separate processes: an SDK caches what it has read."""
 
     reader: ClassVar[str]
 
     @pytest.fixture(autouse=True)
     def _shared(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its processes are forked from interpreters that other tests use, too."""
+        """Fork its processes from interpreters that other tests use, too."""
         monkeypatch.setattr(examination, "_nursery", lambda modules: lives(self.tracker))
 
     def read(self, delivered: Delivered) -> Stored:
@@ -47,7 +47,7 @@ class TestMlflow(BuiltIn):
 
     def prepare(self, folder: Path) -> None:
         store_in(folder)
-        for name in ("one", "other"):  # of the two trackers at once
+        for name in ("one", "other"):  # for the two trackers that run at once
             store_in(folder / name)
 
 

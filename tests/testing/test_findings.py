@@ -1,4 +1,4 @@
-"""The conformance kit finds what a tracker breaks, says it in a sentence, and accuses no sound one."""
+"""The conformance kit detects what a tracker breaks, reports it in a sentence, and accuses no correct one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BROKEN = {
     ("HangsAtTheEnd", "empty_run"): "its process did not return within 1 s",
     ("Slow", "speed"): "ms; send them in batches",
 }  # fmt: skip
-"""What is found in which tracker by which examination."""
+"""What is detected in which tracker by which examination."""
 
 
 def examined(name: str, what: str, folder: Path) -> Findings:
@@ -53,13 +53,13 @@ def examined(name: str, what: str, folder: Path) -> Findings:
 
 
 @pytest.mark.parametrize(("name", "what"), BROKEN)
-def test_what_a_tracker_breaks_is_said_in_a_sentence(name: str, what: str, tmp_path: Path) -> None:
+def test_what_a_tracker_breaks_is_reported_in_a_sentence(name: str, what: str, tmp_path: Path) -> None:
     findings = examined(name, what, tmp_path)
     assert not findings.ok
     assert BROKEN[name, what] in str(findings)
 
 
-def test_everything_about_the_class_is_said_at_once(tmp_path: Path) -> None:
+def test_all_findings_about_the_class_are_reported_together(tmp_path: Path) -> None:
     said = "\n".join(examined("Eager", "interface", tmp_path).breaks)
     for part in (
         "it was given 't'",
@@ -69,7 +69,7 @@ def test_everything_about_the_class_is_said_at_once(tmp_path: Path) -> None:
         assert part in said
 
 
-def test_a_tracker_that_cannot_be_imported_says_so(tmp_path: Path) -> None:
+def test_a_tracker_that_cannot_be_imported_is_reported(tmp_path: Path) -> None:
     findings = Examination("tests.support.faulty_trackers:Nobody", {}, tmp_path).interface()
     assert "ended with exit code 2" in str(findings)
 
@@ -80,7 +80,7 @@ def test_a_tracker_that_cannot_be_imported_says_so(tmp_path: Path) -> None:
         Examination(Local, {}, tmp_path)
 
 
-def test_without_pytest_all_of_it_is_said_in_sentences(tmp_path: Path) -> None:
+def test_without_pytest_all_findings_are_printed_as_sentences(tmp_path: Path) -> None:
     findings = examine(trackers.Sound, {}, tmp_path / "kit", trackers.read)
     assert findings.ok
     assert len(str(findings).splitlines()) == 11

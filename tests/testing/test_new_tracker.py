@@ -16,7 +16,7 @@ from tests.support.commands import fmstune
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tracker-package"
 
 
-def test_the_package_of_the_examples_is_what_it_writes(tmp_path: Path) -> None:
+def test_the_example_package_is_what_it_writes(tmp_path: Path) -> None:
     done = fmstune("trackers", "new", "sqlite", "mine", cwd=tmp_path, light=True)
     assert done.returncode == 0, done.stderr
     assert "next: cd mine && python -m pytest -s" in done.stderr
@@ -26,7 +26,7 @@ def test_the_package_of_the_examples_is_what_it_writes(tmp_path: Path) -> None:
         assert file.read_text() == (EXAMPLE / file.name).read_text()
 
 
-def test_a_new_tracker_passes_its_own_test_as_it_is(tmp_path: Path) -> None:
+def test_a_new_tracker_passes_its_own_test_unchanged(tmp_path: Path) -> None:
     write_package("my-store_2", tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
@@ -56,7 +56,7 @@ def test_a_new_tracker_passes_its_own_test_as_it_is(tmp_path: Path) -> None:
         ("mine", "fmstune-mine/pyproject.toml already exists, and is not overwritten"),
     ],
 )
-def test_what_cannot_be_written_is_refused_and_nothing_is(name: str, said: str, tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(name: str, said: str, tmp_path: Path) -> None:
     there = tmp_path / "fmstune-mine" / "pyproject.toml"
     there.parent.mkdir()
     there.write_text("mine")

@@ -18,13 +18,13 @@ KNOWN = "if event not in self.known:"
 
 
 def lines(text: str) -> list[str]:
-    """What the kit has said, without the time that a million events would take."""
+    """The findings of the kit, without the time estimate for a million events."""
     return [
         line for line in text.splitlines() if line.startswith(("keeps", "BREAKS")) and "million" not in line
     ]
 
 
-def test_the_first_class_keeps_and_breaks_what_is_said(
+def test_the_first_class_keeps_and_breaks_what_the_tutorial_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "notes_of_the_tutorial.py").write_text(FIRST)
@@ -36,7 +36,9 @@ def test_the_first_class_keeps_and_breaks_what_is_said(
 
 
 @pytest.mark.parametrize("code", [WHOLE, WHOLE.replace(KNOWN, "if True:")], ids=["as it is", "forgetful"])
-def test_the_whole_one_passes_its_test_and_without_its_memory_it_does_not(code: str, tmp_path: Path) -> None:
+def test_the_complete_class_passes_its_test_and_without_its_memory_it_does_not(
+    code: str, tmp_path: Path
+) -> None:
     assert KNOWN in WHOLE
     (tmp_path / "notes.py").write_text(code)
     (tmp_path / "test_notes.py").write_text(TEST)
