@@ -71,7 +71,7 @@ def generate(
     place = locate(model)
     if prompts.count("-") > 1:
         raise ConfigError("--prompt - reads all of standard input, so it can be given only once.")
-    if place.scores:
+    if place.is_reward_model:
         raise ModelError(f"{place.path} is a reward model: it scores text, and cannot generate any.")
     texts = [_standard_input() if prompt == "-" else prompt for prompt in prompts]
     schemas = _tools(tools) if tools is not None else None

@@ -170,7 +170,7 @@ def _found(named: str, adapter: AdapterFile) -> str:
     )
 
 
-def name_base(model: PreTrainedModel, config: ModelConfig, seed: int) -> None:
+def record_base(model: PreTrainedModel, config: ModelConfig, seed: int) -> None:
     """Record in a model's adapters what they were trained for, so that it can be located: PEFT records
     transformers' name for it, which leaves out the GGUF file and the seed of the demo's weights."""
     named = f"demo:{seed}" if config.path == "demo" else config.path

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 
 
-def leave_out_planned() -> None:
+def disable_cudnn_attention() -> None:
     """Disable cuDNN's attention from here on in the whole process. A run restores it when it ends.
 
     With `TORCH_CUDNN_SDPA_AVOID_RECOMPILE=1` torch keeps one plan for all lengths (pytorch/pytorch#155958),
@@ -25,10 +25,10 @@ def leave_out_planned() -> None:
 
 
 @contextlib.contextmanager
-def without_planned() -> Iterator[None]:
+def cudnn_attention_disabled() -> Iterator[None]:
     """Disable cuDNN's attention temporarily: texts get longer with each token."""
     before = torch.backends.cuda.cudnn_sdp_enabled()
-    leave_out_planned()
+    disable_cudnn_attention()
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Whether a model has positions for rows as long as the data's."""
+"""Check that a model's context is long enough for the rows."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from fmstune.errors import ConfigError
 _ROTARY = ("rope_parameters", "rope_theta", "rope_scaling")
 
 
-def require_positions(model: Any, longest: int, *, streamed: bool = False) -> str | None:
-    """The message about rows of `longest` tokens; `None` if the model has enough positions.
+def check_context_length(model: Any, longest: int, *, streamed: bool = False) -> str | None:
+    """Check that the model has positions for rows of `longest` tokens; return a warning, or `None`.
 
-    For `streamed` rows, it is unknown whether one of that length will come.
-
-    A model with a table of positions fails beyond its end: raises `ConfigError`. A model that computes angles
-    from positions continues, at lengths that it has never seen; that is a warning.
-    angles computes on, for lengths that it has never seen; that is a warning.
+    For `streamed` rows, it is unknown whether one of that length will come. A model with a table of positions
+    fails beyond its end: raises `ConfigError`. A model that computes angles from positions continues, at
+    lengths that it was not trained on: returns a warning.
     """
     settings = model.config.get_text_config()
     positions = getattr(settings, "max_position_embeddings", None)

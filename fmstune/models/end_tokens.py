@@ -2,7 +2,6 @@
 
 A base model that learnt a chat template would still only end a text at the tokenizer's end of text, and plain
 `transformers` would continue past the mark that each of its answers was trained to end with.
-`transformers` would run on past the mark that each of its answers was trained to end with.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from fmstune.data.rendering.answer import Writer
 from fmstune.errors import DataError, ModelError
-from fmstune.models.attention_kernels import without_planned
+from fmstune.models.attention_kernels import cudnn_attention_disabled
 from fmstune.text import counted
 
 _BATCH = 8
@@ -38,10 +38,10 @@ def generate_texts(
     no text. The model, its mode (training or not) and torch's random state are unchanged afterwards.
     """
     ids = encoded(tokenizer, prompts, special=special)
-    room = room_of(model)
+    room = context_length_of(model)
     settings = _settings(model, tokenizer, special=special, temperature=temperature)
     answers = [""] * len(prompts)
-    with _as_it_was(model), without_planned(), torch.no_grad(), warnings.catch_warnings():
+    with _state_restored(model), cudnn_attention_disabled(), torch.no_grad(), warnings.catch_warnings():
         # PEFT's warning for virtual tokens: positions include them, whatever `generate` passes for the text.
         warnings.filterwarnings("ignore", "Position ids are not supported")
         if seed is not None:
@@ -54,7 +54,7 @@ def generate_texts(
             written = model.generate(**inputs, generation_config=settings, tokenizer=tokenizer)
             texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
             for index, text in zip(batch, texts, strict=True):
-                answers[index] = _before(text, settings.stop_strings or ())
+                answers[index] = _up_to_end(text, settings.stop_strings or ())
     return answers
 
 
@@ -73,7 +73,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str, tools: Any = None)
         raise ModelError(str(error).replace(refused, "the chat template refuses the prompt")) from None
 
 
-def _before(text: str, ends: Sequence[str]) -> str:
+def _up_to_end(text: str, ends: Sequence[str]) -> str:
     """The text up to the first of the marks that end an answer without being a token."""
     return text[: min((at for end in ends if (at := text.find(end)) >= 0), default=len(text))]
 
@@ -82,7 +82,7 @@ def require_room(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, special: bool
 ) -> None:
     """Raise `ModelError` for a prompt that leaves no room for an answer."""
-    room = room_of(model)
+    room = context_length_of(model)
     for row in encoded(tokenizer, prompts, special=special):
         if not row:
             raise ModelError("a prompt is empty, and the model has no token to start a text with.")
@@ -98,7 +98,7 @@ def encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, speci
     return [list(tokenizer(prompt, add_special_tokens=special)["input_ids"]) for prompt in prompts]
 
 
-def room_of(model: Any) -> int | None:
+def context_length_of(model: Any) -> int | None:
     """How many tokens the model can read, including its answer; `None` if unknown."""
     room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if room is None or not _has_virtual_tokens(model):
@@ -169,7 +169,7 @@ def _padded(
 
 
 @contextlib.contextmanager
-def _as_it_was(model: Any) -> Iterator[None]:
+def _state_restored(model: Any) -> Iterator[None]:
     """Switch to evaluation mode; afterwards restore each module's mode, and torch's random state."""
     modes = [(module, module.training) for module in model.modules()]
     with torch.random.fork_rng():

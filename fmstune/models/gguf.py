@@ -7,7 +7,7 @@ from typing import Any
 import transformers
 
 
-def unpacking() -> dict[str, Any]:
+def dequantized() -> dict[str, Any]:
     """Arguments of `from_pretrained` in addition to `gguf_file`, so that all weights are plain tensors."""
     if hasattr(transformers, "GgufConfig"):  # since transformers 5.20 or so; before, there is no other way
         return {"quantization_config": transformers.GgufConfig(dequantize=True)}

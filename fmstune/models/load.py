@@ -25,10 +25,10 @@ from fmstune.config.paths.models import AdapterFile, holds_adapter, read_adapter
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError
 from fmstune.models import gguf, quantization
-from fmstune.models.adapters import base_config, load_adapter, name_base
+from fmstune.models.adapters import base_config, load_adapter, record_base
 from fmstune.models.chat_templates import NAMED, named_template
 from fmstune.models.load_errors import why_not_loaded
-from fmstune.models.locate import require_place
+from fmstune.models.locate import require_local_model
 from fmstune.models.saving import OwnFiles
 from fmstune.system.collector import imports_done
 from fmstune.text import counted
@@ -56,14 +56,14 @@ def load_tokenizer(config: ModelConfig, *, base: str | None = None) -> PreTraine
     Raises `ModelError` with the cause in one sentence.
     """
     imports_done()  # this takes long; the tokenizer is the first thing that is loaded
-    config = _located(config)
+    config = _with_gguf_file(config)
     adapter = adapter_at(config)
     if adapter is not None and not any(adapter.directory.glob("tokenizer*")):
         config = replace(base_config(adapter, config, base), chat_template=config.chat_template)
     elif adapter is None:
-        require_place(config)
+        require_local_model(config)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_path(config), **_common(config))
+        tokenizer = AutoTokenizer.from_pretrained(_location(config), **_common_arguments(config))
     except Exception as error:  # each library below has its own errors, including bare `Exception`s
         raise ModelError(why_not_loaded(config, "tokenizer", error)) from error
     if config.chat_template is not None:
@@ -87,23 +87,23 @@ def load_model(
     `base` can say in place of the adapter; `trainable` is whether the adapter's weights are to be trained.
     Raises `ModelError` with the cause in one sentence.
     """
-    config = _located(config)
+    config = _with_gguf_file(config)
     adapter = adapter_at(config)
     if adapter is not None:
-        if adapter.scores != reward:
+        if adapter.is_reward_model != reward:
             raise ModelError(
                 f"the adapter in {config.path!r} is of a "
                 + (
                     "reward model: use it with run.method = 'reward'."
-                    if adapter.scores
+                    if adapter.is_reward_model
                     else "language model, not of a reward model."
                 )
             )
         below = load_model(base_config(adapter, config, base), lora=True, seed=seed, reward=reward)
         identity = {**below.identity, "path": config.path, "base": below.identity["path"]}
         return LoadedModel(load_adapter(below.model, adapter, trainable=trainable), identity)
-    require_place(config)
-    path, common = _path(config), _common(config)
+    require_local_model(config)
+    path, common = _location(config), _common_arguments(config)
     drawn_from = seed if config.path == "demo" else demo.seed_of(config.path)
     missing: Collection[str] = ()
     own = OwnFiles()
@@ -111,12 +111,12 @@ def load_model(
         settings = AutoConfig.from_pretrained(path, **common)
         own = _own_files(settings, config)
         if reward:
-            _one_label(settings, config.path)
+            _require_single_output(settings, config.path)
         if drawn_from is not None:
             model = demo.build_model(drawn_from, reward=reward)
         else:
             kind = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
-            with _drawn_from(seed) if reward else contextlib.nullcontext(), no_gguf_bar():
+            with _torch_seeded(seed) if reward else contextlib.nullcontext(), no_gguf_bar():
                 model, report = kind.from_pretrained(
                     path,
                     config=settings,
@@ -124,7 +124,7 @@ def load_model(
                     attn_implementation=config.attn_implementation,
                     output_loading_info=True,
                     **common,
-                    **_held(config),
+                    **_quantization_arguments(config),
                 )
             missing = report["missing_keys"]  # the library initialises these randomly
             if reward:  # the head is to be learnt
@@ -142,7 +142,7 @@ def load_model(
         forget_quantization(model)
     if config.quantization is not None:
         model = quantization.prepare(model)
-    name_base(model, config, seed)
+    record_base(model, config, seed)
     identity = {
         "path": str(Path(config.path) / config.gguf_file) if config.gguf_file else config.path,
         "type": settings.model_type,
@@ -165,7 +165,7 @@ def _own_files(settings: Any, config: ModelConfig) -> OwnFiles:
     return OwnFiles(saved if known else None, getattr(settings, "use_cache", None))
 
 
-def _one_label(settings: Any, path: str) -> None:
+def _require_single_output(settings: Any, path: str) -> None:
     """Configure a single output; raise `ModelError` for a classifier with several."""
     classifies = any("Classification" in name for name in settings.architectures or ())
     if classifies and settings.num_labels != 1:
@@ -177,7 +177,7 @@ def _one_label(settings: Any, path: str) -> None:
 
 
 @contextlib.contextmanager
-def _drawn_from(seed: int) -> Iterator[None]:
+def _torch_seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -202,23 +202,23 @@ def adapter_at(config: ModelConfig) -> AdapterFile | None:
         raise ModelError(str(error)) from error
 
 
-def _located(config: ModelConfig) -> ModelConfig:
+def _with_gguf_file(config: ModelConfig) -> ModelConfig:
     """Split a path to a GGUF file into directory and file."""
     path, gguf_file = split_gguf(config.path, config.gguf_file)
     return replace(config, path=path, gguf_file=gguf_file)
 
 
-def _held(config: ModelConfig) -> dict[str, Any]:
+def _quantization_arguments(config: ModelConfig) -> dict[str, Any]:
     if config.gguf_file is not None:
-        return gguf.unpacking()
+        return gguf.dequantized()
     return quantization.quantized(config.quantization) if config.quantization is not None else {}
 
 
-def _path(config: ModelConfig) -> str:
+def _location(config: ModelConfig) -> str:
     return str(demo.model_dir()) if demo.is_demo(config.path) else config.path
 
 
-def _common(config: ModelConfig) -> dict[str, Any]:
+def _common_arguments(config: ModelConfig) -> dict[str, Any]:
     common = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     return common if config.gguf_file is None else {**common, "gguf_file": config.gguf_file}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmstune import demo
-from fmstune.config.paths.models import AdapterFile, holds_adapter, read_adapter, scores, split_gguf
+from fmstune.config.paths.models import AdapterFile, holds_adapter, is_reward_model, read_adapter, split_gguf
 from fmstune.config.paths.runs import RUNS, holds_run, means_run, nearest_run, no_such_run
 from fmstune.config.rules.adapters import gguf_problem
 from fmstune.config.schema.tables import ModelConfig
@@ -16,14 +16,14 @@ from fmstune.models.checkpoints import newest_weights
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`path` is what can be loaded: a directory, a GGUF file, or a name on the hub. `adapter` is the
-    adapter in it, if any; `checkpoint`: the run has not finished, and this is its newest one; `scores`: the
+    """`path` is what can be loaded: a directory, a GGUF file, or a name on the hub. `adapter` is the adapter
+    in it, if any; `checkpoint`: the run has not finished, and this is its newest one; `is_reward_model`: the
     model outputs numbers for texts, as a reward model does, and cannot generate."""
 
     path: str
     adapter: AdapterFile | None = None
     checkpoint: bool = False
-    scores: bool = False
+    is_reward_model: bool = False
 
 
 def locate(named: str) -> Place:
@@ -68,12 +68,12 @@ def _in_directory(path: Path) -> Place:
 
 def _place(path: Path, *, checkpoint: bool) -> Place:
     if not holds_adapter(path):
-        return Place(str(path), None, checkpoint, scores(path))
+        return Place(str(path), None, checkpoint, is_reward_model(path))
     try:
         adapter = read_adapter(path)
     except ConfigError as error:
         raise ModelError(str(error)) from error
-    return Place(str(path), adapter, checkpoint, adapter.scores)
+    return Place(str(path), adapter, checkpoint, adapter.is_reward_model)
 
 
 def _one_word(named: str) -> bool:
@@ -81,7 +81,7 @@ def _one_word(named: str) -> bool:
     return "/" not in named
 
 
-def require_place(config: ModelConfig) -> None:
+def require_local_model(config: ModelConfig) -> None:
     """Report a local path without a model at once, before a request to the hub."""
     path, name = split_gguf(config.path, config.gguf_file)
     if demo.is_demo(path):
@@ -91,14 +91,14 @@ def require_place(config: ModelConfig) -> None:
             raise ModelError(f"model.path = {path!r} holds no file {name!r}.")
         if name is not None or (Path(path) / "config.json").exists():
             return
-        raise ModelError(f"model.path = {path!r} holds no model: {_instead(Path(path))}.")
+        raise ModelError(f"model.path = {path!r} holds no model: {_hint(Path(path))}.")
     if Path(path).exists():
         raise ModelError(f"model.path = {path!r} is a file; give the directory that holds the model.")
     if path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1:
         raise ModelError(f"model.path = {path!r}: there is no such directory (looked for from {Path.cwd()}).")
 
 
-def _instead(directory: Path) -> str:
+def _hint(directory: Path) -> str:
     """Why there is no model in a directory, and what in it could be used."""
     files = sorted(entry.name for entry in directory.glob("*.gguf"))
     if files:

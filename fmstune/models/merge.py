@@ -63,21 +63,23 @@ def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote
     from fmstune.models.saving import share_weights
 
     check(place, out)
-    with _whole(out) as scratch:  # before the minutes that a large model takes
+    with _written_at_once(out) as scratch:  # before the minutes that a large model takes
         config = ModelConfig(path=place.path, dtype="saved", trust_remote_code=trust_remote_code)
         tokenizer = load_tokenizer(config, base=base)
-        loaded = load_model(config, lora=True, seed=0, reward=place.scores, base=base, trainable=False)
+        loaded = load_model(
+            config, lora=True, seed=0, reward=place.is_reward_model, base=base, trainable=False
+        )
         named = describe(loaded.model) or ""
         try:
             model = loaded.model.merge_and_unload(safe_merge=True)
         except ValueError as error:
             raise ModelError(f"the adapter in {place.path} cannot be merged: {error}") from error
-        settings = None if place.scores else saved_settings(Path(place.path))
+        settings = None if place.is_reward_model else saved_settings(Path(place.path))
         if settings is not None:
             model.generation_config = settings
         if dtype != "auto":
             model = model.to(getattr(torch, dtype))
-        with _written(out):
+        with _write_errors(out):
             model.save_pretrained(scratch)
             tokenizer.save_pretrained(scratch)
             share_weights(scratch)
@@ -90,7 +92,7 @@ def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote
 
 
 @contextmanager
-def _whole(out: Path) -> Iterator[Path]:
+def _written_at_once(out: Path) -> Iterator[Path]:
     """A directory whose files become those of `out` when all have been written, and are removed otherwise.
 
     An existing `out` stays the same directory: it may be a link, a mount, or a shell's working directory.
@@ -99,13 +101,13 @@ def _whole(out: Path) -> Iterator[Path]:
     made = [] if there else [each for each in reversed(out.parents) if not each.exists()]
     scratch = None
     try:
-        with _written(out):
+        with _write_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             parent = out if there else out.parent
             scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=parent))
             scratch.chmod(0o755)  # like any other directory; `mkdtemp` creates private ones
         yield scratch
-        with _written(out):
+        with _write_errors(out):
             if there:
                 for file in scratch.iterdir():
                     file.rename(out / file.name)
@@ -121,7 +123,7 @@ def _whole(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _written(out: Path) -> Iterator[None]:
+def _write_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -28,7 +28,7 @@ class OwnFiles:
     use_cache: bool | None = None
 
 
-class SavesAsItWas:
+class SavesInOriginalDtype:
     """A mixin for a Trainer, before it and before its `PrivateHooks`.
 
     Trained weights are held in float32, and checkpoints keep full precision; the final model of a run is

@@ -41,7 +41,7 @@ def fit_vocabulary(
         if not isinstance(model, PeftModel) and _trained_whole(config, modules, model):
             _grow(model, len(tokenizer))
             return f"{what}: it gets them, as the mean of the others, and they are saved with the adapter"
-        if (tokenizer.pad_token_id or 0) < there and _highest(data) < there:
+        if (tokenizer.pad_token_id or 0) < there and _largest_token_id(data) < there:
             return f"{what}; none of them is in the data, so the model is unchanged"
         listed = ", ".join(f'"{name}"' for name in modules)
         raise ConfigError(
@@ -90,7 +90,7 @@ def _trained_whole(config: RunConfig, modules: list[str], model: Any) -> bool:
     return config.lora.enabled and (set(modules) <= named or (tied and "lm_head" in named))
 
 
-def _highest(data: PreparedData) -> float:
+def _largest_token_id(data: PreparedData) -> float:
     """The largest token id in the data; infinite if they are streamed, as it is unknown."""
     import datasets  # half a second with pyarrow, which `generate` does not need
     import pyarrow.compute

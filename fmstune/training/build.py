@@ -26,8 +26,8 @@ from fmstune.errors import ConfigError, ModelError
 from fmstune.layout import SKIPPED_ROWS as SKIPPED_ROWS
 from fmstune.models import adapters
 from fmstune.models.adapted_modules import unreached_experts
-from fmstune.models.attention_kernels import leave_out_planned
-from fmstune.models.context_length import require_positions
+from fmstune.models.attention_kernels import disable_cudnn_attention
+from fmstune.models.context_length import check_context_length
 from fmstune.models.end_tokens import learnt_ends, stop_at
 from fmstune.models.load import load_model, load_tokenizer
 from fmstune.models.special_tokens import use_tokens
@@ -124,7 +124,7 @@ def build_trainer(
     clock.append(time.perf_counter())
     streamed = data.summary.streaming
     longest = (max_length or 0) if streamed else data.summary.longest
-    too_long = require_positions(loaded.model, longest, streamed=streamed)
+    too_long = check_context_length(loaded.model, longest, streamed=streamed)
 
     if not method.scores and sees_ahead(loaded.model):
         raise ModelError(
@@ -139,7 +139,7 @@ def build_trainer(
     }
     args = training_arguments(config, output_dir, packing=packing, max_length=max_length)
     if not packing or args.packing_strategy != "wrapped":  # all batches of these have the same shape
-        leave_out_planned()
+        disable_cudnn_attention()
     trainer: TunedTrainer
     padding: Padding | None = None
     notes = tuple(note for note in (too_long, grown) if note)

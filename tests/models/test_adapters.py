@@ -279,6 +279,6 @@ def test_adapters_of_other_methods_can_be_trained_further_and_merged(method: str
     reward = method == "reward"
     ours = load_model(ModelConfig(path="second"), lora=True, seed=0, reward=reward, trainable=False).model
     assert torch.allclose(logits(merged), logits(ours), atol=1e-4)
-    assert (locate("second").scores, locate("merged").scores) == (reward, reward)
+    assert (locate("second").is_reward_model, locate("merged").is_reward_model) == (reward, reward)
     with pytest.raises(ModelError, match=r"is of a (reward|language) model"):
         load_model(ModelConfig(path="second"), lora=True, seed=0, reward=not reward)

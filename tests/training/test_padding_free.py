@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from fmstune import demo
 from fmstune.config.load.load import load
 from fmstune.errors import ConfigError
-from fmstune.models.context_length import require_positions
+from fmstune.models.context_length import check_context_length
 from fmstune.trackers.base import Tracker
 from fmstune.training.build import BuiltTrainer, build_trainer
 from fmstune.training.speed import row_attention
@@ -129,8 +129,8 @@ def test_requesting_it_where_it_is_wrong_is_a_configuration_error(
 
 def test_rows_beyond_a_position_table_are_an_error_and_beyond_rotary_positions_a_warning() -> None:
     table = small("gpt2", n_embd=32, n_layer=1, n_head=2, n_positions=64)
-    assert require_positions(table, 64) is None
+    assert check_context_length(table, 64) is None
     with pytest.raises(ConfigError, match=r"up to 65 tokens.*64 positions: set training.max_length = 64"):
-        require_positions(table, 65)
+        check_context_length(table, 65)
     angles = small("llama", **SMALL, max_position_embeddings=64)
-    assert "set training.max_length = 64" in (require_positions(angles, 65) or "")
+    assert "set training.max_length = 64" in (check_context_length(angles, 65) or "")

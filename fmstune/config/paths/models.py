@@ -27,7 +27,7 @@ class AdapterFile:
     settings: Mapping[str, Any]
 
     @property
-    def scores(self) -> bool:
+    def is_reward_model(self) -> bool:
         """Whether it is for a reward model, which scores text, rather than a language model."""
         return self.settings.get("task_type") == "SEQ_CLS"
 
@@ -64,7 +64,7 @@ def holds_adapter(directory: Path) -> bool:
     )
 
 
-def scores(directory: Path) -> bool:
+def is_reward_model(directory: Path) -> bool:
     """Whether a directory with a full model holds a reward model, or another classifier."""
     try:
         settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))

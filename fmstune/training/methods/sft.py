@@ -8,7 +8,7 @@ from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
-from fmstune.models.saving import SavesAsItWas
+from fmstune.models.saving import SavesInOriginalDtype
 from fmstune.training.methods.trained import Trained
 from fmstune.training.speed.lm_head import balances_experts, fit_lm_head
 from fmstune.training.trainers.all_rows import EvaluatesAllRows
@@ -27,7 +27,7 @@ from fmstune.training.trl_compat.loop import CachedLookups
 class FineTuner(
     TimedTraining,
     AtomicCheckpoints,
-    SavesAsItWas,
+    SavesInOriginalDtype,
     GuardedSaving,
     TokenWeightedEvaluation,
     GuardedTraining,

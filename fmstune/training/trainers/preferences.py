@@ -17,7 +17,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from fmstune.config.methods.record import Method
 from fmstune.data.prepare import PreparedData
 from fmstune.errors import ConfigError
-from fmstune.models.saving import SavesAsItWas
+from fmstune.models.saving import SavesInOriginalDtype
 from fmstune.text import counted
 from fmstune.training.methods.trained import Trained
 from fmstune.training.speed.lm_head import fit_lm_head
@@ -37,7 +37,7 @@ from fmstune.training.tuned_trainer import TunedTrainer
 class PreferenceTuner(
     TimedTraining,
     AtomicCheckpoints,
-    SavesAsItWas,
+    SavesInOriginalDtype,
     GuardedSaving,
     RowWeightedEvaluation,
     GuardedTraining,
