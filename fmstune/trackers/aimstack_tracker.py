@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.trackers.aim.checks import check_folder, check_server
+from fmstune.trackers.aim.connection import Connection
 from fmstune.trackers.aim.media import aim_object, log_files
 from fmstune.trackers.aim.repository import id_of_a_new_run, index, repository, storage_of, stored_at
 from fmstune.trackers.base import Tracker
@@ -105,6 +106,8 @@ class AimStackTracker(Tracker):
         self._indexes = True  # unless `aim up` turns out to do it
         self._storage: tuple[Path, ...] = ()
         self._files: list[tuple[int, int] | None] = []
+        self._connection: Connection | None = None
+        self._counted = False
         self._held = self._last = 0  # the last event that the run records as stored, and the actual one
         self._pid = os.getpid()
         self._adapt = Normaliser(self.limits)
@@ -131,6 +134,8 @@ class AimStackTracker(Tracker):
             held = (self._run.get(MARK, None) or {}).get(_HELD)
             self._run[MARK] = mark(start) | ({} if held is None else {_HELD: held})
             self._held = self._last = held or 0
+            self._counted = held is not None  # else it is new, or an earlier version wrote it
+            self._connection = Connection(repo) if remote else None
         self._run.name = utf8(self.config.run_name or start.name)
         if start.notes:
             self._run.description = utf8(start.notes)
@@ -145,8 +150,10 @@ class AimStackTracker(Tracker):
         # Aim keeps writing to its open files, even after they are renamed or removed.
         if None in self._files or [_identity(path) for path in self._storage] != self._files:
             return False
-        if self._run is None or not self._storage:  # closed, or behind a server that would have to be queried
+        if self._run is None:
             return True
+        if not self._storage:  # nothing is lost behind a server while the connection lasts
+            return not self._counted or self._last >= last
         found = self._run.get(MARK, None) or {}
         # Without it, an earlier version wrote the run.
         return bool(found.get(_HELD, last) >= last)
@@ -253,11 +260,13 @@ class AimStackTracker(Tracker):
         self._note_event()
 
     def flush(self) -> None:
-        if self._last > self._held and self._storage:
+        if self._last > self._held and (self._storage or self._connection):
             self._opened[MARK, _HELD] = self._held = self._last
-        # Aim sends to a server from a background queue; its own wait is the only sign that the server has
-        # received everything. A local repository writes through.
-        if self._opened.repo.is_remote_repo:
+        # Aim sends to a server from a background queue; its end is the only sign that the server has received
+        # everything. A local repository writes through.
+        if self._connection is not None:
+            self._connection.wait()
+        elif self._opened.repo.is_remote_repo:
             self._opened.repo._client.get_queue().wait_for_finish()
 
     def appear(self) -> None:

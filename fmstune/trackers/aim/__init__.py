@@ -1,1 +1,1 @@
-"""Internals of the tracker `aim`: repositories, their checks, and Aim's media objects."""
+"""Internals of the tracker `aim`: repositories, servers, their checks, and Aim's media objects."""
