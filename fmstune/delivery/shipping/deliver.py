@@ -119,8 +119,7 @@ class Delivery(GivingOn):
             return True
         if self._handover.takes(event):
             self._note_sending(int(event.item.get("size", 0)))
-        careful = self._careful(event.seq) or again
-        if careful:
+        if careful := self._careful(event.seq) or again:
             self._save(trying=event.seq)
         try:
             called = self._hand_over(event)
