@@ -79,7 +79,7 @@ def _train(
 
     from fmstune.launch.environment import is_main_process
     from fmstune.launch.process_state import quiet_for_a_run
-    from fmstune.launch.termination_log import asked_for, written_from_python
+    from fmstune.launch.termination_log import requested_path, written_from_python
     from fmstune.report.console import SummingConsole
     from fmstune.run.resolve import load_config
     from fmstune.run.run import execute, one_at_a_time
@@ -92,7 +92,7 @@ def _train(
     with one_at_a_time(), quiet_for_a_run():  # before the imports that need transformers
         flags = _flags({} if settings is None else settings)
         sets = [part for key, value, _ in flags for part in ("--set", f"{key}={value}")]
-        with written_from_python(asked_for(["train", *([str(file)] if file else []), *sets])):
+        with written_from_python(requested_path(["train", *([str(file)] if file else []), *sets])):
             resolved = load_config(file, flags, [], [], None)
         with written_from_python(resolved.run.termination_log):
             _require_given_once(resolved, compute_metrics, data_handler)

@@ -60,7 +60,7 @@ def init(
     from fmstune.cli.terminal import screen
     from fmstune.console import RunConsole
     from fmstune.errors import ConfigError, RunError
-    from fmstune.run.proposal import Proposal, as_toml, found_data, look, wants_lora
+    from fmstune.run.proposal import Proposal, as_toml, found_data, inspect_rows, wants_lora
     from fmstune.run.resolve import check_name
     from fmstune.system.files import replace_text
     from fmstune.text import shown
@@ -83,8 +83,8 @@ def init(
             _asked("training data (files, or hub names)", proposed and shlex.quote(proposed), asks)
         )
     out = RunConsole(screen())
-    looked = look(data, method)
-    out.say("data", looked.line())
+    facts = inspect_rows(data, method)
+    out.say("data", facts.line())
     lora = wants_lora(model) if lora is None and not asks else lora
     if lora is None:
         lora = typer.confirm("train a LoRA adapter, instead of all weights?", wants_lora(model), err=True)
@@ -93,7 +93,7 @@ def init(
         tracker = [name for name in named.replace(",", " ").split() if name != "none"]
     for name in tracker:
         check_name(name)
-    proposal = Proposal(model, data, eval_data or (), looked.method, lora, tracker, looked)
+    proposal = Proposal(model, data, eval_data or (), facts.method, lora, tracker, facts)
     text = as_toml(proposal)
     _require_right(text)
     try:

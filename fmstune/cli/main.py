@@ -182,7 +182,7 @@ def _fail(message: str, code: int, *, expected: bool = True, as_json: bool = Fal
     message = hide(message)
     reported = bool(message) and ranks.report_cause(message, code, expected=expected)
     # A failure that follows from another rank's comes later, and would hide the cause.
-    consequence = ranks.follows_another()
+    consequence = ranks.is_consequence()
     # With several processes, the launcher prints the cause, once and last.
     if message and not consequence and not (reported and ranks.is_launched()):
         from fmstune.launch import termination_log as termination

@@ -221,19 +221,19 @@ def train(
     termination.use(resolved.run.termination_log)
     grouped = ranks.needs_process_group(resolved.training)
     if nproc is not None or grouped:
-        from fmstune.launch.local import launch, process_count, several_machines, without_nproc
+        from fmstune.launch.local import is_multi_node, launch, process_count, without_nproc
 
         processes = 1 if nproc is None else process_count(nproc)
-        if processes > 1 or several_machines() or grouped:
+        if processes > 1 or is_multi_node() or grouped:
             on_cpu = bool(resolved.training.get("use_cpu"))
             # Pass the run that was found: a process that searched by itself might find that the first process
             # has it already.
             launch(processes, [*without_nproc(context.obj), *further], on_cpu=on_cpu)
             return
-    ranks.follow_parent()
+    ranks.end_with_parent()
 
     from fmstune.launch.environment import is_main_process
-    from fmstune.launch.notices import noticed
+    from fmstune.launch.notices import warnings_shown
     from fmstune.launch.output import redirected_output
     from fmstune.report.console import SummingConsole
     from fmstune.run.run import dry_run as run_dry
@@ -242,7 +242,7 @@ def train(
     answer: Literal["json", "directory"] = "json" if as_json else "directory"
     with contextlib.ExitStack() as shown:
         others = None if dry_run else shown.enter_context(redirected_output())
-        shown.enter_context(ranks.leaving_in_order())
+        shown.enter_context(ranks.process_group_left())
         console = screen(others.err if others else None)
         if others is None and (as_json or not sys.stdout.isatty()):
             # Keep the output of callbacks out of the answer.
@@ -254,7 +254,7 @@ def train(
         else:
             out = SummingConsole(console, quiet=not is_main_process(), answer=answer, others=others)
         if others is not None and is_main_process():
-            out.before_end = shown.enter_context(noticed(out.warn))
+            out.before_end = shown.enter_context(warnings_shown(out.warn))
         if found is not None:
             unread = f"; {CONFIG_FILE} is not read" if Path(CONFIG_FILE).is_file() else ""
             out.say("resume", f"{found}, with its {CONFIG_NAME}{unread}")

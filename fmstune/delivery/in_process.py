@@ -117,7 +117,7 @@ class GuardedTracker:
         """Run a call, after which it has everything up to the event `reached`, or with `None` up to the last
         one. After a failed call there are no others."""
         if self.trouble is not None:
-            self._thread.insist()
+            self._thread.interrupt()
             return None
         try:
             with kept():

@@ -162,7 +162,7 @@ def _deliver(directory: Path, job: Job, check_within: float, progress: Progress)
     (line,) = report(directory, [job.name])
     if code == EXIT_BUSY:
         holder = locks.holder(ledger_path(directory, job.name).with_suffix(".lock"))
-        busy = f"{locks.named(holder)} is delivering it right now"
+        busy = f"{locks.describe(holder)} is delivering it right now"
         return dataclasses.replace(line, error=busy, remedy="wait for it, then sync again")
     if code is None:
         return dataclasses.replace(line, error=f"no progress for {_STALLED_SECONDS:.0f} s, given up")

@@ -75,7 +75,7 @@ def interruption(signum: signal.Signals, causes: list[Cause]) -> RankFailed:
     return RankFailed(f"interrupted by {signum.name}.", 128 + signum.value)
 
 
-def not_met(error: Exception, where: str, settings: str) -> RankFailed:
+def rendezvous_failed(error: Exception, where: str, settings: str) -> RankFailed:
     """Report that the machines did not find each other at `where`, which `settings` determine."""
     return RankFailed(
         f"the machines of this run did not connect at {where} ({type(error).__name__}): {settings} must be "

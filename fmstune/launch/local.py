@@ -13,12 +13,12 @@ import os
 import tempfile
 
 from fmstune.errors import ConfigError
-from fmstune.launch.failures import failure, interruption, last_reported, not_met
+from fmstune.launch.failures import failure, interruption, last_reported, rendezvous_failed
 from fmstune.launch.rank import LAUNCHED, SECONDS_TO_STOP, under_torchrun
-from fmstune.launch.signals import forwarded, left_to_torchrun
+from fmstune.launch.signals import forwarded, signals_for_torchrun
 from fmstune.system.threads import set_threads
 
-MEETING_POINT = ("PET_RDZV_BACKEND", "PET_RDZV_ENDPOINT", "PET_MASTER_ADDR", "PET_MASTER_PORT")
+RENDEZVOUS = ("PET_RDZV_BACKEND", "PET_RDZV_ENDPOINT", "PET_MASTER_ADDR", "PET_MASTER_PORT")
 """Variables of torchrun that say where processes meet."""
 
 
@@ -36,7 +36,7 @@ def process_count(asked: str) -> int:
     return int(asked)
 
 
-def several_machines() -> bool:
+def is_multi_node() -> bool:
     """Whether torchrun's environment variables say that other machines take part."""
     return os.environ.get("PET_NNODES", "1") not in ("", "1", "1:1")
 
@@ -62,7 +62,7 @@ def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> Non
     set_threads(processes)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_STOP))
-    os.environ["PET_SIGNALS_TO_HANDLE"] = left_to_torchrun()
+    os.environ["PET_SIGNALS_TO_HANDLE"] = signals_for_torchrun()
     with tempfile.TemporaryDirectory(prefix="fmstune-") as folder, forwarded():
         import torch
         from torch.distributed import run as torchrun
@@ -84,7 +84,7 @@ def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> Non
             # Set after parsing: torchrun would take options that start like its own for itself.
             parsed.training_script_args = arguments
             # Older versions of torchrun have one default port, which the run beside this one has taken.
-            parsed.standalone |= not (several_machines() or any(map(os.environ.get, MEETING_POINT)))
+            parsed.standalone |= not (is_multi_node() or any(map(os.environ.get, RENDEZVOUS)))
             torchrun.run(parsed)
         except (SystemExit, ValueError, AssertionError) as error:
             parser_error = said.getvalue().strip().rpartition("error: ")[2]
@@ -98,6 +98,6 @@ def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> Non
         except RendezvousError as error:
             where = parsed.rdzv_endpoint or parsed.master_addr
             settings = "PET_NNODES and PET_RDZV_ENDPOINT, or PET_MASTER_ADDR,"
-            raise not_met(error, where, settings) from None
+            raise rendezvous_failed(error, where, settings) from None
         finally:
             logging.disable(logging.NOTSET)

@@ -29,7 +29,7 @@ _PACKAGES = ("site-packages", "dist-packages")
 
 
 @contextlib.contextmanager
-def noticed(show: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+def warnings_shown(show: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Pass this process's warnings to `show` within the block. Yields a function that passes it the number of
     those left out; otherwise that happens when the block ends."""
     notices = _Notices(show)
@@ -37,7 +37,7 @@ def noticed(show: Callable[[str], None]) -> Iterator[Callable[[], None]]:
 
     def record(*arguments: object, **named: object) -> logging.LogRecord:
         made: logging.LogRecord = make(*arguments, **named)
-        notices.logged(made)
+        notices.on_record(made)
         return made
 
     def warning(
@@ -46,18 +46,18 @@ def noticed(show: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     ) -> None:  # fmt: skip
         warn(message, category, filename, lineno, file, line)
         if file is None:
-            notices.warned(str(message), category, filename, lineno)
+            notices.on_warning(str(message), category, filename, lineno)
 
     logging.setLogRecordFactory(record)
     warnings.showwarning = warning
     try:
-        yield notices.over
+        yield notices.finish
     finally:
         if logging.getLogRecordFactory() is record:  # else another one was set since, which calls it
             logging.setLogRecordFactory(make)
         if warnings.showwarning is warning:
             warnings.showwarning = warn
-        notices.over()
+        notices.finish()
 
 
 class _Notices:
@@ -67,7 +67,7 @@ class _Notices:
         self._more = 0
         self._showing = threading.local()
 
-    def logged(self, record: logging.LogRecord) -> None:
+    def on_record(self, record: logging.LogRecord) -> None:
         """Handle a log record of a library."""
         if record.levelno < logging.WARNING or record.name == "py.warnings":
             return
@@ -77,12 +77,12 @@ class _Notices:
             text = str(record.msg)
         self._notice(record.name.partition(".")[0], str(record.msg), text)
 
-    def warned(self, text: str, category: type[Warning], filename: str, line: int) -> None:
+    def on_warning(self, text: str, category: type[Warning], filename: str, line: int) -> None:
         """Handle a Python warning."""
         if not issubclass(category, _OF_DEVELOPERS):
             self._notice(_place(filename, line), text, text)
 
-    def over(self) -> None:
+    def finish(self) -> None:
         """Show the number of warnings that were left out."""
         if self._more and os.getpid() == self._process:
             more, self._more = self._more, 0

@@ -34,7 +34,7 @@ _PIPE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class LogContent:
     """The content of the log: the number of lines, and of bytes that it could not take, and why."""
 
     lines: int = 0
@@ -53,19 +53,19 @@ class Output:
         self._known: object = None
         self._streams = sys.stdout, sys.stderr
         self._files = os.dup(1), os.dup(2)
-        self._taken = threading.Lock()
-        self._is_taken = True
-        self.ours: tuple[TextIO, TextIO] = _stream(1, self.tell_secrets), _stream(2, self.tell_secrets)
-        self._link = Link(control, lambda: self._log_is_gone(reading))
+        self._redirect_lock = threading.Lock()
+        self._is_redirected = True
+        self.ours: tuple[TextIO, TextIO] = _stream(1, self.send_secrets), _stream(2, self.send_secrets)
+        self._link = Link(control, lambda: self._continue_without_log(reading))
         self._reading = reading
 
-    def keep_in(self, directory: Path) -> None:
+    def set_directory(self, directory: Path) -> None:
         """Set the run's directory, which will contain the log."""
         self.path = directory / log_name()
         self._send(path=str(self.path.absolute()))
-        self.tell_secrets()
+        self.send_secrets()
 
-    def tell_secrets(self) -> None:
+    def send_secrets(self) -> None:
         """Send the log's process the secrets known to this process. Call it before a text that may contain
         them is printed."""
         known = process_redactor().known
@@ -73,24 +73,24 @@ class Output:
             self._known = known
             self._send(secrets=process_secrets())
 
-    def kept(self) -> Kept:
+    def kept(self) -> LogContent:
         """The current content of the log."""
         self._flush()
-        kept = self._asked("count")
-        return replace(kept, lines=max(kept.lines, _lines_of_all(self.path)))
+        kept = self._ask_log("count")
+        return replace(kept, lines=max(kept.lines, _lines_of_all_ranks(self.path)))
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Restore standard output and standard error."""
         self._flush()
         sys.stdout, sys.stderr = self._streams
-        with self._taken:
-            self._is_taken = False
+        with self._redirect_lock:
+            self._is_redirected = False
             for number, file in enumerate(self._files, 1):
                 os.dup2(file, number)
 
-    def end(self) -> Kept:
+    def end(self) -> LogContent:
         """Stop the redirection; return the final content of the log."""
-        kept = self._asked("end")
+        kept = self._ask_log("end")
         self._link.close()
         for file in self._files:
             os.close(file)
@@ -103,10 +103,10 @@ class Output:
         """Whether the log's process has died."""
         return self._link.is_lost
 
-    def _asked(self, question: str) -> Kept:
+    def _ask_log(self, question: str) -> LogContent:
         self._send(**{question: True})
         answer = self._link.answer() or {"trouble": "the process that writes it does not answer"}
-        return Kept(**answer)
+        return LogContent(**answer)
 
     def _send(self, **message: Any) -> None:
         if os.getpid() == self._process:
@@ -118,12 +118,12 @@ class Output:
             with contextlib.suppress(Exception):
                 stream.flush()
 
-    def _log_is_gone(self, reading: int) -> None:
+    def _continue_without_log(self, reading: int) -> None:
         """Continue the run without its log: print to standard error instead, since standard output is for the
         run's answer."""
         terminal = os.dup(self._files[1])
-        with self._taken:
-            if self._is_taken:
+        with self._redirect_lock:
+            if self._is_redirected:
                 os.dup2(terminal, 1)
                 os.dup2(terminal, 2)
         with contextlib.suppress(OSError, ValueError):
@@ -141,13 +141,13 @@ class Output:
 def redirected_output() -> Iterator[Output]:
     """Redirect the output of libraries and user code within this block, and log an exception that leaves
     it."""
-    output, child = _begun(_beside(sys.stdout, 1), _beside(sys.stderr, 2))
+    output, child = _start(_duplicate(sys.stdout, 1), _duplicate(sys.stderr, 2))
     hook, faults = sys.breakpointhook, faulthandler.is_enabled()
     sys.stdout, sys.stderr = output.ours
     faulthandler.enable(2)
 
     def at_breakpoint(*arguments: Any, **named: Any) -> Any:
-        output.put_back()  # the debugger needs the terminal
+        output.restore()  # the debugger needs the terminal
         sys.breakpointhook = hook
         return hook(*arguments, **named)
 
@@ -163,7 +163,7 @@ def redirected_output() -> Iterator[Output]:
         raise
     finally:
         if os.getpid() == process:
-            output.put_back()
+            output.restore()
             sys.breakpointhook = hook
             faulthandler.enable(2) if faults else faulthandler.disable()
             kept = output.end()
@@ -181,22 +181,22 @@ def log_name() -> str:
     return TRAIN_LOG if machine == "0" else TRAIN_LOG.replace(".", f"-machine-{machine}.")
 
 
-def _lines_of_all(path: Path | None) -> int:
+def _lines_of_all_ranks(path: Path | None) -> int:
     """The number of lines from all ranks in the log since this process started it; 0 for a run in one
     process, whose log knows the number without reading the file."""
     if path is None or os.environ.get("WORLD_SIZE", "1") == "1":
         return 0
     with contextlib.suppress(OSError):
-        _, head, own = path.read_bytes().rpartition(_ending_of_head(os.getpid()))
+        _, head, own = path.read_bytes().rpartition(_end_of_header(os.getpid()))
         return own.count(b"\n") if head else 0
     return 0
 
 
-def _ending_of_head(process: int) -> bytes:
+def _end_of_header(process: int) -> bytes:
     return f" · process {process}\n".encode()
 
 
-def _begun(out: TextIO, err: TextIO) -> tuple[Output, int]:
+def _start(out: TextIO, err: TextIO) -> tuple[Output, int]:
     """Fork the process that keeps the log, before this one has threads, and redirect our streams to it."""
     ours, theirs = socket.socketpair()
     reading, writing = os.pipe()
@@ -204,7 +204,7 @@ def _begun(out: TextIO, err: TextIO) -> tuple[Output, int]:
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     child = os.fork()
     if child == 0:
-        _keep(reading, theirs)
+        _run_log_process(reading, theirs)
     theirs.close()
     output = Output(out, err, ours, reading)
     for number in (1, 2):
@@ -213,7 +213,7 @@ def _begun(out: TextIO, err: TextIO) -> tuple[Output, int]:
     return output, child
 
 
-def _keep(reading: int, control: socket.socket) -> NoReturn:
+def _run_log_process(reading: int, control: socket.socket) -> NoReturn:
     try:
         last = -1
         for number in sorted((2, reading, control.fileno())):
@@ -222,7 +222,7 @@ def _keep(reading: int, control: socket.socket) -> NoReturn:
         os.closerange(last + 1, 1 << 16)
         rank = os.environ.get("RANK") if os.environ.get("WORLD_SIZE", "1") != "1" else None
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        head = f"--- {now} · fmstune {__version__}{_ending_of_head(os.getppid()).decode()}"
+        head = f"--- {now} · fmstune {__version__}{_end_of_header(os.getppid()).decode()}"
         serve(
             reading,
             control,
@@ -243,7 +243,7 @@ def _reap(child: int) -> None:
         time.sleep(0.002)
 
 
-def _beside(stream: TextIO, number: int) -> TextIO:
+def _duplicate(stream: TextIO, number: int) -> TextIO:
     """A duplicate of the stream with another file descriptor; the stream itself if it does not use
     `number`."""
     try:
@@ -255,18 +255,18 @@ def _beside(stream: TextIO, number: int) -> TextIO:
     return open(os.dup(number), "w", encoding=stream.encoding, errors=stream.errors, buffering=1)
 
 
-class _Told(io.FileIO):
+class _NotifyingFile(io.FileIO):
     """A file that calls a function before each write."""
 
-    def __init__(self, number: int, tell: Callable[[], None]) -> None:
+    def __init__(self, number: int, before_write: Callable[[], None]) -> None:
         super().__init__(number, "w", closefd=False)
-        self._tell = tell
+        self._before_write = before_write
 
     def write(self, data: Any) -> int:
-        self._tell()
+        self._before_write()
         return super().write(data)
 
 
-def _stream(number: int, tell: Callable[[], None]) -> TextIO:
-    raw = io.BufferedWriter(_Told(number, tell))
+def _stream(number: int, before_write: Callable[[], None]) -> TextIO:
+    raw = io.BufferedWriter(_NotifyingFile(number, before_write))
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)

@@ -42,9 +42,9 @@ class _Backlog:
         self._full = False
         self._lock = threading.Lock()
         self.ended = False
-        self.news, self._tell = os.pipe()
-        os.set_blocking(self.news, False)
-        os.set_blocking(self._tell, False)
+        self.wakeup, self._wakeup_writer = os.pipe()
+        os.set_blocking(self.wakeup, False)
+        os.set_blocking(self._wakeup_writer, False)
         threading.Thread(target=self._follow, daemon=True).start()
 
     def pump(self) -> None:
@@ -64,7 +64,7 @@ class _Backlog:
         """Return the next piece, or the size of a gap; `None` if there is nothing."""
         with self._lock:
             with contextlib.suppress(BlockingIOError):
-                os.read(self.news, 1 << 16)
+                os.read(self.wakeup, 1 << 16)
             if not self._pieces:
                 return None
             piece = self._pieces.popleft()
@@ -92,17 +92,17 @@ class _Backlog:
             self._pieces.append(bytearray(data))
         self._bytes += 0 if self._full else len(data)
         if last is None:
-            self._say_news()
+            self._notify()
 
-    def _say_news(self) -> None:
+    def _notify(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.write(self._tell, b".")
+            os.write(self._wakeup_writer, b".")
 
     def _follow(self) -> None:
         while not self.ended:
             select.select([self._reading], [], [])
             self.pump()
-        self._say_news()
+        self._notify()
 
 
 def serve(reading: int, control: socket.socket, log: OutputLog) -> NoReturn:
@@ -120,10 +120,10 @@ def serve(reading: int, control: socket.socket, log: OutputLog) -> NoReturn:
     while heard or backlog.waiting or not backlog.ended:
         piece = backlog.next()
         if piece is None:
-            seconds = _SECONDS_TO_SETTLE if log.holds else _SECONDS_TO_RETRY if log.waits else None
-            watched: list[Any] = [backlog.news, *([control] if heard else [])]
+            seconds = _SECONDS_TO_SETTLE if log.has_held else _SECONDS_TO_RETRY if log.has_unwritten else None
+            watched: list[Any] = [backlog.wakeup, *([control] if heard else [])]
             if not select.select(watched, [], [], seconds)[0]:
-                log.settle()
+                log.write_held()
             piece = backlog.next()
         # Messages about secrets that were sent before printing them have arrived by now.
         messages = _received(control) if heard and _is_ready(control) else []
@@ -133,7 +133,7 @@ def serve(reading: int, control: socket.socket, log: OutputLog) -> NoReturn:
             if "path" in message:
                 log.path = Path(message["path"])
                 log.flush()
-        _take(log, piece)
+        _write_piece(log, piece)
         for message in messages:
             if "count" in message or "end" in message:
                 _answer(log, control, backlog, end="end" in message)
@@ -141,11 +141,11 @@ def serve(reading: int, control: socket.socket, log: OutputLog) -> NoReturn:
         heard = heard and not over and {"gone": True} not in messages
     log.end()  # child processes of the run may have continued
     if not over:
-        _say_last(log)
+        _print_last_output(log)
     os._exit(0)
 
 
-def _take(log: OutputLog, piece: bytes | int | None) -> None:
+def _write_piece(log: OutputLog, piece: bytes | int | None) -> None:
     if isinstance(piece, int):
         log.gap(piece)
     elif piece:
@@ -156,19 +156,19 @@ def _answer(log: OutputLog, control: socket.socket, backlog: _Backlog, *, end: b
     """Send the content of the log, with everything printed so far; after `end`, output is not the run's."""
     backlog.pump()
     for _ in range(backlog.waiting):
-        _take(log, backlog.next())
-        _say_to(control, {})  # a sign of progress: the file system does not hang
+        _write_piece(log, backlog.next())
+        _send_answer(control, {})  # a sign of progress: the file system does not hang
     if end:
         log.end()
         if log.path is None:
-            _say(log.last_lines())
+            _print(log.last_lines())
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a reader may wait until it closes
     else:
-        log.settle()
-    _say_to(control, {"lines": log.count, "lost": log.lost, "trouble": log.trouble})
+        log.write_held()
+    _send_answer(control, {"lines": log.count, "lost": log.lost, "trouble": log.trouble})
 
 
-def _say_to(control: socket.socket, answer: dict[str, Any]) -> None:
+def _send_answer(control: socket.socket, answer: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         control.sendall(json.dumps(answer).encode() + b"\n")
 
@@ -190,20 +190,20 @@ def _received(control: socket.socket) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.splitlines()]
 
 
-def _say_last(log: OutputLog) -> None:
+def _print_last_output(log: OutputLog) -> None:
     """Print the last output of a run whose process ended without a message: a crash, or all of its output."""
     lines = log.last_lines()
     if log.path is None:
-        _say(lines)
+        _print(lines)
         return
     crash = next((at for at in reversed(range(len(lines))) if _CRASH in lines[at]), None)
     if crash is not None:
         thread = next((at for at in range(crash, len(lines)) if _THREAD in lines[at]), crash + 1)
         shown = [lines[crash], *lines[thread : thread + _LINES_OF_THREAD]]
-        _say([*shown, f"error: the process has crashed; see {log.path}"])
+        _print([*shown, f"error: the process has crashed; see {log.path}"])
 
 
-def _say(lines: list[str]) -> None:
+def _print(lines: list[str]) -> None:
     with contextlib.suppress(OSError):
         text = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
         while text:

@@ -29,7 +29,7 @@ class OutputLog:
     """The log of one process: complete lines without secrets, each after `prefix`, and `head` before the
     first. For a line that redraws itself, such as a progress bar, only its last state is kept.
 
-    Output is held until `settle`, or until there is much of it: a multi-line secret is found only if its
+    Output is held until `write_held`, or until there is much of it: a multi-line secret is found only if its
     lines are searched together. Until `path` is known, and while it cannot be written, output is buffered in
     memory.
     """
@@ -66,19 +66,19 @@ class OutputLog:
         return self._lost + self._passed_over
 
     @property
-    def holds(self) -> bool:
-        """Whether there are complete lines that `settle` would write."""
+    def has_held(self) -> bool:
+        """Whether there are complete lines that `write_held` would write."""
         return bool(self._held)
 
     @property
-    def waits(self) -> bool:
+    def has_unwritten(self) -> bool:
         """Whether there is output that could not be written yet."""
         return self.path is not None and bool(self._waiting or self._head)
 
     def take(self, data: bytes) -> None:
         """Add the next printed bytes."""
         if self._passed_over:
-            data = self._behind_gap(data)
+            data = self._after_gap(data)
         searched = len(self._part.rstrip(b"\r")) if self._part.endswith(b"\r") else len(self._part)
         self._part += data
         if b"\n" in data:
@@ -109,7 +109,7 @@ class OutputLog:
         self._held, self._held_length, self._part = [], 0, bytearray()
         self.trouble = self.trouble or _TOO_FAST
 
-    def settle(self) -> None:
+    def write_held(self) -> None:
         """Write the complete lines so far: no more output is expected soon."""
         if self._held:
             self._emit(hide(self._take_held()))
@@ -117,7 +117,7 @@ class OutputLog:
 
     def flush(self) -> None:
         """Try again to write the buffered output."""
-        if self.path is None or not self.waits:
+        if self.path is None or not self.has_unwritten:
             return
         try:
             # Opened each time: the file may have been moved, and a missing folder may be back.
@@ -136,9 +136,9 @@ class OutputLog:
         if self._part:
             part, self._part = bytes(self._part), bytearray()
             self._hold(part)
-        self.settle()
+        self.write_held()
         if self._passed_over:
-            self._say_gap()
+            self._report_gap()
         if self._left_out:
             self._write(b"(fmstune: %d bytes left out here)\n" % self._left_out)
             self._left_out = 0
@@ -216,17 +216,17 @@ class OutputLog:
             self._emit(hidden)
             del self._part[:end]
 
-    def _behind_gap(self, data: bytes) -> bytes:
+    def _after_gap(self, data: bytes) -> bytes:
         """The data from the first complete line after a gap, at some distance."""
         at = data.find(b"\n", self._to_pass_over) + 1 if len(data) > self._to_pass_over else 0
         gone = at or len(data)
         self._to_pass_over = max(0, self._to_pass_over - gone)
         self._passed_over += gone
         if at:
-            self._say_gap()
+            self._report_gap()
         return data[gone:]
 
-    def _say_gap(self) -> None:
+    def _report_gap(self) -> None:
         count, self._passed_over = self._passed_over, 0
         self._lost += count
         self._keep(b"(fmstune: %d bytes lost here: %s)\n" % (count, _TOO_FAST.encode()))

@@ -57,7 +57,7 @@ def needs_process_group(training: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def leaving_in_order() -> Iterator[None]:
+def process_group_left() -> Iterator[None]:
     """Leave torch's process group when the work is done, or was stopped by a signal.
 
     Otherwise threads of the group sometimes abort the process with SIGABRT at exit, so that torchrun reports
@@ -79,7 +79,7 @@ def _leave_group() -> None:
         distributed.destroy_process_group()
 
 
-def follow_parent() -> None:
+def end_with_parent() -> None:
     """Get SIGTERM when torchrun dies, since it cannot stop this rank when it is killed itself.
 
     Only on Linux; elsewhere, a rank works until it notices that the others are gone.
@@ -105,7 +105,7 @@ def report_cause(message: str, exit_code: int, *, expected: bool) -> bool:
         return False
     cause = Cause(message, exit_code, expected, time.time(), _local_rank())
     # torchrun compares whole seconds, and takes the lowest rank of equal ones: date a consequence later.
-    noted = int(cause.time) + follows_another()
+    noted = int(cause.time) + is_consequence()
     more = {"py_callstack": message, "timestamp": str(noted), "fmstune": asdict(cause)}
     try:
         # Atomically: torchrun and the other ranks may read it at any time.
@@ -154,7 +154,7 @@ def failure_of_another() -> str | None:
     return next((cause.message for cause in causes if cause.local_rank != _local_rank()), None)
 
 
-def follows_another() -> bool:
+def is_consequence() -> bool:
     """Whether another rank on this machine failed first: an error here is then a consequence."""
     causes = _causes_here()
     return bool(causes) and causes[0].local_rank != _local_rank()

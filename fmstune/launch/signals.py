@@ -15,7 +15,7 @@ import psutil
 
 from fmstune.errors import Interrupted
 
-_SECONDS_TO_TAKE = 5
+_SECONDS_TO_HANDLE_FIRST = 5
 _SECONDS_TO_HANDLE = 0.5
 """From the kernel's handler to Python's, which runs between two bytecode instructions. On a busy machine a
 rank waits for a processor then."""
@@ -30,7 +30,7 @@ def forwarded() -> Iterator[None]:
     try:
         yield
     finally:
-        end_those_left()
+        end_remaining_ranks()
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
@@ -42,29 +42,29 @@ def listen() -> dict[signal.Signals, Any]:
     The second SIGINT goes to them directly; the third kills them. Before there are ranks, a signal ends this
     process: the first process of a container has no default handlers. Returns the previous handlers.
     """
-    came = 0
+    count = 0
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        nonlocal came
-        came += 1
+        nonlocal count
+        count += 1
         ranks = psutil.Process().children()
         if not ranks:
             raise Interrupted(signum)
-        if came == 1:
+        if count == 1:
             from torch.distributed.elastic.multiprocessing.api import SignalException
 
             raise SignalException(f"got {signum}", sigval=signal.Signals(signum))
-        if came == 2:
-            # Not here: this may interrupt torchrun while it passes the first on, rank by rank. A rank that it
-            # has not reached would get both at once, which the kernel merges.
-            threading.Thread(target=_send_when_taken, args=(signum, ranks), daemon=True).start()
+        if count == 2:
+            # In a thread: this may interrupt torchrun while it passes the first on, rank by rank. A rank that
+            # it has not reached would get both at once, which the kernel merges.
+            threading.Thread(target=_send_once_handled, args=(signum, ranks), daemon=True).start()
             return
-        _send(signal.SIGKILL if came > 2 and signum == signal.SIGINT else signum, ranks)
+        _send(signal.SIGKILL if count > 2 and signum == signal.SIGINT else signum, ranks)
 
     return {signum: signal.signal(signum, handle) for signum in _signals_to_forward()}
 
 
-def left_to_torchrun() -> str:
+def signals_for_torchrun() -> str:
     """The other signals, for torchrun's `--signals-to-handle`."""
     return "SIGQUIT"
 
@@ -75,22 +75,22 @@ def _signals_to_forward() -> list[signal.Signals]:
     return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
 
 
-def end_those_left() -> None:
+def end_remaining_ranks() -> None:
     """End ranks that torchrun does not know: those that were being started when a signal arrived."""
     left = psutil.Process().children()
     _send(signal.SIGTERM, left)
     _send(signal.SIGKILL, psutil.wait_procs(left, timeout=_SECONDS_TO_LEAVE)[1])
 
 
-def _send_when_taken(signum: int, ranks: Sequence[psutil.Process]) -> None:
-    _wait_until_taken(signum, ranks)
+def _send_once_handled(signum: int, ranks: Sequence[psutil.Process]) -> None:
+    _wait_until_handled(signum, ranks)
     _send(signum, ranks)
 
 
-def _wait_until_taken(signum: int, processes: Sequence[psutil.Process]) -> None:
+def _wait_until_handled(signum: int, processes: Sequence[psutil.Process]) -> None:
     """Wait until the processes have handled an earlier signal: the kernel merges two pending ones, and a rank
     would miss the second. Only Linux tells."""
-    until = time.monotonic() + _SECONDS_TO_TAKE
+    until = time.monotonic() + _SECONDS_TO_HANDLE_FIRST
     for process in processes:
         while time.monotonic() < until and _is_pending(signum, process.pid):
             time.sleep(0.01)

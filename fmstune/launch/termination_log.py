@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fmstune.launch.failures import in_words
-from fmstune.launch.rank import follows_another
+from fmstune.launch.rank import is_consequence
 from fmstune.layout import CONFIG_FILE
 from fmstune.secrets.redaction import hide
 
@@ -29,10 +29,10 @@ def use(path: str | None) -> None:
 
 def write(message: str, code: int, arguments: Sequence[str]) -> None:
     """Write the cause and the exit code of a command, if there is a termination log."""
-    write_to(_resolved or asked_for(arguments), message, code)
+    write_to(_resolved or requested_path(arguments), message, code)
 
 
-def asked_for(arguments: Sequence[str]) -> str | None:
+def requested_path(arguments: Sequence[str]) -> str | None:
     """The path in a command line or configuration that may otherwise be wrong: searches `arguments`, and then
     the file that they name."""
     return _given(arguments) or _in_file(arguments)
@@ -57,7 +57,7 @@ def written_from_python(path: str | None) -> Iterator[None]:
     except SystemExit:  # from user code: not reported, as in the command
         raise
     except BaseException as error:
-        if not follows_another():  # a consequence of another rank's failure would hide the cause
+        if not is_consequence():  # a consequence of another rank's failure would hide the cause
             code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
             write_to(path, hide(in_words(error)), code)
         raise

@@ -65,7 +65,7 @@ class SummingConsole(RunConsole):
 
     def begin(self, directory: Path) -> None:
         if self._others is not None:
-            self._others.keep_in(directory)
+            self._others.set_directory(directory)
 
     def phase(self, name: str, total: int | None = None) -> None:
         if self._answer == "json":

@@ -17,7 +17,7 @@ from fmstune.report.commands import following, opening
 from fmstune.report.curves import Curve, Figures, TrackedRun, read_run
 from fmstune.report.show import RESOURCES, RunView, view_of
 from fmstune.report.words import cell, duration
-from fmstune.system.memory import amount
+from fmstune.system.memory import format_bytes
 from fmstune.text import counted
 
 _LEAST_SHARE = 0.01
@@ -186,13 +186,13 @@ def memory_parts(curves: Mapping[str, Curve]) -> dict[str, MemoryPart]:
 
 def memory_line(parts: Mapping[str, MemoryPart]) -> str:
     """`weights 538 MB, gradients 538 MB, …; largest deviation from the estimate: activations, 20 MB more`."""
-    taken = ", ".join(f"{name} {amount(part.measured)}" for name, part in parts.items())
+    taken = ", ".join(f"{name} {format_bytes(part.measured)}" for name, part in parts.items())
     widest = max(parts.items(), key=lambda each: abs(each[1].gap), default=None)
     if widest is None or abs(widest[1].gap) < _LEAST_GAP * max(1, widest[1].measured):
         return taken
     gap = widest[1].gap
     return (
-        f"{taken}; largest deviation from the estimate: {widest[0]}, {amount(abs(gap))} "
+        f"{taken}; largest deviation from the estimate: {widest[0]}, {format_bytes(abs(gap))} "
         f"{'more' if gap > 0 else 'less'}"
     )
 

@@ -16,7 +16,7 @@ from fmstune.report.html import Markup, element, folded, join, table
 from fmstune.report.show import RunView, changed_settings
 from fmstune.report.words import cell, duration, moment
 from fmstune.secrets.redaction import process_redactor
-from fmstune.system.memory import amount
+from fmstune.system.memory import format_bytes
 
 _OF_A_TABLE, _MOST_TABLES, _MOST_COLUMNS = 20, 12, 40
 
@@ -59,13 +59,13 @@ def head(view: RunView, end: Ending, size: Size) -> Markup:
     about = " · ".join([str(view.directory), created, *resumed, *([line.params] if line.params else [])])
     lines = dict(end.lines())
     peak, expected = end.memory.get("peak"), end.memory.get("estimate")
-    estimated = f"estimated {amount(expected)}" if expected else ""
+    estimated = f"estimated {format_bytes(expected)}" if expected else ""
     cards = [
         ("loss", cell(line.loss), lines.get("loss", "")),
         ("eval loss", cell(line.eval), lines.get("eval", "")),
         ("duration", duration(end.seconds), f"step {cell(line.step)}"),
         ("tokens", f"{end.tokens:,}" if end.tokens else "-", _per_second(end)),
-        ("peak memory", amount(peak) if peak else "-", estimated),
+        ("peak memory", format_bytes(peak) if peak else "-", estimated),
         ("energy", f"{end.energy:.3g} Wh" if end.energy else "-", ""),
     ]
     shown = [
@@ -97,12 +97,16 @@ def time_and_memory(end: Ending, size: Size) -> Markup | None:
     bars = [_bar(name, seconds / longest, duration(seconds)) for name, seconds in end.time.items() if longest]
     most = max(end.memory.values(), default=0)
     bars += [
-        _bar(f"memory, {name}", count / most, amount(count)) for name, count in end.memory.items() if most
+        _bar(f"memory, {name}", count / most, format_bytes(count))
+        for name, count in end.memory.items()
+        if most
     ]
     largest = max((part.measured for part in end.memory_parts.values()), default=0)
     for name, part in end.memory_parts.items():
-        estimated = "" if part.estimated is None else f" · estimated {amount(part.estimated)}"
-        bars.append(_bar(name, part.measured / (most or largest or 1), amount(part.measured) + estimated))
+        estimated = "" if part.estimated is None else f" · estimated {format_bytes(part.estimated)}"
+        bars.append(
+            _bar(name, part.measured / (most or largest or 1), format_bytes(part.measured) + estimated)
+        )
     said = [memory_line(end.memory_parts)] if end.memory_parts else []
     if end.tokens and end.mfu is None:
         said.append("model FLOPs utilisation: unknown for this device or method")

@@ -47,7 +47,7 @@ def remove(removal: Removal) -> None:
     """Delete the files of a run, and its directory if nothing else is in it. The run cannot be resumed
     meanwhile. Raises `ConfigError` if a process is running it, `RunError` if something cannot be deleted."""
     directory = removal.directory
-    lock = locks.take(lock_path(journal_of(directory)))
+    lock = locks.acquire(lock_path(journal_of(directory)))
     if lock is None:
         _require_not_running(directory)
         raise ConfigError(f"{shown_path(directory)}: another process is using this run; wait until it ends.")

@@ -22,7 +22,7 @@ import psutil
 from fmstune.resources.gpus import installed_gpus
 from fmstune.secrets.redaction import Redactor
 from fmstune.system.disk import free
-from fmstune.system.memory import amount, main_memory
+from fmstune.system.memory import format_bytes, main_memory
 from fmstune.system.threads import processors
 from fmstune.trackers.registry import list_trackers
 
@@ -67,7 +67,7 @@ class Inventory:
     def lines(self) -> list[tuple[str, str]]:
         """The inventory as labels and texts."""
         cores, limit = self.processor["cores"], self.memory["limit"]
-        available = amount(self.memory["available"])
+        available = format_bytes(self.memory["available"])
         found = [
             ("python", self.python),
             ("system", self.system),
@@ -75,8 +75,8 @@ class Inventory:
             *(("gpu", " · ".join(str(value) for value in gpu.values())) for gpu in self.gpus),
             *([("gpu", self.gpu_trouble)] if self.gpu_trouble else []),
             ("torch", " · ".join(f"{name} {value}" for name, value in self.torch.items())),
-            ("memory", f"{amount(self.memory['total'])}, {available} available (limit: {limit})"),
-            *(("disk", f"{amount(room)} free in {folder}") for folder, room in self.disk.items()),
+            ("memory", f"{format_bytes(self.memory['total'])}, {available} available (limit: {limit})"),
+            *(("disk", f"{format_bytes(room)} free in {folder}") for folder, room in self.disk.items()),
             *(("package", f"{name} {version}") for name, version in self.packages.items()),
         ]
         for tracker in self.trackers:

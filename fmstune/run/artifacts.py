@@ -46,7 +46,7 @@ class Artifacts:
     def _begin(self) -> None:
         """Start with the existing checkpoints, if the run resumes."""
         if is_main_process():
-            part(self._directory, self._step)
+            break_links(self._directory, self._step)
         done = self._checkpoints.take_up(self._kind) if self._each else set()
         for checkpoint in reversed(checkpoints(self._directory)):
             if step_of(checkpoint) <= self._step and checkpoint.name not in done:
@@ -82,7 +82,7 @@ class Artifacts:
             out.say("artifact", f"{kind}: {counted(item['files'], 'file')}, {item['size'] / 1e6:.1f} MB")
 
 
-def part(directory: Path, step: int) -> None:
+def break_links(directory: Path, step: int) -> None:
     """Replace hard links to uploaded files by copies, in a run that resumes at a step: the Trainer writes
     into the existing files when it saves a model or checkpoint again."""
     later = [each for each in checkpoints(directory) if step_of(each) > step]

@@ -42,7 +42,7 @@ from fmstune.models.checkpoints import (
     step_of,
 )
 from fmstune.models.unfinished import put_back
-from fmstune.system.files import takes_files
+from fmstune.system.files import is_writable
 
 # The files of a run; --overwrite removes only these.
 _OURS = (
@@ -58,17 +58,17 @@ _MODEL_FILES = re.compile(
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
     """A run's directory. `checkpoint` is the one to resume from, `step` its optimizer step; `finished` means
-    that there is nothing left to do. `passed_over` lists newer checkpoints that cannot be resumed from, and
-    why. `is_new`: it contains no run yet; `named_here`: the user did not choose its name, so it may
+    that there is nothing left to do. `unusable` lists newer checkpoints that cannot be resumed from, and
+    why. `is_new`: it contains no run yet; `has_generated_name`: the user did not choose its name, so it may
     change."""
 
     path: Path
     checkpoint: Path | None = None
     step: int = 0
     finished: bool = False
-    passed_over: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
     is_new: bool = False
-    named_here: bool = False
+    has_generated_name: bool = False
 
 
 def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool = True) -> RunDirectory:
@@ -89,16 +89,14 @@ def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool
     if resume is not None and resume != "auto":
         given = Path(resume)
         checkpoint = _given_checkpoint(given)
-        passed_over = () if checkpoint == given else _passed_over(given, checkpoint)
-        return RunDirectory(
-            path or checkpoint.parent, checkpoint, step_of(checkpoint), passed_over=passed_over
-        )
+        unusable = () if checkpoint == given else _unusable(given, checkpoint)
+        return RunDirectory(path or checkpoint.parent, checkpoint, step_of(checkpoint), unusable=unusable)
     if path is None:
         if resume == "auto":
             raise ConfigError(
                 "--resume auto does not know which run to resume: add its directory with --output-dir."
             )
-        return RunDirectory(_new_name(config), is_new=True, named_here=_world_size() == 1)
+        return RunDirectory(_new_name(config), is_new=True, has_generated_name=_world_size() == 1)
     _nearest(path)
     if main:
         _require_not_running(path)
@@ -109,7 +107,7 @@ def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool
         return RunDirectory(path, finished=True)
     if resume == "auto" and state is not None:
         newest = _newest(path)
-        return RunDirectory(path, newest, step_of(newest), passed_over=_passed_over(path, newest))
+        return RunDirectory(path, newest, step_of(newest), unusable=_unusable(path, newest))
     if not main:
         return RunDirectory(path)
     if state is None:
@@ -122,7 +120,7 @@ def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool
 def _require_writable(path: Path) -> None:
     """Raise `ConfigError` if the directory cannot be created or written to."""
     nearest = _nearest(path)
-    if not takes_files(nearest):
+    if not is_writable(nearest):
         raise ConfigError(
             f"training.output_dir = {str(path)!r}: {nearest} is not writable; use another directory."
         )
@@ -216,7 +214,7 @@ def _newest(path: Path) -> Path | None:
     return newest_checkpoint(path)
 
 
-def _passed_over(path: Path, newest: Path | None) -> tuple[str, ...]:
+def _unusable(path: Path, newest: Path | None) -> tuple[str, ...]:
     newer = [each for each in checkpoints(path) if step_of(each) > step_of(newest)]
     return tuple(f"{each} is skipped: {obstacle(each)}" for each in newer)
 

@@ -9,7 +9,7 @@ from fmstune.errors import Interrupted
 from fmstune.system.handlers import Handlers
 
 
-class Ending:
+class StopSignals:
     """Raises `Interrupted` on a signal: by default, it would end the process, and the journal would have no
     end. While the end is written, a signal is held back until `release`.
 
@@ -19,8 +19,8 @@ class Ending:
 
     def __init__(self) -> None:
         self._handlers = Handlers(self._handle)
-        self._holds = False
-        self._came: int | None = None
+        self._on_hold = False
+        self._pending: int | None = None
 
     def watch(self) -> None:
         """Start handling signals."""
@@ -29,14 +29,14 @@ class Ending:
 
     def hold(self) -> None:
         """Hold back signals from here on."""
-        self._holds = True
+        self._on_hold = True
 
     def release(self) -> None:
         """Raise `Interrupted` if a signal was held back, and on further signals."""
-        self._holds = False
-        if self._came is not None:
-            came, self._came = self._came, None
-            raise Interrupted(came)
+        self._on_hold = False
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            raise Interrupted(pending)
 
     def leave(self) -> None:
         """Restore the previous handlers; an ignored SIGHUP stays ignored."""
@@ -44,6 +44,6 @@ class Ending:
         self._handlers.remove(ignore=[signal.SIGHUP] if ignored else [])
 
     def _handle(self, signum: int) -> None:
-        if not self._holds:
+        if not self._on_hold:
             raise Interrupted(signum)
-        self._came = signum
+        self._pending = signum

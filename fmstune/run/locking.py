@@ -28,7 +28,7 @@ def locked(directory: RunDirectory, *, overwrite: bool) -> Iterator[tuple[RunDir
         yield directory, None
         return
     try:
-        directory, made = _made(directory)
+        directory, made = _create(directory)
         (directory.path / TRACKING_DIR).mkdir(exist_ok=True)
         lock = _lock(directory)
     except OSError as error:
@@ -43,10 +43,10 @@ def locked(directory: RunDirectory, *, overwrite: bool) -> Iterator[tuple[RunDir
             _remove_if_unused(directory.path, lock.path)
 
 
-def _made(directory: RunDirectory) -> tuple[RunDirectory, bool]:
+def _create(directory: RunDirectory) -> tuple[RunDirectory, bool]:
     """Create the directory; return it, and whether it is new."""
     path = directory.path
-    if not directory.named_here:
+    if not directory.has_generated_name:
         existed = path.exists()
         path.mkdir(parents=True, exist_ok=True)
         return directory, not existed
@@ -62,7 +62,7 @@ def _made(directory: RunDirectory) -> tuple[RunDirectory, bool]:
 def _lock(directory: RunDirectory) -> locks.Lock:
     path = directory.path
     journal = path / TRACKING_DIR / JOURNAL_NAME
-    lock = locks.take(lock_path(journal))
+    lock = locks.acquire(lock_path(journal))
     if lock is None:
         raise ConfigError(
             f"{path}: {writer(journal)} is running this run; wait until it ends, or use another --output-dir."

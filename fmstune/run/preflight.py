@@ -11,7 +11,7 @@ from fmstune.console import RunConsole, phase
 from fmstune.data.tokens.lengths import are_tokenised, sequence_lengths
 from fmstune.errors import RunError
 from fmstune.models import unfinished
-from fmstune.system.memory import amount
+from fmstune.system.memory import format_bytes
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
 from fmstune.training.memory.outlook import Outlook, explained, outlook, peak_of_machine, reset_peak
@@ -64,10 +64,10 @@ def compare(built: BuiltTrainer, expected: Outlook | None, tracker: Tracker, out
         return
     measured = peak_of_machine(built.trainer)
     tracker.track(measured, "peak_memory", "train", step=step)
-    line = f"peak {amount(measured)}"
+    line = f"peak {format_bytes(measured)}"
     if expected is not None:
         tracker.track(expected.needed.peak, "estimated_memory", "train", step=step)
-        line += f", estimated {amount(expected.needed.peak)}"
+        line += f", estimated {format_bytes(expected.needed.peak)}"
     out.say("memory", line)
 
 

@@ -33,7 +33,7 @@ _DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.parquet", "*.jsonl.gz", "*.tsv")
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class DataFacts:
     """Facts about the training data: the name and `kind` of the row format, the method that fits it, the
     number of rows read (`whole`: all of them), and the 95th percentile of their characters. `known` is false
     for data that cannot be read before the run, such as on the hub."""
@@ -65,7 +65,7 @@ class Proposal:
     method: str
     lora: bool
     trackers: Sequence[str]
-    looked: Looked
+    facts: DataFacts
 
 
 def found_data() -> str | None:
@@ -78,14 +78,14 @@ def found_data() -> str | None:
     return None if chosen is None else str(chosen)
 
 
-def look(paths: Sequence[str], method: str | None) -> Looked:
+def inspect_rows(paths: Sequence[str], method: str | None) -> DataFacts:
     """Inspect the first rows of the data, which determine the method if none is given. Raises the same
     `DataError` as training for data that cannot be read."""
-    found = _looked([DataSource(path) for path in paths], method or DEFAULT)
+    found = _inspect([DataSource(path) for path in paths], method or DEFAULT)
     return found if method else replace(found, method=_METHODS.get(found.kind, DEFAULT))
 
 
-def _looked(sources: Sequence[DataSource], method: str) -> Looked:
+def _inspect(sources: Sequence[DataSource], method: str) -> DataFacts:
     config = load(None, [("model.path", DEMO, ""), ("data.train", DEMO, "")]).data
     lengths: list[int] = []
     shape = kind = ""
@@ -93,7 +93,7 @@ def _looked(sources: Sequence[DataSource], method: str) -> Looked:
     for source in sources:
         reader = Reader(source, "train", config, BadRows(), most=_LOOKED_AT + 1, method=method)
         if not reader.origin.files and source.path != DEMO:
-            return Looked(method=method)
+            return DataFacts(method=method)
         rows = [row for _, row in islice(iter(reader), _LOOKED_AT + 1)]
         if not rows:
             raise reader.no_rows()
@@ -103,7 +103,7 @@ def _looked(sources: Sequence[DataSource], method: str) -> Looked:
             shape, kind = reader.recognised.name, reader.recognised.shape
     lengths.sort()
     longest = lengths[int((len(lengths) - 1) * 0.95)]
-    return Looked(shape, method, len(lengths), whole, longest, known=True, kind=kind)
+    return DataFacts(shape, method, len(lengths), whole, longest, known=True, kind=kind)
 
 
 def wants_lora(model: str) -> bool:
@@ -118,15 +118,15 @@ def wants_lora(model: str) -> bool:
 
 def as_toml(proposal: Proposal) -> str:
     """The proposal as a commented TOML file."""
-    looked, full = proposal.looked, not proposal.lora
+    facts, full = proposal.facts, not proposal.lora
     rate = METHODS[proposal.method].lora_learning_rate / (10 if full else 1)
     usual = f"usual for {'all weights' if full else 'an adapter'}"
     if proposal.model == DEMO:
         rate, usual = DEMO_TRAINING["learning_rate"], "for the demo, which is tiny"
-    longest = next((each for each in _LENGTHS if each * _CHARACTERS >= looked.characters), _LENGTHS[-1])
+    longest = next((each for each in _LENGTHS if each * _CHARACTERS >= facts.characters), _LENGTHS[-1])
     eval_data = proposal.eval_data or ([DEMO] if [*proposal.data] == [DEMO] else [])
-    held_out = looked.rows >= _HELD_OUT and not eval_data
-    epochs = 1 if not looked.whole or looked.rows > _ONE_EPOCH else 3
+    held_out = facts.rows >= _HELD_OUT and not eval_data
+    epochs = 1 if not facts.whole or facts.rows > _ONE_EPOCH else 3
     lines = [
         "# Written by `fmstune init`. `fmstune train --dry-run` checks it, `fmstune train` runs it;",
         "# `fmstune config explain KEY` explains a setting. Flags override the values here.",
@@ -135,14 +135,14 @@ def as_toml(proposal: Proposal) -> str:
         f"path = {_text(proposal.model)}  # a directory, a name on the hub, or the demo",
         "",
         "[data]",
-        f"# {looked.line()}",
+        f"# {facts.line()}",
         f"train = {_texts(proposal.data)}",
         *(
             [f"eval = {_texts(eval_data)}"]
             if eval_data
             else [
                 f"{'' if held_out else '# '}eval_fraction = 0.1  # the fraction held out for evaluation"
-                + ("" if held_out else ("; off, since there are few rows" if looked.known else ""))
+                + ("" if held_out else ("; off, since there are few rows" if facts.known else ""))
             ]
         ),
         '# train_on = "responses"  # tokens in the loss: only the answers; "all" for every token',
@@ -153,7 +153,7 @@ def as_toml(proposal: Proposal) -> str:
         "[training]  # any field of TRL's configuration",
         f"num_train_epochs = {epochs}  # passes over the data",
         f"learning_rate = {rate:g}  # {usual}",
-        f"{'' if looked.known else '# '}max_length = {longest}  # tokens; longer rows are truncated",
+        f"{'' if facts.known else '# '}max_length = {longest}  # tokens; longer rows are truncated",
         "# per_device_train_batch_size = 8  # `fmstune train --auto-batch` finds the largest that fits",
         "# gradient_accumulation_steps = 1",
         "",

@@ -42,9 +42,9 @@ from fmstune.run.tracking import (
     in_process_callbacks,
     recorded,
     redactor_of,
+    report_resumed,
     reports,
     sampled,
-    say_resumed,
 )
 from fmstune.secrets.redaction import Redactor, process_redactor
 from fmstune.system.allocator import freed_memory_kept
@@ -88,7 +88,7 @@ def run(
 def one_at_a_time() -> Iterator[None]:
     """Allow only one run at a time in this process: metrics tracked from anywhere belong to it, and signals,
     random states and the libraries' state are shared by the process."""
-    if not _under_way.acquire(blocking=False):
+    if not _running.acquire(blocking=False):
         raise RunError(
             "another run is active in this process, which can have only one at a time: wait until it ends, "
             "or start a process for each."
@@ -96,12 +96,12 @@ def one_at_a_time() -> Iterator[None]:
     try:
         yield
     finally:
-        _under_way.release()
+        _running.release()
 
 
-_under_way = threading.Lock()
+_running = threading.Lock()
 # A process forked during a run does not take part in it, and may have its own.
-os.register_at_fork(after_in_child=lambda: _under_way.release() if _under_way.locked() else None)
+os.register_at_fork(after_in_child=lambda: _running.release() if _running.locked() else None)
 
 
 def execute(
@@ -114,7 +114,7 @@ def execute(
         if is_main_process():
             out.end(directory.path)
         return RunResult(directory.path, delivery=tuple(reports(directory.path)))
-    _say_unused(config, out, extensions)
+    _warn_unused(config, out, extensions)
     look_ahead(config)
     config = pinned(config, out.warn, None if overwrite else directory.path)
     redactor = redactor_of(config)
@@ -125,7 +125,7 @@ def execute(
         imported = time.perf_counter()
         _write_config(config, directory.path, redactor)
         with recorded(config, directory, fleet, redactor, out, lock) as recorder:
-            say_resumed(directory, fleet, out)
+            report_resumed(directory, fleet, out)
             with sampled(config, directory, recorder, out):
                 timing = _timing(config, recorder, began, imported)
                 metrics = _train(config, directory, recorder, guests, out, extensions, timing)
@@ -139,14 +139,14 @@ def dry_run(
     config, directory = claimed(config, out, resume, overwrite=overwrite)
     if directory.finished:
         return
-    _say_unused(config, out)
+    _warn_unused(config, out)
     look_ahead(config)
     config = pinned(config, out.warn, None if overwrite else directory.path)
     with checked_trackers(config, out) as (fleet, _), tempfile.TemporaryDirectory() as scratch:
         from fmstune.run.preflight import report_plan
         from fmstune.training.build import build_trainer
 
-        say_resumed(directory, fleet, out)
+        report_resumed(directory, fleet, out)
         built = build_trainer(config, Tracker(), Path(scratch))
         _describe(built, out)
         report_plan(built, directory.path, out)
@@ -170,7 +170,7 @@ def _train(
     from fmstune.run.model_card import write_card
     from fmstune.run.preflight import compare, prepare
     from fmstune.run.stream_watch import StreamWatch, stream_ended
-    from fmstune.run.tracker_runs import ledgers_kept
+    from fmstune.run.tracker_runs import ledger_copier
     from fmstune.training.build import build_trainer
     from fmstune.training.callbacks.progress import LastStepCallback, ProgressCallback
     from fmstune.training.callbacks.stopping import StopCallback, stopping
@@ -210,7 +210,7 @@ def _train(
             built.trainer.add_callback(StreamWatch(directory.path, built.data.unused, out))
         handed = Artifacts(config, directory, recorder, out, built)
         after.callback(handed.end, config.tracking.close_timeout)
-        save_with(built.trainer, Saving(ledgers_kept(directory.path, recorder), handed.add, out.warn), after)
+        save_with(built.trainer, Saving(ledger_copier(directory.path, recorder), handed.add, out.warn), after)
         expected = prepare(built, config, recorder, out)
         checkpoint = directory.checkpoint
         if checkpoint is not None and directory.step >= built.steps:
@@ -224,7 +224,7 @@ def _train(
             state = built.trainer.state
             out.say("stopped", f"at step {state.global_step} of {state.max_steps}")
             raise Interrupted(stop.signum)
-        _say_best(config, built, out)
+        _report_best(config, built, out)
         phase("saving the model")
         built.trainer.save_model(str(directory.path))
         if built.ends and built.adapter and is_main_process():
@@ -252,7 +252,7 @@ def _timing(config: RunConfig, recorder: Recorder, began: float, imported: float
     )
 
 
-def _say_unused(config: RunConfig, out: RunConsole, extensions: Extensions | None = None) -> None:
+def _warn_unused(config: RunConfig, out: RunConsole, extensions: Extensions | None = None) -> None:
     """Warn about settings that have no effect in this run."""
     computes = extensions is not None and extensions.compute_metrics is not None
     for key, why in unused(config, computes_metrics=computes).items():
@@ -277,7 +277,7 @@ def _add_samples(config: RunConfig, built: BuiltTrainer, recorder: Recorder, out
         built.trainer.add_callback(SampleCallback(asked, most, built.tokenizer, recorder, out))
 
 
-def _say_best(config: RunConfig, built: BuiltTrainer, out: RunConsole) -> None:
+def _report_best(config: RunConfig, built: BuiltTrainer, out: RunConsole) -> None:
     """Report which weights are kept, if the best evaluation decides that."""
     state, args = built.trainer.state, built.trainer.args
     if config.run.early_stopping_patience is not None and state.global_step < state.max_steps:

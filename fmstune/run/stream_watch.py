@@ -24,18 +24,18 @@ class StreamWatch(TrainerCallback):
 
     def __init__(self, directory: Path, said: Sequence[NotUsed], out: RunConsole) -> None:
         self._directory, self._out = directory, out
-        self._said = {_kind(entry) for entry in said}
+        self._reported = {_kind(entry) for entry in said}
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.say_new(read_counts(self._directory))
+        self.report_new(read_counts(self._directory))
 
-    def say_new(self, parts: Sequence[StreamCounts]) -> None:
+    def report_new(self, parts: Sequence[StreamCounts]) -> None:
         """Report the kinds that have not been reported yet."""
         for entry in (entry for part in parts for entry in (*part.unused, *part.lost)):
-            if _kind(entry) not in self._said:
-                self._said.add(_kind(entry))
+            if _kind(entry) not in self._reported:
+                self._reported.add(_kind(entry))
                 what = (
                     f"the column {entry.what} of {entry.source} is not used" if entry.column else entry.what
                 )

@@ -15,7 +15,7 @@ from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 _GAP = 1_000_000
 
 
-def ledgers_kept(directory: Path, recorder: Recorder) -> Callable[[Path], None]:
+def ledger_copier(directory: Path, recorder: Recorder) -> Callable[[Path], None]:
     """Return a function that copies the ledgers of the run in `directory` into a checkpoint; those of
     in-process trackers are brought up to date first."""
 

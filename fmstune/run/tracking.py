@@ -35,7 +35,7 @@ from fmstune.resources.scanner import scanned
 from fmstune.resources.source import SYSTEM
 from fmstune.run import provenance
 from fmstune.run.directory import RunDirectory
-from fmstune.run.ending import Ending
+from fmstune.run.ending import StopSignals
 from fmstune.secrets.redaction import Redactor, config_secrets, hide, know_secrets, process_redactor
 from fmstune.system.locks import Lock
 from fmstune.system.threads import set_threads
@@ -78,13 +78,13 @@ def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet
             )
         check_deepspeed(config)
         for name, check in fleet.check().items():
-            _judge(name, check, config, out)
+            _require_usable(name, check, config, out)
         yield fleet, fleet.dismiss_in_process()
     finally:
         fleet.abandon()
 
 
-def _judge(name: str, check: Check, config: RunConfig, out: RunConsole) -> None:
+def _require_usable(name: str, check: Check, config: RunConfig, out: RunConsole) -> None:
     """Raise for a misconfiguration; warn about an outage, since the journal keeps everything."""
     if check.ok:
         return
@@ -121,7 +121,7 @@ def recorded(
         become_own_run(directory.path, header)
         out.say("copy", f"of {original}, which still exists: continues as a separate run, also in trackers")
     process = os.getpid()
-    ending = Ending()
+    ending = StopSignals()
     ending.watch()
     ending.hold()  # a journal that was started also gets an end
     try:
@@ -147,13 +147,13 @@ def recorded(
         status = "finished"
     except BaseException as stopped:
         ending.hold()
-        status, error = _how_it_ended(stopped)
+        status, error = _status_of(stopped)
         if status == "failed" and os.getpid() == process:
             _write_error_log(directory.path, redactor)
         raise
     finally:
         if os.getpid() != process:
-            _leave_child()
+            _exit_child()
         guests = list(recorder.guests)
         with contextlib.ExitStack() as steps:  # in reverse order; a failing step does not stop the others
             steps.callback(ending.leave)
@@ -223,7 +223,7 @@ def _show(directory: Path, journal: JournalWriter, out: RunConsole, used: Collec
         )
 
 
-def _leave_child() -> NoReturn:
+def _exit_child() -> NoReturn:
     """Exit a forked child that leaves the training: only its parent does the rest."""
     error = sys.exc_info()[1]
     code = 0 if error is None else 1
@@ -237,9 +237,9 @@ def _leave_child() -> NoReturn:
     os._exit(code & 0xFF)
 
 
-def say_resumed(directory: RunDirectory, fleet: Fleet, out: RunConsole) -> None:
+def report_resumed(directory: RunDirectory, fleet: Fleet, out: RunConsole) -> None:
     """Report that the run is resumed, and how trackers handle steps that were logged before."""
-    for why in directory.passed_over:
+    for why in directory.unusable:
         out.warn(why)
     if directory.checkpoint is None:
         return
@@ -248,7 +248,7 @@ def say_resumed(directory: RunDirectory, fleet: Fleet, out: RunConsole) -> None:
     out.say("resume", f"from {directory.checkpoint}{again}")
 
 
-def _how_it_ended(stopped: BaseException) -> tuple[Status, str | None]:
+def _status_of(stopped: BaseException) -> tuple[Status, str | None]:
     from fmstune.launch.rank import cause_of_lost_peer, failure_of_another
 
     if isinstance(stopped, (Interrupted, KeyboardInterrupt)):

@@ -32,7 +32,7 @@ class DeadlineOver(Exception):
     """A call did not return in time; its thread makes no further calls."""
 
 
-class GivenUp(BaseException):
+class CallAbandoned(BaseException):
     """Raised in an abandoned call, in its own thread."""
 
 
@@ -72,22 +72,22 @@ class DeadlineThread:
                 if done.done() and done.exception() is not None:  # raised by the function
                     raise
         self._over = True
-        self.insist()
+        self.interrupt()
         raise DeadlineOver(f"it did not return within {self.seconds:g} s")
 
-    def insist(self) -> None:
+    def interrupt(self) -> None:
         """Make an abandoned call end at its next instruction. Repeat it from time to time, for code that
         catches everything."""
         if self._over and self._thread.is_alive() and os.getpid() == self._pid:
             ident = ctypes.c_ulong(self._thread.ident or 0)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(GivenUp))
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(CallAbandoned))
 
     def close(self) -> None:
         """Let the thread end after the pending calls."""
         self._calls.put(None)
 
     def _work(self) -> None:
-        with contextlib.suppress(GivenUp):
+        with contextlib.suppress(CallAbandoned):
             while not self._over and (task := self._calls.get()) is not None:
                 done, function = task
                 try:

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmstune.system.memory import amount
+from fmstune.system.memory import format_bytes
 
 _TEXTS = {
     errno.ENOSPC: "No space left on device",
@@ -43,13 +43,13 @@ def shortage(error: BaseException, path: Path) -> Shortage | None:
     if found is None and left < _NOTHING:
         found = errno.ENOSPC
     if found == errno.EFBIG and limited:
-        most = f"a file may not be larger than {amount(limit)} here (ulimit -f)"
+        most = f"a file may not be larger than {format_bytes(limit)} here (ulimit -f)"
         return Shortage(most, "raise that limit")
     if found == errno.EFBIG:
         return Shortage("the file system does not support files of this size", "use another --output-dir")
     if found == errno.EDQUOT:
         return Shortage("the disk quota is used up", "free some space")
-    return Shortage(f"the disk is full ({amount(left)} left)", "free some space") if found else None
+    return Shortage(f"the disk is full ({format_bytes(left)} left)", "free some space") if found else None
 
 
 def _number(error: BaseException) -> int | None:

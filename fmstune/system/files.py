@@ -54,7 +54,7 @@ def read_text(path: Path) -> str:
 _OF_THE_KERNEL = (Path("/proc"), Path("/sys"))
 
 
-def takes_files(folder: Path) -> bool:
+def is_writable(folder: Path) -> bool:
     """Whether files can be created in a folder. For root, permissions do not tell: `/proc`, `/sys` and
     read-only file systems do not accept files. Leaves nothing behind."""
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):

@@ -4,7 +4,7 @@ A `flock` lock belongs to an open file, which a fork shares: a dataloader worker
 keep the lock of a process that is gone (F_OFD_SETLK is inherited in the same way). POSIX record locks are not
 inherited, but they end as soon as this process closes the file anywhere, for example when the run's folder is
 uploaded. So the file is closed on exec, and in each child that Python forks. For forks that Python does not
-see, the file names its holder: a dead one does not hold the lock.
+see, the file records its owner: a dead process does not hold the lock.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class Lock:
         """Release the lock. Idempotent."""
         if self in _held:
             _held.discard(self)
-            self.close(sign_off=True)
+            self.close(clear_owner=True)
 
-    def close(self, *, sign_off: bool = False) -> None:
+    def close(self, *, clear_owner: bool = False) -> None:
         """Close the file, unless it was closed elsewhere and its descriptor is now that of another file."""
         with contextlib.suppress(OSError):
             if _identity(self._file) == self._identity:
-                if sign_off:
+                if clear_owner:
                     os.ftruncate(self._file, 0)
                 os.close(self._file)
 
@@ -78,15 +78,15 @@ class Lock:
 _held: set[Lock] = set()
 
 
-def take(path: Path) -> Lock | None:
-    """Take the lock of the file at `path`, which is created; `None` if another process holds it.
+def acquire(path: Path) -> Lock | None:
+    """Acquire the lock of the file at `path`, which is created; `None` if another process holds it.
 
     On a file system without locks, it always succeeds. Raises `OSError` if the file cannot be opened.
     """
-    with _in_turn(path.parent):
+    with _serialised(path.parent):
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if not _lock(file, fcntl.LOCK_EX, _SECONDS_TO_SHARE):
-            left_over = _signature(file).ended
+            left_over = _read_owner(file).ended
             os.close(file)
             if not left_over:
                 return None
@@ -96,7 +96,7 @@ def take(path: Path) -> Lock | None:
             if not _lock(file, fcntl.LOCK_EX, 0):
                 os.close(file)
                 return None
-        _sign(file)
+        _write_owner(file)
         return Lock(path, file)
 
 
@@ -109,15 +109,15 @@ def holder(path: Path) -> Process | None:
     try:
         if _lock(file, fcntl.LOCK_SH, 0):
             return None
-        process = _signature(file)
+        process = _read_owner(file)
     finally:
         os.close(file)
     return None if process.ended else process
 
 
 @contextlib.contextmanager
-def folder_held(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder itself, without a lock file, while something is created in it.
+def folder_locked(folder: Path) -> Iterator[None]:
+    """Lock a folder itself, without a lock file, while something is created in it.
 
     Continues without it after some seconds: a user's `flock . fmstune train` holds it until the end, and a
     file system may not support locks of folders (NFS). At worst, one of two attempts then fails. Raises
@@ -139,7 +139,7 @@ def folder_held(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def named(process: Process | None) -> str:
+def describe(process: Process | None) -> str:
     """Describe the holder of a lock, with its pid."""
     return f"another process (pid {process.pid})" if process and process.pid else "another process"
 
@@ -149,24 +149,24 @@ def this_process() -> Process:
     return Process(os.getpid(), _started(os.getpid()) or 0, _place())
 
 
-def sign(path: Path) -> None:
-    """Name this process in a file that it has created, for `signer`."""
-    with contextlib.suppress(OSError):  # as in `_sign`
+def write_owner(path: Path) -> None:
+    """Record this process as the owner of a file that it has created, for `owner`."""
+    with contextlib.suppress(OSError):  # as in `_write_owner`
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            _sign(file)
+            _write_owner(file)
         finally:
             os.close(file)
 
 
-def signer(path: Path) -> Process:
-    """The process that is named in a file; unknown if there is none."""
+def owner(path: Path) -> Process:
+    """The process recorded as the owner of a file; unknown if there is none."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return Process()
     try:
-        return _signature(file)
+        return _read_owner(file)
     finally:
         os.close(file)
 
@@ -187,7 +187,7 @@ def _lock(file: int, how: int, patience: float) -> bool:
 
 
 @contextlib.contextmanager
-def _in_turn(directory: Path) -> Iterator[None]:
+def _serialised(directory: Path) -> Iterator[None]:
     """Serialise processes that find a dead holder: the second must not remove the first one's new file."""
     try:
         file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
@@ -201,13 +201,13 @@ def _in_turn(directory: Path) -> Iterator[None]:
         os.close(file)
 
 
-def _sign(file: int) -> None:
+def _write_owner(file: int) -> None:
     with contextlib.suppress(OSError):  # a full disk: the lock holds, without a name
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps(asdict(this_process())).encode(), 0)
 
 
-def _signature(file: int) -> Process:
+def _read_owner(file: int) -> Process:
     with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
         raw = json.loads(os.pread(file, 4096, 0))
         return Process(int(raw["pid"]), int(raw["started"]), str(raw["place"]))

@@ -43,7 +43,7 @@ def main_memory() -> Capacity:
     return min(found, key=lambda capacity: capacity.available)
 
 
-def taken() -> int:
+def in_use() -> int:
     """The current main memory of this process, in bytes."""
     return int(psutil.Process().memory_info().rss)
 
@@ -86,7 +86,7 @@ def _kernels_peak() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def amount(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Format a number of bytes: `1.9 GB`."""
     for size, unit in _UNITS:
         if count >= size * 0.9995:

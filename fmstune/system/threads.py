@@ -46,7 +46,7 @@ def processors() -> Processors:
     return min(found, key=lambda each: each.count)
 
 
-_settled: dict[str, str] = {}
+_set_by_fmstune: dict[str, str] = {}
 """The variables set by `set_threads` rather than by the user."""
 
 
@@ -68,14 +68,14 @@ def set_threads(processes: int = 1) -> str | None:
             os.environ[name] = value
         threads = max(1, processors().count // processes)
         if threads < machine and not _chosen_by_the_user():
-            os.environ[_COUNT] = _settled[_COUNT] = str(threads)
+            os.environ[_COUNT] = _set_by_fmstune[_COUNT] = str(threads)
     if processes > 1 or _COUNT not in os.environ or _chosen_by_the_user():
         return None
     return f"{os.environ[_COUNT]} of the {machine} processors of this machine: {processors().limit}"
 
 
 def _chosen_by_the_user() -> bool:
-    return _COUNT in os.environ and os.environ[_COUNT] != _settled.get(_COUNT)
+    return _COUNT in os.environ and os.environ[_COUNT] != _set_by_fmstune.get(_COUNT)
 
 
 def _is_busy(machine: int) -> bool:

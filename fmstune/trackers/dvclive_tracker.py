@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.system.files import takes_files
+from fmstune.system.files import is_writable
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import is_of_another, mark, note
 from fmstune.trackers.dvclive.files import Row, RunFolder, State, is_intact, read_state
@@ -241,7 +241,7 @@ class DvcLiveTracker(Tracker):
             folder = folder.parent
         if not folder.is_dir():
             return Check("bad_option", f"{folder} is not a folder", remedy)
-        if not takes_files(folder):
+        if not is_writable(folder):
             return Check("no_permission", f"{folder} cannot be written to", remedy)
         will_be = "" if place.exists() else ", will be created"
         return Check("ok", f"writes DVCLive's files{will_be}", server=str(place))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.system.files import takes_files
+from fmstune.system.files import is_writable
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.file.event_file import EventFile, stored_in, why_not_appended_to
 from fmstune.trackers.file.formats import Record
@@ -171,7 +171,7 @@ class FileTracker(Tracker):
         if path.exists():
             if not os.access(path, os.R_OK | os.W_OK):
                 return Check("no_permission", f"{path} cannot be read and written to", remedy)
-        elif not takes_files(folder):
+        elif not is_writable(folder):
             return Check("no_permission", f"{folder} cannot be written to", remedy)
         if why := why_not_appended_to(path):
             return Check("bad_option", f"{path} is not a file of fmstune's events: {why}", remedy)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.system.files import takes_files
+from fmstune.system.files import is_writable
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import is_of_another, mark, note
@@ -233,7 +233,7 @@ class TensorBoardTracker(Tracker):
             folder = folder.parent
         if not folder.is_dir():
             return Check("bad_option", f"{folder} is not a folder", remedy)
-        if not takes_files(folder):
+        if not is_writable(folder):
             return Check("no_permission", f"{folder} cannot be written to", remedy)
         return Check(
             "ok", "writes event files" + ("" if place.exists() else ", will be created"), server=str(place)

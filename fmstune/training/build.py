@@ -34,7 +34,7 @@ from fmstune.models.special_tokens import use_tokens
 from fmstune.models.vocabulary import fit_vocabulary
 from fmstune.system.compiler import require_compiler
 from fmstune.system.device import Precision, precision
-from fmstune.system.kernel_builds import end_builds_with_their_process
+from fmstune.system.kernel_builds import use_build_lock
 from fmstune.text import first_line
 from fmstune.trackers.base import Tracker
 from fmstune.training.callbacks.resumed_steps import ResumedSteps
@@ -249,7 +249,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
     settings = dict(config.training) | {"output_dir": str(output_dir), "report_to": "none"}
     if given := settings.get("deepspeed"):
         settings["deepspeed"] = deepspeed_table(given, config.base_dir)
-        end_builds_with_their_process()
+        use_build_lock()
     if isinstance(file := settings.get("fsdp_config"), str):
         settings["fsdp_config"] = str(config.base_dir / file)
     chosen = precision(settings)

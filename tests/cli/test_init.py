@@ -11,7 +11,7 @@ import tomli
 
 from fmstune.cli.main import main
 from fmstune.config.load.load import load
-from fmstune.run.proposal import Proposal, as_toml, look
+from fmstune.run.proposal import Proposal, as_toml, inspect_rows
 from tests.support.terminals import in_terminal
 from tests.support.tuned import dry_run_file
 
@@ -87,7 +87,7 @@ def test_in_a_terminal_it_asks_for_what_no_flag_sets() -> None:
 def test_small_data_is_not_split_and_long_rows_raise_the_maximum_length() -> None:
     row = {"prompt": "?", "completion": "word " * 1500}
     write("train.jsonl", row, count=20)
-    looked = look(["train.jsonl"], None)
+    looked = inspect_rows(["train.jsonl"], None)
     text = as_toml(Proposal("m", ["train.jsonl"], [], looked.method, True, [], looked))
     assert (
         "# eval_fraction = 0.1  # the fraction held out for evaluation; off, since there are few rows" in text
@@ -98,7 +98,7 @@ def test_small_data_is_not_split_and_long_rows_raise_the_maximum_length() -> Non
 
 @pytest.mark.parametrize("path", ['a"b', "a\\b", "ä ö", "a'b\x7f", "#x"])
 def test_any_path_round_trips_through_the_file(path: str) -> None:
-    looked = look(["demo"], None)
+    looked = inspect_rows(["demo"], None)
     assert tomli.loads(as_toml(Proposal(path, [path, "b"], [path], "sft", False, [], looked)))["data"] == {
         "train": [path, "b"], "eval": path,
     }  # fmt: skip

@@ -143,7 +143,7 @@ def test_no_file_of_a_run_blocks_if_it_is_a_pipe(
     within(60, lambda: load_ledger(run_directory, "file"))
     within(60, lambda: original_of(run_directory))
     within(60, lambda: locks.holder(tracking / "some.lock"))
-    within(60, lambda: locks.take(tracking / "some.lock"))
+    within(60, lambda: locks.acquire(tracking / "some.lock"))
 
     def read() -> None:
         with pytest.raises((OSError, JournalError)):

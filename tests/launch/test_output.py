@@ -110,7 +110,7 @@ def test_each_line_is_kept_however_it_arrives_and_while_the_folder_is_missing(
         cut = data.draw(st.integers(1, len(text)))
         log.take(text[:cut])
         if data.draw(st.booleans()):
-            log.settle()
+            log.write_held()
         text = text[cut:]
     folder.mkdir(exist_ok=True)
     log.end()
@@ -127,7 +127,7 @@ def test_a_long_log_keeps_its_beginning_and_end_and_reports_what_is_left_out(tmp
     for number in range(1000):
         log.take(b"line %03d\n" % number)
         if number % 3:
-            log.settle()
+            log.write_held()
     log.end()
     lines = log.path.read_text().splitlines()
     assert lines[0] == "line 000"
@@ -142,7 +142,7 @@ def test_output_that_a_full_disk_cannot_take_waits_and_is_counted_at_the_end(tmp
     log.path = Path("/dev/full")
     for number in range(8):
         log.take(b"line %03d\n" % number)
-        log.settle()
+        log.write_held()
     assert log.trouble
     log.path = tmp_path / "train.log"
     log.flush()
@@ -162,7 +162,7 @@ def test_a_program_that_calls_the_command_gets_its_streams_back(
         with redirected_output() as output:
             print("theirs")
             print("ours", file=output.err, flush=True)
-            output.keep_in(tmp_path)
+            output.set_directory(tmp_path)
             assert output.kept().lines == 1
             raise ValueError("mine")
 

@@ -88,7 +88,7 @@ def test_printing_does_not_block_on_the_log(
 ) -> None:
     monkeypatch.setattr(output_keeper, "BACKLOG_BYTES", 1 << 21)
     with redirected_output() as output:
-        output.keep_in(tmp_path)
+        output.set_directory(tmp_path)
         printed, begin = 0, time.monotonic()
         while printed < 20_000_000:
             printed += os.write(1, piece)
@@ -107,7 +107,7 @@ def test_a_dying_log_process_ends_neither_the_run_nor_its_children(
 ) -> None:
     before = set(psutil.Process().children())
     with redirected_output() as output:
-        output.keep_in(tmp_path)
+        output.set_directory(tmp_path)
         (log,) = {each.pid for each in set(psutil.Process().children()) - before}
         speaks = subprocess.Popen(
             ["sh", "-c", "read go; for each in 1 2 3; do echo child $each; done; echo done >&2"],
@@ -148,7 +148,7 @@ def test_a_replaced_stream_does_not_change_how_the_run_ends(
 
     def program() -> None:
         with redirected_output() as output:
-            output.keep_in(tmp_path)
+            output.set_directory(tmp_path)
             print("kept")
             sys.stdout = sys.stderr = stream
             assert output.kept().lines == 1
@@ -168,7 +168,7 @@ def test_the_number_of_lines_counts_all_ranks(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with redirected_output() as output:
-        output.keep_in(tmp_path)
+        output.set_directory(tmp_path)
         print("one\ntwo")
         assert output.kept().lines == 2
         with log.open("a") as file:

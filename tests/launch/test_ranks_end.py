@@ -18,7 +18,7 @@ from torch import distributed
 from fmstune.errors import Interrupted
 from fmstune.launch import rank as ranks
 from fmstune.launch import signals
-from fmstune.launch.rank import leaving_in_order
+from fmstune.launch.rank import process_group_left
 from tests.support.commands import ROOT, fmstune, start
 from tests.support.ranks import CALLBACKS, CURSED, TWO, gone, pids, slow_rank, together, with_callback
 from tests.support.waiting import wait_for
@@ -114,7 +114,7 @@ def test_the_first_rank_to_fail_is_the_cause_and_the_others_report_it(
     for path, rank, follows in ((late, "0", True), (early, "1", False)):
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
         monkeypatch.setenv("LOCAL_RANK", rank)
-        assert ranks.follows_another() is follows
+        assert ranks.is_consequence() is follows
 
 
 def test_torchrun_reports_the_first_failure_as_the_cause_even_within_one_second(
@@ -142,7 +142,7 @@ def test_a_finished_or_interrupted_rank_leaves_the_group_before_its_process_ends
 ) -> None:
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        with contextlib.suppress(Interrupted, RuntimeError), leaving_in_order():
+        with contextlib.suppress(Interrupted, RuntimeError), process_group_left():
             if stopped is not None:
                 raise stopped
         assert distributed.is_initialized() != left
@@ -152,7 +152,7 @@ def test_a_finished_or_interrupted_rank_leaves_the_group_before_its_process_ends
 
 
 def test_without_a_group_there_is_nothing_to_leave() -> None:
-    with leaving_in_order():
+    with process_group_left():
         pass
     assert not distributed.is_initialized()
 
@@ -163,7 +163,7 @@ def test_a_second_signal_is_not_sent_before_the_first_is_handled() -> None:
         rank.send_signal(signal.SIGINT)
         timer = threading.Timer(0.2, lambda: rank.communicate("\n"))
         timer.start()
-        signals._wait_until_taken(signal.SIGINT, [psutil.Process(rank.pid)])
+        signals._wait_until_handled(signal.SIGINT, [psutil.Process(rank.pid)])
         rank.send_signal(signal.SIGINT)
         timer.join()
     assert rank.returncode == 0

@@ -112,7 +112,7 @@ def test_the_newest_complete_checkpoint_is_used_and_damaged_ones_are_reported(
         found = claim(config, how, overwrite=False)
         assert found.step == resumed
         left = (run / "checkpoint-4").exists()
-        assert [told.split(": its ")[0] for told in found.passed_over] == (
+        assert [told.split(": its ")[0] for told in found.unusable] == (
             ["out/checkpoint-4 is skipped"] if left else []
         )
 

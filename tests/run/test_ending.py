@@ -18,7 +18,7 @@ import fmstune
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.shippers import Fleet
 from fmstune.errors import Interrupted
-from fmstune.run.ending import Ending
+from fmstune.run.ending import StopSignals
 from fmstune.system.handlers import STOPPING
 
 DEMO: dict[str, Any] = {
@@ -92,7 +92,7 @@ def test_the_journal_gets_a_final_status_whenever_a_signal_arrives(
     assert [signal.getsignal(each) for each in STOPPING][:2] == handlers[:2]
 
 
-def raised_by(ending: Ending, event: Any) -> int | None:
+def raised_by(ending: StopSignals, event: Any) -> int | None:
     """The number of the signal that interrupts the event."""
     try:
         if event == "hold":
@@ -108,7 +108,7 @@ def raised_by(ending: Ending, event: Any) -> int | None:
 
 @given(st.lists(st.sampled_from([*STOPPING, "hold", "release"]), max_size=12))
 def test_a_signal_is_raised_at_once_or_when_it_is_released(order: list[Any]) -> None:
-    ending, holds = Ending(), False
+    ending, holds = StopSignals(), False
     owed: int | None = None
     ending.watch()
     try:

@@ -85,11 +85,11 @@ def test_a_resume_reports_only_weights_that_are_really_missing() -> None:
 
 
 def test_a_merged_model_is_written_to_a_symlinked_directory(tmp_path: Path) -> None:
-    from fmstune.models.merge import _whole
+    from fmstune.models.merge import _written_at_once
 
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to("disk")
-    with _whole(tmp_path / "link") as scratch:
+    with _written_at_once(tmp_path / "link") as scratch:
         (scratch / "model").write_text("x")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "disk" / "model").read_text() == "x"

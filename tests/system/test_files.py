@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from fmstune.system.files import replace_text, takes_files
+from fmstune.system.files import is_writable, replace_text
 
 
 @pytest.mark.parametrize("folder", ["/proc", "/proc/self", "/sys", "/dev/null", "/nowhere"])
 def test_unwritable_folders_are_detected_even_by_root(folder: str) -> None:
-    assert not takes_files(Path(folder))
+    assert not is_writable(Path(folder))
 
 
 def test_a_writable_folder_is_left_unchanged(tmp_path: Path) -> None:
     before = tmp_path.stat().st_mtime_ns
-    assert takes_files(tmp_path)
+    assert is_writable(tmp_path)
     assert (list(tmp_path.iterdir()), tmp_path.stat().st_mtime_ns) == ([], before)
 
 

@@ -12,7 +12,7 @@ from torch.utils import cpp_extension
 from torch.utils.file_baton import FileBaton
 
 from fmstune.system import kernel_builds
-from fmstune.system.kernel_builds import BuildLock, end_builds_with_their_process
+from fmstune.system.kernel_builds import BuildLock, use_build_lock
 
 BUILDS = """
 import sys
@@ -85,5 +85,5 @@ def test_a_build_that_has_ended_is_not_reported(tmp_path: Path, monkeypatch: pyt
 
 def test_torch_compiles_with_this_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpp_extension, "FileBaton", FileBaton)
-    end_builds_with_their_process()
+    use_build_lock()
     assert cpp_extension.FileBaton is BuildLock

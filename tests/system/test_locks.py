@@ -17,7 +17,7 @@ HOLDER = """
 import ctypes, os, sys, time
 from pathlib import Path
 from fmstune.system import locks
-assert locks.take(Path(sys.argv[1])) is not None
+assert locks.acquire(Path(sys.argv[1])) is not None
 fork = os.fork if sys.argv[2] == "python" else ctypes.CDLL(None).fork  # of which Python knows nothing
 child = fork() if sys.argv[2] != "none" else -1
 if child:
@@ -48,15 +48,15 @@ def test_one_process_holds_a_lock_and_others_learn_which(tmp_path: Path) -> None
     path = tmp_path / "lock"
     assert locks.holder(path) is None
     with held(path, "none") as (process, _):
-        assert locks.take(path) is None
+        assert locks.acquire(path) is None
         found = locks.holder(path)
         assert found is not None
         assert found.pid == process.pid
-        assert locks.named(found) == f"another process (pid {process.pid})"
+        assert locks.describe(found) == f"another process (pid {process.pid})"
     assert locks.holder(path) is None
-    lock = locks.take(path)
+    lock = locks.acquire(path)
     assert lock is not None
-    assert locks.take(path) is None
+    assert locks.acquire(path) is None
     lock.release()
     lock.release()
     assert locks.holder(path) is None
@@ -69,7 +69,7 @@ def test_children_forked_by_python_do_not_keep_the_lock_of_a_killed_holder(tmp_p
         process.wait()
         os.kill(child, 0)
         assert locks.holder(path) is None
-        lock = locks.take(path)
+        lock = locks.acquire(path)
         assert lock is not None
         lock.release()
 
@@ -81,7 +81,7 @@ def test_children_forked_by_a_library_do_not_keep_the_lock_of_a_killed_holder(tm
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         os.kill(child, 0)
         assert locks.holder(path) is None
-        lock = locks.take(path)
+        lock = locks.acquire(path)
         assert lock is not None
         found = locks.holder(path)
         assert found is not None
@@ -91,21 +91,21 @@ def test_children_forked_by_a_library_do_not_keep_the_lock_of_a_killed_holder(tm
 
 def test_of_a_holder_on_another_machine_only_the_lock_is_known(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    lock = locks.take(path)
+    lock = locks.acquire(path)
     assert lock is not None
     path.write_text(json.dumps({"pid": 1 << 30, "started": 5, "place": "another boot"}))
     assert locks.holder(path) == locks.Process(1 << 30, 5, "another boot")
-    assert locks.take(path) is None
+    assert locks.acquire(path) is None
     path.write_text("garbage")
-    assert locks.named(locks.holder(path)) == "another process"
-    assert locks.take(path) is None
+    assert locks.describe(locks.holder(path)) == "another process"
+    assert locks.acquire(path) is None
     lock.release()
 
 
 def test_a_lock_whose_descriptor_was_reused_for_another_file_closes_only_its_own(
     tmp_path: Path,
 ) -> None:
-    lock = locks.take(tmp_path / "lock")
+    lock = locks.acquire(tmp_path / "lock")
     assert lock is not None
     other = tmp_path / "other"
     other.write_text("kept")

@@ -189,7 +189,7 @@ def test_broken_weights_are_detected_in_the_copy_and_never_saved(
         write(self)
 
     def uncopied(value: Any, known: Any) -> Any:
-        raise saving._NotPlain(value)
+        raise saving._NotCopyable(value)
 
     monkeypatch.setattr(beside._Writing, "run", held)
     if not copied:
@@ -210,7 +210,7 @@ def test_without_memory_for_a_copy_the_training_waits_and_reports_it(
     little = SimpleNamespace(
         main_memory=lambda: Capacity(1_000, "the container (its cgroup)"),
         recent_peak=lambda: 0,
-        taken=lambda: 0,
+        in_use=lambda: 0,
     )
     monkeypatch.setattr(copy_room, "memory", little)
     monkeypatch.setattr(copy_room, "workload", lambda trainer: None)

@@ -20,7 +20,7 @@ class Memory:
     def __init__(self, available: int) -> None:
         self.available, self.recent = available, 2
 
-    def taken(self) -> int:
+    def in_use(self) -> int:
         return 2 * 10**9
 
     def recent_peak(self) -> int:

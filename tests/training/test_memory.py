@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import RunError
 from fmstune.system import memory
-from fmstune.system.memory import amount
+from fmstune.system.memory import format_bytes
 from fmstune.training.memory.estimate import Workload, estimate
 from fmstune.training.memory.outlook import require_room_for_weights
-from fmstune.training.memory.remedies import advice
+from fmstune.training.memory.remedies import settings_that_fit
 from fmstune.training.memory.workload import activations_in_half
 from tests.support.commands import fmstune
 from tests.support.end_to_end import journal_points
@@ -132,7 +132,7 @@ def test_a_run_that_the_kernel_would_certainly_kill_is_not_started(
     """However much the process already holds."""
     monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(1_000_000, "this machine"))
     if held is not None:
-        monkeypatch.setattr(memory, "taken", lambda: held)
+        monkeypatch.setattr(memory, "in_use", lambda: held)
     with pytest.raises(RunError, match=r"this run needs about .* and this machine has"):
         tune("out", "training.per_device_train_batch_size=2048")
     assert not list(Path("out").glob("checkpoint-*"))
@@ -219,7 +219,7 @@ def test_the_peak_is_that_of_the_requested_period() -> None:
     [(0, "0 bytes"), (1e3, "1 kB"), (1.94e9, "1.9 GB"), (99.7e6, "100 MB"), (9.996e8, "1 GB")],
 )
 def test_amounts_are_printed_with_two_digits(count: float, says: str) -> None:
-    assert amount(count) == says
+    assert format_bytes(count) == says
 
 
 def test_full_fine_tuning_of_seven_billion_weights_with_adamw_needs_four_times_the_weights() -> None:
@@ -239,7 +239,7 @@ def test_memory_saving_settings_never_raise_the_estimate(work: Workload, less: d
 
 @given(st.integers(10**9, 10**12))
 def test_the_advice_names_settings_or_gives_up_whatever_memory_is_available(room: int) -> None:
-    told = advice(SEVEN, room)
+    told = settings_that_fit(SEVEN, room)
     assert told.startswith(("It would fit with ", "Not even "))
     assert len(told) < 400
 

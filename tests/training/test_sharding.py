@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.training.memory.estimate import estimate, optimizer_size
-from fmstune.training.memory.remedies import advice
+from fmstune.training.memory.remedies import settings_that_fit
 from fmstune.training.memory.sharding import ALONE, Sharding, ddp, fsdp, sharding, zero
 from tests.support.workloads import SEVEN
 
@@ -149,5 +149,5 @@ def test_processes_that_share_memory_need_a_multiple_of_it(processes: int, progr
 
 def test_where_each_gpu_holds_everything_sharding_is_suggested() -> None:
     work = replace(SEVEN, rows=1, tokens=2048, scored=1000, checkpointing=True, sharding=ddp(8))
-    assert "training.fsdp = true (" in advice(work, 80_000_000_000)
-    assert "training.fsdp" not in advice(replace(work, sharding=ALONE), 80_000_000_000)
+    assert "training.fsdp = true (" in settings_that_fit(work, 80_000_000_000)
+    assert "training.fsdp" not in settings_that_fit(replace(work, sharding=ALONE), 80_000_000_000)

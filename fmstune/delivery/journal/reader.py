@@ -169,7 +169,7 @@ def is_being_written(path: Path) -> bool:
 
 def writer(path: Path) -> str:
     """The process that writes this journal, in words."""
-    return locks.named(locks.holder(lock_path(path)))
+    return locks.describe(locks.holder(lock_path(path)))
 
 
 def lock_path(path: Path) -> Path:

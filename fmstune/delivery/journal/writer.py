@@ -78,7 +78,7 @@ class JournalWriter:
         self._bytes_waiting = self._dropped = self._late = 0
         # A device has no owner: ranks other than zero all write to /dev/null.
         self._device = path.exists() and stat.S_ISCHR(path.stat().st_mode)
-        self._owner = None if self._device else lock or locks.take(lock_path(path))
+        self._owner = None if self._device else lock or locks.acquire(lock_path(path))
         if self._owner is None and not self._device:
             raise JournalError(f"{path} is being written by {writer(path)}: that run is still going.")
         try:

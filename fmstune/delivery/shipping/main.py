@@ -159,7 +159,7 @@ def _ship(
     know_secrets(order["secrets"])
     log.write_to(path.with_suffix(".log"), order["secrets"])
     trainer.allow(float(order["close_timeout"]))
-    if locks.take(path.with_suffix(".lock")) is None:
+    if locks.acquire(path.with_suffix(".lock")) is None:
         return EXIT_BUSY
     follow, parent = bool(order["follow"]), int(job["parent"])
     ledger = load_ledger(directory, job["name"]) or Ledger(job["name"])

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fmstune.system.files import takes_files
+from fmstune.system.files import is_writable
 from fmstune.trackers.aim.repository import examine
 from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check
@@ -32,7 +32,7 @@ def check_folder(folder: Path, option: str) -> Check:
     writable = folder if found.state == "missing" else folder / ".aim"
     while not writable.exists():
         writable = writable.parent
-    if not takes_files(writable):
+    if not is_writable(writable):
         return Check(
             "no_permission",
             f"{writable.resolve()} cannot be written to",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fmstune.system.locks import folder_held
+from fmstune.system.locks import folder_locked
 
 State = Literal["missing", "unfinished", "ready", "older", "damaged"]
 
@@ -40,7 +40,7 @@ def repository(folder: str) -> Any:
     from aim import Repo
 
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with folder_held(Path(folder)):
+    with folder_locked(Path(folder)):
         return Repo.from_path(folder, init=examine(Path(folder)).state in ("missing", "unfinished"))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fmstune.system.files import takes_files
+from fmstune.system.files import is_writable
 from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check, RunStart, TrackerOptionError
 
@@ -153,7 +153,7 @@ def _read_configuration(file: str | None, changed: int, environment: tuple[tuple
 def require_writable(folder: Path, name: str) -> None:
     """Raise `ClearmlUnusable` if offline sessions cannot be written."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not takes_files(existing):
+    if not existing.is_dir() or not is_writable(existing):
         remedy = f"choose another folder: --set trackers.{name}.dir=DIR"
         state = "no_permission" if existing.is_dir() else "bad_option"
         said = f"{folder} cannot be written to" if existing.is_dir() else f"{existing} is not a folder"

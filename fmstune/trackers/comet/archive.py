@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.system.files import replace_text, takes_files
+from fmstune.system.files import is_writable, replace_text
 from fmstune.trackers.comet.items import Asset, Events, Item, Other, Point
 from fmstune.trackers.comet.settings import CometUnusable, Settings
 from fmstune.trackers.records import RunStart, Status
@@ -53,7 +53,7 @@ def require_writable(folder: Path) -> None:
     remedy = "choose another folder with the option dir, or COMET_OFFLINE_DIRECTORY"
     if not existing.is_dir():
         raise CometUnusable("bad_option", f"{existing} is not a folder", remedy, str(folder))
-    if not takes_files(existing):
+    if not is_writable(existing):
         raise CometUnusable("no_permission", f"{folder} cannot be written to", remedy, str(folder))
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from fmstune.system.files import takes_files
-from fmstune.system.locks import folder_held
+from fmstune.system.files import is_writable
+from fmstune.system.locks import folder_locked
 from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check
 
@@ -47,7 +47,7 @@ def client_of(given: str | None) -> MlflowClient:
     folder = path.absolute().parent if path is not None else None
     if folder is None or not folder.is_dir():
         return MlflowClient(tracking_uri=given)
-    with folder_held(folder):
+    with folder_locked(folder):
         return MlflowClient(tracking_uri=given)
 
 
@@ -164,7 +164,7 @@ def _check_path(path: Path, option: str) -> Check:
     folder = place.parent
     while not folder.exists():
         folder = folder.parent
-    if not (takes_files(folder)):
+    if not (is_writable(folder)):
         return Check("no_permission", f"{folder} cannot be written to", option)
     will_be = "" if place.exists() else ", will be created"
     return Check("ok", f"a store on this machine{will_be}", server=str(place))

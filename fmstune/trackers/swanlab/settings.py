@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.system.files import takes_files
+from fmstune.system.files import is_writable
 from fmstune.trackers.records import Check, CheckState, RunStart, TrackerOptionError, utf8
 
 MODES = ("online", "cloud", "offline", "disabled")
@@ -168,5 +168,5 @@ def require_writable(folder: Path) -> None:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
         raise SwanLabUnusable("bad_option", f"{existing} is not a folder", remedy, str(folder))
-    if not takes_files(existing):
+    if not is_writable(existing):
         raise SwanLabUnusable("no_permission", f"{folder} cannot be written to", remedy, str(folder))

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fmstune.system.files import takes_files
+from fmstune.system.files import is_writable
 from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check, TrackerError
 from fmstune.trackers.trackio.stores import LocalStore, RemoteStore, Store
@@ -150,7 +150,7 @@ def _check_folder(place: Place) -> Check:
         folder = folder.parent
     if not folder.is_dir():
         return Check("bad_option", f"{folder} is not a folder", remedy)
-    if not takes_files(folder) or (path.exists() and not os.access(path, os.R_OK | os.W_OK)):
+    if not is_writable(folder) or (path.exists() and not os.access(path, os.R_OK | os.W_OK)):
         return Check("no_permission", f"{path if path.exists() else folder} cannot be written to", remedy)
     will_be = "" if path.exists() else ", will be created"
     return Check("ok", f"a database on this machine{will_be}", server=str(path))

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.system.files import takes_files
+from fmstune.system.files import is_writable
 from fmstune.trackers.continued import is_of_another, mark
 from fmstune.trackers.records import RunStart, TrackerError
 from fmstune.trackers.wandb.account import WandbUnusable
@@ -121,7 +121,7 @@ def to_sync(run: wandb.Run) -> str:
 def require_writable(folder: Path) -> None:
     """Raise if `folder` is not writable: W&B would fall back to the temporary folder, where nobody looks."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not takes_files(existing):
+    if not is_writable(existing):
         remedy = "choose another folder with the option dir, or WANDB_DIR"
         raise WandbUnusable("no_permission", f"{folder} cannot be written to", remedy, str(folder))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fmstune.system.memory import amount
+from fmstune.system.memory import format_bytes
 from fmstune.training.memory.sharding import ALONE, Sharding
 
 _LOGITS_FORWARD = 5
@@ -114,7 +114,7 @@ class Estimate:
             ("a checkpoint's copy", self.copied),
             ("in main memory", self.offloaded),
         ]
-        return ", ".join(f"{name} {amount(size)}" for name, size in parts if size)
+        return ", ".join(f"{name} {format_bytes(size)}" for name, size in parts if size)
 
 
 def estimate(work: Workload, program: int = 0) -> Estimate:

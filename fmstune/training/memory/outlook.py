@@ -14,7 +14,7 @@ from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import RunError
 from fmstune.system import memory
 from fmstune.system.compiler import compile_failure
-from fmstune.system.memory import Capacity, amount
+from fmstune.system.memory import Capacity, format_bytes
 from fmstune.training.memory.estimate import Estimate, Workload, estimate
 from fmstune.training.memory.remedies import settings_that_fit, settings_to_try
 from fmstune.training.memory.workload import workload
@@ -57,15 +57,15 @@ class Outlook:
         """A readable line: `about 2.1 GB of 24 GB (weights 538 MB, …; 2 processes, each with all of it
         (DDP))`."""
         counted = "; ".join(filter(None, [self.needed.line(), self.work.sharding.line()]))
-        return f"about {amount(self.needed.peak)} of {amount(self.room.available)} ({counted})"
+        return f"about {format_bytes(self.needed.peak)} of {format_bytes(self.room.available)} ({counted})"
 
     def problem(self) -> str:
         """Why it will not fit, and what to change."""
         processes = self.work.sharding.sharing
         beside = f" for its {processes} processes" if processes > 1 else ""
         return (
-            f"this run needs about {amount(self.needed.peak)} of memory{beside}, and {self.room.limit} has "
-            f"{amount(self.room.available)} for it. "
+            f"this run needs about {format_bytes(self.needed.peak)} of memory{beside}, and "
+            f"{self.room.limit} has {format_bytes(self.room.available)} for it. "
             f"{settings_that_fit(self.work, self.room.available, self.needed.program // processes)}"
         )
 
@@ -80,11 +80,11 @@ def outlook(trainer: TunedTrainer, steps: int = 0) -> Outlook | None:
         free, _ = torch.cuda.mem_get_info(device)
         room = Capacity(free + torch.cuda.memory_reserved(device), "the GPU")
         return Outlook(work, estimate(work), room)
-    taken, free_here = memory.taken(), memory.main_memory()
+    in_use, free_here = memory.in_use(), memory.main_memory()
     processes = work.sharding.sharing
     free_together = free_here.available * (processes if free_here.of_process else 1)
-    room = replace(free_here, available=processes * taken + free_together)
-    program = max(0, taken - work.weights - work.reference)
+    room = replace(free_here, available=processes * in_use + free_together)
+    program = max(0, in_use - work.weights - work.reference)
     copying = replace(work, copied=background_copy_size(trainer, steps))
     found = Outlook(copying, estimate(copying, program=program), room)
     return found if found.fits else Outlook(work, estimate(work, program=program), room)
@@ -112,8 +112,8 @@ def require_room_for_weights(config: ModelConfig) -> None:
     if times * size > room.available and not torch.accelerator.is_available():
         each = f" in each of {times} processes" if times > 1 else ""
         raise RunError(
-            f"the weights of {config.path} are {amount(size)}{each}, and {room.limit} has "
-            f"{amount(room.available)} free: take a smaller model, or a larger machine."
+            f"the weights of {config.path} are {format_bytes(size)}{each}, and {room.limit} has "
+            f"{format_bytes(room.available)} free: take a smaller model, or a larger machine."
         )
 
 
@@ -153,7 +153,7 @@ def out_of_memory(trainer: TunedTrainer) -> str:
     step = trainer.state.global_step + 1
     if work is None:
         return f"{where} ran out at step {step}: try a smaller training.per_device_train_batch_size."
-    held = f" with {amount(peak(device))} in use" if device.type in ("cuda", "cpu") else ""
+    held = f" with {format_bytes(peak(device))} in use" if device.type in ("cuda", "cpu") else ""
     found = f"{where} ran out at step {step}{held}"
     return f"{found}. {settings_to_try(work)} --auto-batch finds the largest batch that fits."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from fmstune.system.memory import amount
+from fmstune.system.memory import format_bytes
 from fmstune.training.memory.estimate import Workload, estimate
 from fmstune.training.memory.sharding import fsdp
 
@@ -25,7 +25,7 @@ class Remedy:
 def settings_that_fit(work: Workload, room: int, program: int = 0) -> str:
     """What to change, as a sentence or two, for a peak of at most `room` bytes."""
     fits = [
-        f"{remedy.settings} ({amount(peak)})"
+        f"{remedy.settings} ({format_bytes(peak)})"
         for remedy in _remedies(work, room, program)
         if (peak := estimate(remedy.work, program).peak) <= room
     ]
@@ -37,8 +37,8 @@ def settings_that_fit(work: Workload, room: int, program: int = 0) -> str:
             work = remedy.work
             settings.append(remedy.settings)
         if (peak := estimate(work, program).peak) <= room:
-            return f"It would fit with all of these: {'; '.join(settings)} ({amount(peak)})."
-    needed = amount(estimate(work, program).peak)
+            return f"It would fit with all of these: {'; '.join(settings)} ({format_bytes(peak)})."
+    needed = format_bytes(estimate(work, program).peak)
     return f"Not even {'; '.join(settings)} would do ({needed}): take a smaller model, or a larger device."
 
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from fmstune.data.tokens.lengths import are_tokenised, sequence_lengths
 from fmstune.errors import RunError
 from fmstune.system.disk import shortage
-from fmstune.system.memory import amount
+from fmstune.system.memory import format_bytes
 from fmstune.text import in_series
 from fmstune.training.memory.outlook import peak, reset_peak
 from fmstune.training.memory.placeholder_rows import rows_to_measure
@@ -46,8 +46,8 @@ class Rehearsal:
         """A readable line."""
         about = "at most" if self.at_most else "about"
         return (
-            f"{self.parts} in {self.seconds:.1f} s · peak {amount(self.peak)} · the run will take {about} "
-            f"{duration(self.run_seconds)}"
+            f"{self.parts} in {self.seconds:.1f} s · peak {format_bytes(self.peak)} · the run will take "
+            f"{about} {duration(self.run_seconds)}"
         )
 
 

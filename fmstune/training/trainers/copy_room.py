@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fmstune.system import memory
-from fmstune.system.memory import amount
+from fmstune.system.memory import format_bytes
 from fmstune.training.memory.estimate import Workload, estimate
 from fmstune.training.memory.parts import optimizer_tensors
 from fmstune.training.memory.workload import workload
@@ -33,7 +33,7 @@ class CopyRoom:
         held += sum(each.numel() * each.element_size() for each in reference)
         states = sum(each.numel() * each.element_size() for each in optimizer_tensors(trainer.optimizer))
         on_cpu = trainer.args.device.type == "cpu"
-        self._program = max(0, memory.taken() - held - states) if on_cpu else 0
+        self._program = max(0, memory.in_use() - held - states) if on_cpu else 0
         memory.recent_peak()
 
     def count_batch(self, inputs: Any) -> None:
@@ -55,12 +55,13 @@ class CopyRoom:
     def obstacle(self, size: int) -> str | None:
         """Why a copy of this many bytes cannot be held during the steps; `None` if it can."""
         size = max(0, size - self._kept)
-        steps = max(0, max(self._measured, self._estimated()) - memory.taken())
+        steps = max(0, max(self._measured, self._estimated()) - memory.in_use())
         room = memory.main_memory()
         if size + steps <= room.available:
             return None
-        beside = f", and the training steps {amount(steps)} more" if steps else ""
-        return f"a copy needs {amount(size)} of memory{beside}; {room.limit} has {amount(room.available)}"
+        beside = f", and the training steps {format_bytes(steps)} more" if steps else ""
+        needed = f"a copy needs {format_bytes(size)} of memory{beside}"
+        return f"{needed}; {room.limit} has {format_bytes(room.available)}"
 
     @functools.cached_property
     def _work(self) -> Workload | None:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from fmstune.errors import RunError
 from fmstune.models.checkpoints import newest_checkpoint
 from fmstune.system.disk import free, shortage
-from fmstune.system.memory import amount
+from fmstune.system.memory import format_bytes
 from fmstune.text import counted, first_line
 from fmstune.training.memory.estimate import optimizer_size
 from fmstune.training.memory.workload import workload
@@ -60,10 +60,11 @@ def require_room(trainer: TunedTrainer, steps: int, path: Path) -> None:
     if saves and not args.save_only_model:
         settings.append("training.save_only_model = true (such a run cannot be resumed)")
     settings.append("another --output-dir")
-    checkpoints = f"{counted(held, 'checkpoint')} of {amount(checkpoint)} and " if saves else ""
+    checkpoints = f"{counted(held, 'checkpoint')} of {format_bytes(checkpoint)} and " if saves else ""
     raise RunError(
-        f"the disk of {path} is too small for this run: {checkpoints}the model of {amount(model)} need "
-        f"{amount(needed)}, and {amount(room)} are free. Free some, or choose {', or '.join(settings)}."
+        f"the disk of {path} is too small for this run: {checkpoints}the model of {format_bytes(model)} need "
+        f"{format_bytes(needed)}, and {format_bytes(room)} are free. Free some, or choose "
+        f"{', or '.join(settings)}."
     )
 
 
@@ -111,7 +112,7 @@ def cause_of(error: BaseException, target: Path, trainer: TunedTrainer) -> Cause
     each have their own errors, and most do not have the file's name."""
     less = "" if trainer.args.save_only_model else "training.save_only_model = true"
     if (short := shortage(error, target)) is not None:
-        size = amount(sizes(trainer)[1])
+        size = format_bytes(sizes(trainer)[1])
         settings = " or ".join(filter(None, ["training.save_total_limit = 1", less]))
         return Cause(f"{short.what}, and a checkpoint needs {size}", short.remedy, settings)
     if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
