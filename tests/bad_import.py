@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.sample_trackers import Collector
 
 hang = segv = Collector
-"""Plug-ins of one run have names of their own."""
+"""Plug-ins of one run have different names."""
 fault, _, until = os.environ.get("BAD_IMPORT", "").partition(" ")
 if not Path(until).exists():
     if fault == "raise":

@@ -1,4 +1,4 @@
-"""`fmstune.train` does what the command does, and says how it ended; code of the user's own takes part."""
+"""`fmstune.train` does what the command does, and returns how the run ended; user code can hook into it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Steps(TrainerCallback):
-    """Counts the steps of the training."""
+    """Counts the training steps."""
 
     seen = 0
 
@@ -54,7 +54,7 @@ def failing(prediction: EvalPrediction) -> dict[str, float]:
     raise ZeroDivisionError("my metric divides by zero")
 
 
-def test_a_run_from_python_says_where_it_is_what_it_measured_and_what_was_delivered(tmp_path: Path) -> None:
+def test_a_run_from_python_returns_its_directory_metrics_and_delivery(tmp_path: Path) -> None:
     result = fmstune.train(
         settings=DEMO
         | {
@@ -72,7 +72,7 @@ def test_a_run_from_python_says_where_it_is_what_it_measured_and_what_was_delive
     assert Path("m.jsonl").exists()
 
 
-def test_callbacks_and_metrics_of_ones_own_take_part(capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_callbacks_and_metrics_are_used(capsys: pytest.CaptureFixture[str]) -> None:
     Steps.seen = 0
     result = fmstune.train(
         settings=DEMO | {"training.output_dir": "out"}, callbacks=[Steps], compute_metrics=exact
@@ -84,7 +84,7 @@ def test_callbacks_and_metrics_of_ones_own_take_part(capsys: pytest.CaptureFixtu
     assert "3/3" in capsys.readouterr().err
 
 
-def test_rows_go_through_a_handler_of_ones_own() -> None:
+def test_rows_pass_through_the_users_handler() -> None:
     Path("a.jsonl").write_text('{"q": "1+1?", "a": "2"}\n{"q": "leave me out", "a": "x"}\n')
 
     def only_sums(row: dict[str, Any]) -> dict[str, Any] | None:
@@ -99,7 +99,7 @@ def test_rows_go_through_a_handler_of_ones_own() -> None:
     assert command in Path("out/README.md").read_text()
 
 
-def test_a_configuration_names_them_by_module_and_name() -> None:
+def test_a_configuration_can_name_them_by_module_and_name() -> None:
     Steps.seen = 0
     Path("fmstune.toml").write_text(
         '[model]\npath = "demo"\n[data]\ntrain = "demo"\neval = [{path = "demo", max_rows = 12}]\n'
@@ -111,7 +111,7 @@ def test_a_configuration_names_them_by_module_and_name() -> None:
     assert "eval/exact" in result.metrics
 
 
-def test_what_ones_own_code_raises_ends_the_run_as_failed() -> None:
+def test_exceptions_in_user_code_end_the_run_as_failed() -> None:
     with pytest.raises(ZeroDivisionError, match="my metric"):
         fmstune.train(settings=DEMO | {"training.output_dir": "out"}, compute_metrics=failing, quiet=True)
     *_, last = JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME))
@@ -131,7 +131,7 @@ def test_what_ones_own_code_raises_ends_the_run_as_failed() -> None:
         ({3: 4}, "is not a key"),
     ],
 )
-def test_mistakes_are_told_before_the_model_loads(settings: dict[str, Any], said: str) -> None:
+def test_user_errors_are_reported_before_the_model_loads(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         fmstune.train(settings={**DEMO, "training.output_dir": "out", **settings}, quiet=True)
 
@@ -144,7 +144,7 @@ def test_mistakes_are_told_before_the_model_loads(settings: dict[str, Any], said
         ({"data.handler": "tests.test_api:other"}, {"data_handler": exact}, "data_handler = tests.test"),
     ],
 )
-def test_of_two_functions_for_one_thing_none_is_dropped_in_silence(
+def test_two_functions_for_the_same_purpose_are_an_error(
     settings: dict[str, Any], function: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
@@ -152,35 +152,35 @@ def test_of_two_functions_for_one_thing_none_is_dropped_in_silence(
     assert not Path("out").exists()
 
 
-def test_the_cause_of_a_failure_is_in_the_termination_log_also_from_python() -> None:
+def test_the_cause_of_a_failure_is_in_the_termination_log_from_python_too() -> None:
     settings = {**DEMO, "training.output_dir": "out", "run.termination_log": "cause.txt"}
     with pytest.raises(ZeroDivisionError):
         fmstune.train(settings=settings, compute_metrics=failing, quiet=True)
     said = Path("cause.txt").read_text()
     assert said == "ZeroDivisionError: my metric divides by zero\nexit code 1\n"
-    with pytest.raises(ConfigError):  # before there is a run
+    with pytest.raises(ConfigError):  # before a run exists
         fmstune.train(settings=settings, quiet=True)
     assert Path("cause.txt").read_text().endswith("or replace it with --overwrite.\nexit code 2\n")
-    with pytest.raises(ConfigError):  # and a configuration that is wrong
+    with pytest.raises(ConfigError):  # and for an invalid configuration
         fmstune.train(settings={"run": {"termination_log": "wrong.txt"}, "model.pat": "demo"}, quiet=True)
     assert "Did you mean model.path" in Path("wrong.txt").read_text()
 
 
-def test_the_run_is_that_of_the_command(tmp_path: Path) -> None:
+def test_the_run_equals_that_of_the_command(tmp_path: Path) -> None:
     fmstune.train(settings=DEMO | {"training.output_dir": "out"}, quiet=True)
     done = command("train", "out/config.toml", "--output-dir", "again", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert weights("out") == weights("again")
 
 
-def test_trackers_and_functions_may_be_modules_of_the_current_directory(tmp_path: Path) -> None:
+def test_trackers_and_functions_can_be_modules_of_the_current_directory(tmp_path: Path) -> None:
     Path("mine.py").write_text(
         "from fmstune import Tracker\n"
         "class Mine(Tracker):\n"
         "    def track(self, metric, name, stage=None, *, step=None):\n"
         "        print(name, file=open('tracked.txt', 'a'))\n"
     )
-    script = Path(sys.executable).with_name("fmstune")  # unlike `python -m`, it does not look here by itself
+    script = Path(sys.executable).with_name("fmstune")  # unlike `python -m`, it does not search here
     done = command("train", "--max-steps", "2", "--tracker", "mine:Mine", cwd=tmp_path, module=str(script))
     assert done.returncode == 0, done.stderr
     assert "train_runtime" in Path("tracked.txt").read_text()

@@ -1,5 +1,5 @@
-"""What Python hands over is taken where it makes sense, and else refused with its place, before anything is
-written."""
+"""Python values are accepted where they make sense, and otherwise refused with their location, before
+anything is written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_paths_numbers_of_numpy_and_members_are_settings_as_others_are(tmp_path: Path) -> None:
+def test_paths_numpy_numbers_and_enum_members_are_valid_settings(tmp_path: Path) -> None:
     result = fmstune.train(
         settings=DEMO
         | {
@@ -81,7 +81,7 @@ def test_paths_numbers_of_numpy_and_members_are_settings_as_others_are(tmp_path:
         ({"resume": 5}, "resume = 5 is not a path"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_anything_is_written(
+def test_nonsensical_values_are_refused_before_anything_is_written(
     arguments: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -90,7 +90,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_metrics_that_are_none_are_named_as_the_cause() -> None:
+def test_compute_metrics_that_returns_none_is_named_as_the_cause() -> None:
     def forgets(prediction: Any) -> None:
         """Computes, and returns nothing."""
 
@@ -132,7 +132,7 @@ ANY = st.recursive(LEAVES, containers, max_leaves=6)
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ANY)
-def test_any_value_of_python_is_taken_and_written_or_refused(value: Any) -> None:
+def test_any_python_value_is_written_or_refused(value: Any) -> None:
     try:
         plain = from_python(value, "test", "params", "value")
         config = load(None, [("params.value", plain, "test")])

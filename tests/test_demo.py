@@ -1,4 +1,4 @@
-"""The demo is small, made the same each time, and tests the model on what it was not trained on."""
+"""The demo is small, reproducible, and evaluates the model on rows that it was not trained on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_files_are_those_that_make_demo_makes(made: Path) -> None:
+def test_the_files_are_those_that_make_demo_writes(made: Path) -> None:
     assert files(made) == files(FOLDER)
 
 
@@ -44,20 +44,20 @@ def test_the_demo_is_small() -> None:
     assert sum(map(len, files(FOLDER).values())) < 500_000
 
 
-def test_no_row_is_both_trained_and_evaluated_on() -> None:
+def test_no_row_is_both_trained_and_evaluated() -> None:
     train, evaluation = (demo.data_file(split).read_text().splitlines() for split in ("train", "eval"))
     assert (len(train), len(evaluation)) == (400, 60)
     assert len({*train, *evaluation}) == 460
 
 
-def test_every_conversation_is_user_and_assistant_in_turn() -> None:
+def test_every_conversation_alternates_between_user_and_assistant() -> None:
     for line in demo.data_file("train").read_text().splitlines():
         roles = [message["role"] for message in json.loads(line)["messages"]]
         spoken = roles[roles[0] == "system" :]
         assert spoken == ["user", "assistant"] * (len(spoken) // 2)
 
 
-def test_the_tokenizer_gives_every_text_back() -> None:
+def test_the_tokenizer_round_trips_every_text() -> None:
     tokenizer = load_tokenizer(ModelConfig(path="demo"))
     text = "2 + 2?  \n\tIt's 4, naïve 😀\u2028!"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -74,7 +74,7 @@ def test_the_model_fits_its_tokenizer() -> None:
     assert settings["pad_token_id"] == tokenizer.pad_token_id
 
 
-def test_to_ask_where_the_demo_is_imports_nothing_heavy() -> None:
+def test_locating_the_demo_imports_nothing_heavy() -> None:
     program = """if True:
         import sys
         from fmstune import demo
@@ -87,7 +87,7 @@ def test_to_ask_where_the_demo_is_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_weights_are_the_seed_s_and_drawing_them_leaves_torch_s_numbers_alone() -> None:
+def test_the_weights_depend_only_on_the_seed_and_drawing_them_keeps_torchs_random_state() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -97,8 +97,8 @@ def test_the_weights_are_the_seed_s_and_drawing_them_leaves_torch_s_numbers_alon
     assert not torch.equal(one, other)
 
 
-def test_the_demo_is_learnt_within_seconds() -> None:
-    """Sixty steps take 2 s on one core and bring the loss from 6.4 to 1.0; thirty are tested here."""
+def test_the_demo_is_learned_within_seconds() -> None:
+    """Sixty steps take 2 s on one core and reduce the loss from 6.4 to 1.0; thirty are tested here."""
     data = prepare(DataConfig(train="demo"), load_tokenizer(ModelConfig(path="demo")), 256, seed=0).train
     model = demo.build_model(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

@@ -1,4 +1,4 @@
-"""The examples are right: their commands parse, and each setting in them is one that there is."""
+"""The examples are correct: their commands parse, and every setting in them exists."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CLUSTER = Path(__file__).parents[1] / "examples" / "cluster"
 
 
 def lines(file: str) -> list[str]:
-    """The commands of a script, each on one line."""
+    """The commands of a script, one per line."""
     text = (CLUSTER / file).read_text().replace("\\\n", " ")
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def shell_command(file: str) -> list[str]:
-    """What comes after `fmstune` in a script, with its variables as texts."""
+    """The arguments after `fmstune` in a script, with its variables as literal strings."""
     (line,) = [line for line in lines(file) if "fmstune train" in line]
     return shlex.split(line.partition("fmstune ")[2])
 
@@ -58,11 +58,11 @@ def test_the_commands_of_the_cluster_examples_parse(arguments: list[str]) -> Non
 
 
 @pytest.mark.parametrize("file", ["several-nodes.sh", "slurm.sbatch"])
-def test_the_scripts_are_right_for_the_shell(file: str) -> None:
+def test_the_scripts_are_valid_shell(file: str) -> None:
     subprocess.run(["bash", "-n", str(CLUSTER / file)], check=True)
 
 
-def test_what_torchrun_is_told_are_options_of_its() -> None:
+def test_the_arguments_of_torchrun_are_its_options() -> None:
     from torch.distributed.run import get_args_parser
 
     known = {option for action in get_args_parser()._actions for option in action.option_strings}
@@ -74,7 +74,7 @@ def test_what_torchrun_is_told_are_options_of_its() -> None:
     assert given | {f"--{name.lower()}" for name in variables} <= known
 
 
-def test_the_tracker_of_the_example_keeps_events_of_two_runs_in_one_apart(
+def test_the_example_tracker_keeps_events_of_two_runs_in_one_database_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(CLUSTER.parent / "tracker-package")

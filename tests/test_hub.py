@@ -1,6 +1,6 @@
-"""Models and data of the hub: found, pinned to their commit, and what is wrong is told within a second.
+"""Models and data from the Hub: found, pinned to their commit, and errors are reported within a second.
 
-The hub is a stand-in, since no network is there; its clients are the real ones.
+The Hub is a stand-in, because there is no network; its clients are the real ones.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub from which nothing was fetched yet."""
+    """A Hub from which nothing has been downloaded yet."""
     monkeypatch.chdir(tmp_path)
     with Hub(repositories, private=("org/secret",), gated=("org/terms",)) as running:
         for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
@@ -67,7 +67,7 @@ def asked(*sets: str, resumed: Path | None = None) -> RunConfig:
     return config
 
 
-def test_a_run_pins_what_it_takes_from_the_hub_and_repeats_it_without_the_hub(
+def test_a_run_pins_what_it_downloads_and_can_be_repeated_without_the_hub(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = ["train", "--max-steps", "1", "--output-dir"]
@@ -89,7 +89,7 @@ def test_a_run_pins_what_it_takes_from_the_hub_and_repeats_it_without_the_hub(
     assert Path("again/model.safetensors").read_bytes() == Path("out/model.safetensors").read_bytes()
 
 
-def test_two_processes_fetch_a_model_once_and_a_stream_is_read_from_the_hub(
+def test_two_processes_download_a_model_once_and_a_stream_is_read_from_the_hub(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["--model", "org/tiny", "--data", "org/chats", "--set", "data.streaming=true"]
@@ -136,13 +136,13 @@ def test_two_processes_fetch_a_model_once_and_a_stream_is_read_from_the_hub(
         (["data.eval=org/none"], "data.eval = 'org/none': no such local path"),
     ],
 )
-def test_what_is_not_to_be_had_is_told_with_what_to_do(hub: Hub, sets: list[str], message: str) -> None:
+def test_what_cannot_be_downloaded_is_reported_with_a_remedy(hub: Hub, sets: list[str], message: str) -> None:
     with pytest.raises((ModelError, DataError), match=message) as error:
         asked(*NAMES, *sets)
     assert error.value.exit_code == 2
 
 
-def test_a_token_opens_what_is_private_and_is_written_nowhere(
+def test_a_token_gives_access_to_private_repositories_and_is_written_nowhere(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", Hub.token)
@@ -157,7 +157,7 @@ def test_a_token_opens_what_is_private_and_is_written_nowhere(
 
 
 @pytest.mark.parametrize("answer", [429, 500])
-def test_a_hub_that_is_away_leaves_its_cache(hub: Hub, answer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_the_hub_is_down_its_cache_is_used(hub: Hub, answer: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants, hf_hub_download
 
     hub.answer = answer
@@ -180,7 +180,7 @@ def test_a_hub_that_is_away_leaves_its_cache(hub: Hub, answer: int, monkeypatch:
 
 
 @pytest.mark.parametrize("name", ["org/tiny", "gpt2-of-nobody"])
-def test_offline_a_model_that_is_nowhere_is_missed_at_once(
+def test_offline_an_uncached_model_is_an_error_at_once(
     name: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -189,10 +189,10 @@ def test_offline_a_model_that_is_nowhere_is_missed_at_once(
     assert not hub.asked
 
 
-def test_generate_asks_the_hub_before_anything_is_loaded(
+def test_generate_queries_the_hub_before_anything_is_loaded(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "fmstune.models.load", None)  # its import would fail
+    monkeypatch.setitem(sys.modules, "fmstune.models.load", None)  # importing it would fail
     with pytest.raises(SystemExit) as end:
         main(["generate", "org/nowhere", "--prompt", "hi"])
     assert end.value.code == 2
@@ -205,7 +205,7 @@ def test_a_name_that_ends_with_a_slash_is_a_directory() -> None:
         look_ahead(config)
 
 
-def test_a_hub_that_never_answers_is_waited_for_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_never_answers_is_awaited_only_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmstune.hub._SECONDS", 0.2)
     hub.answer = "stall"
     with pytest.raises(ModelError, match="the hub cannot be reached"):
@@ -224,7 +224,7 @@ def test_a_resumed_run_keeps_its_commits(hub: Hub, tmp_path: Path) -> None:
         asked(*NAMES, "model.revision=main", resumed=tmp_path)
 
 
-def test_what_is_here_is_not_looked_for_on_the_hub(hub: Hub) -> None:
+def test_local_files_are_not_looked_up_on_the_hub(hub: Hub) -> None:
     Path("org/tiny").mkdir(parents=True)
     assert asked("model.path=org/tiny", "data.train=demo").model.revision is None
     assert not hub.asked

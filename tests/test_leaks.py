@@ -1,4 +1,4 @@
-"""No secret that is in any input of a run is in any byte of its output."""
+"""No secret in any input of a run is in any byte of its output."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ RUDE = "tests.support.leaks:Rude"
 
 @dataclass(frozen=True)
 class Place:
-    """A directory in which commands are run with secrets in their environment and home."""
+    """A directory in which commands run with secrets in their environment and home."""
 
     folder: Path
     environment: Mapping[str, str]
-    """More than a test has."""
+    """Variables in addition to the test's own."""
 
     def fmstune(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command, as somebody types it here."""
+        """Run a command as a user types it here."""
         return command(*arguments, cwd=self.folder, **self.environment)
 
 
@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 def leaks(said: bytes) -> list[str]:
-    """Which of the secrets are in these bytes, as they are or as JSON, Python and URLs write them."""
+    """The secrets in these bytes, verbatim or as escaped by JSON, Python and URLs."""
     found = []
     for name, secret in PLANTED.items():
         forms = [secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe=""), quote(secret)]
@@ -56,7 +56,7 @@ def leaks(said: bytes) -> list[str]:
 
 
 def written(place: Place) -> Iterator[tuple[str, bytes]]:
-    """All files that commands have left, but the inputs."""
+    """All files that commands wrote, without the inputs."""
     for path in place.folder.parent.rglob("*"):
         inputs = path.name in ("fmstune.toml", "params.json", ".netrc")
         if path.is_file() and not inputs:
@@ -65,7 +65,7 @@ def written(place: Place) -> Iterator[tuple[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def run(place: Place) -> subprocess.CompletedProcess[str]:
-    """A run to three trackers that holds secrets everywhere, and ends with an error."""
+    """A run with three trackers and secrets everywhere, which ends with an error."""
     arguments = [f"--tracker={name}" for name in (RUDE, "file", "aim", "wandb")]
     arguments += [f"--set=trackers.'{RUDE}'.db_pass={PLANTED['set']}", "--set=run.termination_log=cause"]
     arguments += [f"--param=deploy_key={PLANTED['param']}", f"--param=note=I use {PLANTED['param_note']}"]
@@ -78,7 +78,7 @@ def run(place: Place) -> subprocess.CompletedProcess[str]:
     return place.fmstune("train", "--model=demo", "--data=demo", "--output-dir=out", *arguments)
 
 
-def test_no_output_of_a_run_holds_a_secret(place: Place, run: subprocess.CompletedProcess[str]) -> None:
+def test_no_output_of_a_run_contains_a_secret(place: Place, run: subprocess.CompletedProcess[str]) -> None:
     assert run.returncode == 1, run.stderr
     files = dict(written(place))
     for expected in (
@@ -93,7 +93,7 @@ def test_no_output_of_a_run_holds_a_secret(place: Place, run: subprocess.Complet
     assert {name: found for name, said in files.items() if (found := leaks(said))} == {}
 
 
-def test_what_the_trackers_hold_is_without_secrets_and_complete(
+def test_the_content_of_the_trackers_is_complete_and_without_secrets(
     place: Place, run: subprocess.CompletedProcess[str]
 ) -> None:
     (held,) = read_aim(place.folder)
@@ -104,7 +104,7 @@ def test_what_the_trackers_hold_is_without_secrets_and_complete(
     assert str(place.folder.parent / "collected") in config
 
 
-def test_no_output_of_sync_and_check_holds_a_secret(
+def test_no_output_of_sync_and_check_contains_a_secret(
     place: Place, run: subprocess.CompletedProcess[str]
 ) -> None:
     synced = place.fmstune(
@@ -133,10 +133,10 @@ def test_config_explain_shows_no_secret(place: Place) -> None:
     assert not leaks((done.stdout + done.stderr).encode())
 
 
-def test_sync_asks_for_an_option_that_held_a_secret(
+def test_sync_asks_for_an_option_that_contained_a_secret(
     place: Place, run: subprocess.CompletedProcess[str]
 ) -> None:
-    elsewhere = dataclasses.replace(place, folder=place.folder.parent)  # where no fmstune.toml has it
+    elsewhere = dataclasses.replace(place, folder=place.folder.parent)  # without its fmstune.toml
     done = elsewhere.fmstune("trackers", "sync", "work/out")
     assert done.returncode == 1
     assert "its option api_key held a secret, which the ledger does not keep" in done.stdout

@@ -1,5 +1,5 @@
-"""What README and docs/ say is true: commands parse, outputs are real, tables complete, links lead
-somewhere."""
+"""README and docs/ are true: commands parse, outputs are real, tables are complete, and links are not
+broken."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALL = documents.all_text()
 
 
 def commands() -> list[str]:
-    """Every `fmstune …` in the documents' blocks of commands, without comments and what is before it."""
+    """Every `fmstune …` in the documents' code blocks, without comments and prompts."""
     blocks = re.findall(r"```(?:sh|console)\n(.*?)```", ALL, re.S)
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
     found = [
@@ -38,7 +38,7 @@ def commands() -> list[str]:
     return [match.group(1).partition("  #")[0].partition(" # ")[0].strip() for match in found if match]
 
 
-def test_there_are_commands_to_be_checked() -> None:
+def test_there_are_commands_to_check() -> None:
     assert len(commands()) > 12
 
 
@@ -53,11 +53,11 @@ def test_each_command_has_flags_and_arguments_that_exist(command: str) -> None:
     group.make_context("fmstune", arguments)
 
 
-def test_the_table_of_settings_is_that_of_the_program() -> None:
+def test_the_table_of_settings_matches_the_program() -> None:
     assert table() in ALL, "run `python -m tests.support.readme_options`"
 
 
-def test_the_matrix_of_trackers_is_what_their_classes_declare() -> None:
+def test_the_matrix_of_trackers_matches_their_classes() -> None:
     assert matrix() in README, "run `python -m tests.support.readme_options`"
 
 
@@ -74,7 +74,7 @@ def test_every_tracker_and_each_of_its_options_is_in_the_table_of_trackers() -> 
             assert f"`{field.name}`" in row
 
 
-def test_the_table_of_faults_is_that_of_the_suite() -> None:
+def test_the_table_of_faults_matches_the_suite() -> None:
     from tests.support.scenarios import SCENARIOS
 
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| \d+/\d+ \| (\d+)/(\d+) \|$", ALL, re.M)
@@ -82,7 +82,7 @@ def test_the_table_of_faults_is_that_of_the_suite() -> None:
     assert all(delivered == total for _, _, delivered, total in rows)
 
 
-def test_the_error_that_is_shown_is_the_one_that_is_printed(tmp_path: Path) -> None:
+def test_the_error_in_the_readme_is_the_one_that_is_printed(tmp_path: Path) -> None:
     command = ["-m", "fmstune", "train", "--set", "training.lerning_rate=3e-4"]
     done = subprocess.run(
         [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -95,14 +95,14 @@ def test_ci_runs_the_second_command() -> None:
     assert second in (ROOT / ".ci" / "run").read_text()
 
 
-def test_the_example_configuration_is_complete_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_configuration_is_complete_and_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     config = load(Path("examples/first.toml"))
     assert config.tracking.trackers == ("file",)
     assert config.training["learning_rate"] == 3e-3
 
 
-def test_the_tracker_of_the_readme_is_a_whole_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tracker_in_the_readme_works(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(from fmstune import Tracker\n.*?)```", README, re.S)
     names: dict[str, type] = {}
     exec(code, names)
@@ -112,19 +112,19 @@ def test_the_tracker_of_the_readme_is_a_whole_one(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == "3 train loss 1.5\nparams {'a': 1}\n"
 
 
-def test_the_package_and_the_readme_agree_on_what_python_is_needed() -> None:
+def test_the_package_and_the_readme_require_the_same_python() -> None:
     project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == ">=3.10"
     assert "Python 3.10 to 3.12" in README
 
 
-def test_the_readme_can_be_read_in_the_minutes_that_a_reader_has() -> None:
+def test_the_readme_is_short_enough_to_read_in_minutes() -> None:
     shown = re.sub(r"```.*?```|^\|.*?$", "", README, flags=re.S | re.M)
     assert len(shown.split()) < 2500
 
 
 @pytest.mark.parametrize("document", documents.DOCUMENTS, ids=lambda path: path.name)
-def test_each_link_to_a_file_or_a_section_leads_there(document: Path) -> None:
+def test_each_link_to_a_file_or_a_section_works(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", document.read_text())
     for path, section in links:
         target = document.parent / path if path else document

@@ -1,4 +1,4 @@
-"""The rules of the suite itself: who imports whom, and that nobody's settings have a say in it."""
+"""The rules of the suite itself: which files import which, and that user settings do not affect it."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ HOSTILE = {
     "RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "x", "FMSTUNE_RUN": "x", "TRANSFORMERS_VERBOSITY": "debug",
     "HOME": "/nowhere", "XDG_CONFIG_HOME": "/nowhere",
 }  # fmt: skip
-"""What somebody may have set, or a job, a container or a launcher."""
+"""What a user, a job, a container or a launcher may have set."""
 SAMPLE = (
     "tests/cli/test_config.py", "tests/launch/test_environment.py",
     "tests/trackers/test_registry.py::test_an_installed_package_adds_a_tracker_by_its_entry_point",
-    "tests/test_suite.py::test_a_forked_command_is_one_that_was_just_started",
+    "tests/test_suite.py::test_a_forked_command_has_the_state_of_a_started_one",
 )  # fmt: skip
-"""Tests that print, read the environment, and start processes, without torch, whose import takes longest."""
+"""Tests that print, read the environment, and start processes, without torch, whose import is the slowest."""
 FACTS = "tests.support.facts"
 OF_TESTS = re.compile(r"^\s*(from|import)\s+tests\b[^(\n]*(\([^)]*)?\b(test_|conftest)", re.M)
-"""The import of a test, or what looks like one."""
+"""The import of a test, or text that looks like one."""
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The modules that a file imports, at its head and in functions."""
+    """The modules that a file imports, at module level and in functions."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom):
             yield node.module or ""
@@ -56,19 +56,19 @@ def test_no_test_imports_another_test() -> None:
     found = {
         f"{path.relative_to(TESTS)}: {module}"
         for path in TESTS.rglob("*.py")
-        if OF_TESTS.search(path.read_text("utf-8"))  # to parse all takes a second
+        if OF_TESTS.search(path.read_text("utf-8"))  # parsing all files takes a second
         for module in imported(path)
         if module.startswith("tests.") and module.rpartition(".")[2].startswith(("test_", "conftest"))
     }
-    assert not found, "what two tests need is at home in tests/support"
+    assert not found, "code that two tests need belongs in tests/support"
 
 
-def test_the_files_that_are_begun_first_are_there() -> None:
+def test_the_files_that_run_first_exist() -> None:
     assert [name for name in RANKS if not (ROOT / name).exists()] == []
 
 
-def test_nobodys_settings_have_a_say_in_the_tests() -> None:
-    """A sample of the suite, as somebody runs it whose shell, terminal and umask are unlike ours."""
+def test_user_settings_do_not_affect_the_tests() -> None:
+    """Run a sample of the suite as a user whose shell, terminal and umask differ from ours."""
 
     def hostile() -> None:
         os.umask(0o077)
@@ -99,11 +99,11 @@ def facts(*, fresh: bool, closed: bool, cwd: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_a_forked_command_is_one_that_was_just_started(closed: bool, tmp_path: Path) -> None:
+def test_a_forked_command_has_the_state_of_a_started_one(closed: bool, tmp_path: Path) -> None:
     forked, started = (facts(fresh=fresh, closed=closed, cwd=tmp_path) for fresh in (False, True))
     assert forked == started
     assert forked["environment"]["MORE"] == "1"
-    assert forked["descriptors"] == ([0] if closed else [0, 1, 2])  # 0: the folder that lists them
+    assert forked["descriptors"] == ([0] if closed else [0, 1, 2])  # 0: the folder that is being listed
     assert forked["streams"].count(None) == (3 if closed else 0)
 
 
@@ -111,7 +111,7 @@ def test_a_forked_command_is_one_that_was_just_started(closed: bool, tmp_path: P
 @pytest.mark.parametrize(
     ("how", "code", "said"), [("7", 7, ""), ("said", 1, "said\n"), ("raise", 1, "ValueError: raised\n")]
 )
-def test_a_command_ends_as_an_interpreter_does(
+def test_a_command_exits_like_an_interpreter(
     how: str, code: int, said: str, fresh: bool, tmp_path: Path
 ) -> None:
     done = fmstune(how, cwd=tmp_path, module=FACTS, fresh=fresh, light=True)
@@ -128,10 +128,10 @@ def test_a_signal_ends_a_command(fresh: bool, tmp_path: Path) -> None:
     process.terminate()
     assert process.communicate() == ("", "")
     assert process.returncode == -signal.SIGTERM
-    process.kill()  # of a process that has ended: nothing
+    process.kill()  # no effect on a process that has ended
 
 
-def test_a_command_is_forked_also_where_libraries_were_imported_that_set_variables(tmp_path: Path) -> None:
+def test_a_command_is_forked_even_if_imported_libraries_set_variables(tmp_path: Path) -> None:
     import torch._inductor.runtime.cache_dir_utils as sets_a_variable
 
     sets_a_variable.cache_dir()

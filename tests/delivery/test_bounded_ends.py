@@ -26,7 +26,7 @@ from tests.support.shipping import job, record_steps, steps_in
 from tests.support.waiting import wait_for
 
 LARGE = tuple(f"{number}-secret-{'x' * 1000}" for number in range(150))
-"""More than a pipe's buffer holds."""
+"""More than the buffer of a pipe holds."""
 
 
 def within(seconds: float, call: Callable[[], object]) -> None:

@@ -80,7 +80,7 @@ class Expected:
     """The expected report of a run, from its history."""
 
     values: dict[tuple[Any, str], dict[Any, tuple[int, list[Any]]]] = field(default_factory=dict)
-    """The seconds of each step, and the session that tracked them: repeated steps of a resumed run count."""
+    """The values of each step, and the session that tracked them: values that a resumed run repeats count."""
     last: dict[tuple[Any, str], tuple[Any, Any]] = field(default_factory=dict)
     tracked: dict[tuple[Any, str], int] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)

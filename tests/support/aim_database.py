@@ -14,7 +14,7 @@ from pathlib import Path
 from aim.storage.structured import db
 
 MADE = "PYTEST_AIM_DATABASE"
-"""Names the database to copy."""
+"""The variable with the path of the database to copy."""
 _upgrade = db.upgrade_database
 
 

@@ -78,8 +78,8 @@ _ALIKE = {
     "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen4_exp_text", "recurrent_gemma", "seed_oss",
     "smollm3", "solar_open", "stablelm", "starcoder2", "trocr", "xglm", "xlstm", "youtu",
 }  # fmt: skip
-"""Architectures whose first two layers have the same modules, shapes and settings: one is built. A new
-architecture has two until it is compared."""
+"""Architectures whose first two layers have the same modules, shapes and settings: only one is built. A new
+architecture gets two until it has been compared."""
 
 
 def tiny_model(kind: str, **settings: Any) -> PreTrainedModel:

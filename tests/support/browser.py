@@ -11,7 +11,7 @@ from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _OWN = re.compile(r"^https?://[\w.-]*(google|googleapis|gstatic|gvt1)\.com/")
-"""What the browser asks for by itself, whatever page it shows."""
+"""Requests that the browser makes by itself, whatever the page."""
 
 
 @dataclass(frozen=True)

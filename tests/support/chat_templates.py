@@ -32,7 +32,7 @@ ENDS = {
     "qwen": "<|im_end|>",
     "smolvlm": "<end_of_utterance>",
 }
-"""What each family's models end an answer with, written down by hand; the longest name that fits holds."""
+"""What each family's models end an answer with, listed by hand; the longest matching name applies."""
 ENDS_OF_CALLS = {
     "gptoss": "<|call|>",
     "glm4moe": "<|observation|>",

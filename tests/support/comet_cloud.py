@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 from tests.support.stand_in import StandInServer
 
 Answer = Literal["ok", "black_hole"] | int
-"""What every request gets: the true answer, none at all, or this HTTP status."""
+"""The answer to every request: the normal one, none at all, or this HTTP status."""
 
 _BEAT = {"is_alive_beat_duration_millis": 60_000, "gpu_monitor_interval_millis": 60_000}
 
@@ -42,7 +42,7 @@ class CometRun:
     others: dict[str, Any] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
     assets: list[dict[str, Any]] = field(default_factory=list)
-    """As said in the request, with the bytes as `data` and the `metadata`."""
+    """As sent in the request, with the bytes as `data` and the `metadata`."""
     alive: bool = True
     crashed: bool = False
     error: str | None = None
@@ -78,11 +78,11 @@ class CometCloud:
         self.experiments: dict[str, CometRun] = {}
         self.requests: list[str] = []
         self.throttled = 0
-        """So many requests with points to come are answered 429, with the time after which to try again."""
+        """How many of the next requests with points are answered with 429 and a time to wait."""
         self.old = False
-        """Whether it is of the time before an experiment could be made or taken in one request."""
+        """Whether it is an old version, in which an experiment is not created or fetched in one request."""
         self.refuses: str | None = None
-        """A part of the paths of requests that are refused with 400."""
+        """A substring of the paths of requests that are refused with 400."""
         self.lock = threading.RLock()
         self.closing = threading.Event()
         self._server = StandInServer(self, 0, _Handler)

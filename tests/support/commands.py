@@ -23,7 +23,7 @@ from tests.support.warm import ROOT
 
 __all__ = ["FAST", "ROOT", "Command", "end_session", "fmstune", "settings", "start"]
 FAST = ["--set", "training.eval_strategy=no", "--set", "training.logging_steps=1"]
-"""A run that logs each step and evaluates none."""
+"""Settings of a run that logs each step and has no evals."""
 
 Command = Union[Process, "subprocess.Popen[str]"]
 

@@ -36,7 +36,7 @@ WITHOUT_TOOLS = {
 }
 ALTERNATING = {"cohere", "cohere2", "gemma", "gemma3"}
 ASKED_FIRST = ("llama3_1", "llama3_2", "qwen3_5", "qwen3_6", "qwen3_8")
-"""They refuse a conversation without a question, or write tools into its first message: one is put before."""
+"""They refuse a conversation without a question, or render tools in its first message: add a question."""
 PARTS = {"idefics3", "llava_next", "smolvlm"}
 WITHOUT_SYSTEM = {"gemma"}
 words = st.text(st.sampled_from("abcxyz é😀\n'\"{}:."), min_size=1, max_size=12).filter(str.strip)

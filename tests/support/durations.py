@@ -13,6 +13,6 @@ LONGEST = (
     "trackers/test_hf_integrations.py", "launch/test_ranks_end.py", "trackers/test_file_values.py",
     "report/test_show.py", "report/test_page.py",
 )  # fmt: skip
-"""Eighteen seconds and more of a session with four workers, the slowest first."""
+"""Files that take eighteen seconds or more in a session with four workers, slowest first."""
 RANKS = {f"tests/{name}": rank for rank, name in enumerate(LONGEST)}
-"""Their places in the order of a session."""
+"""Their positions in the order of a session."""

@@ -16,7 +16,7 @@ from fmstune.trackers.swanlab.values import AXES
 from tests.support.readers import event_accumulator, read_aim, read_wandb_offline, wandb_offline_dirs
 
 Points = dict[tuple[str, str, int], float]
-"""The value of each (stage, metric, step); the last one counts where a step was logged again."""
+"""The value of each (stage, metric, step); the last one counts if a step was logged again."""
 
 
 def journal_points(directory: Path) -> Points:

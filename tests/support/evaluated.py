@@ -14,7 +14,7 @@ from fmstune.training.build import BuiltTrainer, build_trainer
 
 ROWS, SIZE = 7, 2
 Found = list[list[float]]
-"""Of each entry that was given: its tokens and what the model answered to them, or its two rewards."""
+"""For each prediction: its tokens and the model's output for them, or its two rewards."""
 
 
 def write_rows(folder: Path) -> None:

@@ -45,13 +45,13 @@ from tests.support.metadata import forget, read_once
 from tests.support.parents import fork_under_stand_in
 
 _SITE = [each for each in sys.path if each not in ("", str(Path.cwd()), os.environ.get("PYTHONPATH"))]
-"""Where the standard library and packages are."""
+"""The paths of the standard library and packages."""
 _MOST = 1 << 20
-"""The bytes of a request that are read at once."""
+"""The number of bytes of a request that are read at a time."""
 HIGH = 512
-"""A file number above those that a test has open."""
+"""A file descriptor above those that a test has open."""
 _OF_SERVERS = ("mlflow.server", "mlflow.server.fastapi_app")
-"""Modules that make a server of the environment's variables when they are imported, in little time."""
+"""Modules that read environment variables into a server's state at import, and load fast."""
 _LAUNCHERS = ("torch.distributed.run", "accelerate.commands.accelerate_cli")
 
 
@@ -66,11 +66,11 @@ class Request:
     limits: Sequence[tuple[int, int]] = ()
     session: bool = False
     closed: bool = False
-    """Whether it starts without its standard streams."""
+    """Whether it starts without standard streams."""
     asker: int | None = None
-    """The process that its parent ends with (see `tests.support.parents`), if it needs one that does."""
+    """The process with which its parent ends (see `tests.support.parents`), if it needs such a parent."""
     passed: Sequence[int] = ()
-    """The numbers by which it knows the files beyond its streams."""
+    """The descriptors of its files other than the standard streams."""
 
 
 def serve(listening: socket.socket, owner: int) -> tuple[Request, list[int]] | None:

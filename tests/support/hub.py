@@ -27,10 +27,10 @@ from typing import Any, Literal, final
 from urllib.parse import unquote, urlsplit
 
 Answer = Literal["ok", "stall", "cut"] | int
-"""What each request gets: the true answer, none for as long as the server is open, files that break off in
-the middle, or this HTTP status."""
+"""The answer to each request: the normal one, none while the server is open, files that are truncated in the
+middle, or this HTTP status."""
 _OF_HUB = ("HF_", "HUGGINGFACE_", "ENDPOINT", "HUB_")
-"""The names of what the clients have read of the environment, or made of it."""
+"""The names of what the clients have read from the environment, or derived from it."""
 
 
 @dataclass(frozen=True)

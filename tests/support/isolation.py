@@ -16,11 +16,11 @@ _KEPT = re.compile(
     "|PYTHONDONTWRITEBYTECODE|PYTHONPATH|HYPOTHESIS_PROFILE|FMSTUNE_FAULT_TABLE|FMSTUNE_DEVICE_.*"
     "|CUDA_.*|NVIDIA_.*)"
 )
-"""Variables that say where programs are and how the tests are run."""
+"""Variables that locate programs or configure the test run."""
 
 
 ENVIRONMENT: dict[str, str] = {}
-"""The variables of the suite, without those that libraries set when they are imported."""
+"""The variables of the suite, without those that libraries set at import."""
 
 
 def isolate() -> str:

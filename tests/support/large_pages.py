@@ -13,7 +13,7 @@ from pathlib import Path
 
 _SIZE = 2 << 20
 _COLLAPSE = 25
-"""MADV_COLLAPSE of Linux 6.1 and later; older ones refuse it, and the pages stay as they are."""
+"""MADV_COLLAPSE of Linux 6.1 and later; older kernels refuse it, and the pages stay small."""
 
 
 def use_large_pages() -> None:

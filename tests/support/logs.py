@@ -48,7 +48,7 @@ class Logs(logging.Handler):
 
 
 LOGS = Logs()
-"""The handler of the root logger: of the test that runs."""
+"""The handler of the root logger, for the running test."""
 
 
 def begin() -> None:

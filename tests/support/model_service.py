@@ -48,7 +48,7 @@ class Service:
     storage: int = 0
     older: list[int] = field(default_factory=list)
     lacking: set[int] = field(default_factory=set)
-    """What it held, and somebody has removed."""
+    """What was stored and has been removed."""
     opened: int = 0
 
     def lose(self, how: str, *, knows_again: bool) -> None:

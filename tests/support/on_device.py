@@ -21,7 +21,7 @@ STEPS = 8
 LONGEST_COMMAND = 240
 
 Row = Callable[..., None]
-"""Puts a row into the table: the case, what was seen, the losses, and the last three columns' numbers."""
+"""Adds a row to the table: the case, the result, the losses, and the numbers of the last three columns."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Device:
     model: Path
     rows: Path
     pairs: Path
-    """Preferences, in the shape of DPO's."""
+    """Preference pairs, in the format of DPO."""
     length: int
-    """The most tokens of a row."""
+    """The maximum number of tokens per row."""
 
     @property
     def is_gpu(self) -> bool:

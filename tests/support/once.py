@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 SHARED = "PYTEST_SHARED_FOLDER"
-"""Names a folder that all workers of a session share, and which ends with it."""
+"""The variable with the path of a folder that all workers of a session share, removed at its end."""
 
 
 def made_once(name: str, make: Callable[[Path], object]) -> Path:

@@ -56,7 +56,7 @@ class Slow(TrainerCallback):
         if pathlib.Path("slow").exists():
             time.sleep(300)
 """
-"""To be written to mine.py, where the command runs."""
+"""The content of mine.py, in the directory where the command runs."""
 CURSED = "ValueError: the second step is cursed"
 
 

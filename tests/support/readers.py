@@ -27,9 +27,9 @@ class WandbRun:
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
     fields: dict[str, Any] = field(default_factory=dict)
-    """project, entity, display_name, run_group, notes and tags of the run's record."""
+    """project, entity, display_name, run_group, notes and tags in the run's record."""
     stats: int = 0
-    """How many samples of system metrics there are."""
+    """The number of samples of system metrics."""
     kinds: set[str] = field(default_factory=set)
     """The types of all records."""
 

@@ -128,7 +128,7 @@ def _rounds() -> dict[str, int]:
 
 
 ROUNDS = _rounds()
-"""The training that each fault happens in, together with other trackers' faults."""
+"""The training in which each fault occurs, together with other trackers' faults."""
 
 
 @contextlib.contextmanager

@@ -31,12 +31,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "comet": ("comet_ml", "fmstune.trackers.comet_tracker"),
     "clearml": ("tests.support.clearml_warm", "fmstune.trackers.clearml_tracker"),
 }  # fmt: skip
-"""What a tracker uses, of each that has an SDK."""
+"""The modules that each tracker with an SDK uses."""
 COMMON = (
     "numpy", "pandas", "requests", "yaml", "pydantic", "httpx", "sqlalchemy", "psutil", "PIL.Image",
     "google.protobuf.message", "jinja2", "rich.console",
 )  # fmt: skip
-"""What several of them import."""
+"""The modules that several of them import."""
 BESIDE: dict[str, tuple[str, ...]] = {
     "aim": ("aim.sdk.index_manager", "pandas", "pyarrow.pandas_compat"),
     "wandb": ("wandb.proto.wandb_internal_pb2", "pandas"),
@@ -45,10 +45,10 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "swanlab": ("pyroaring", "swanlab.sdk.internal.core_python.store"),
     "comet": ("encodings.cp437",),
 }  # fmt: skip
-"""What it uses for tables, and what reads its storage."""
+"""What each uses for tables, and what reads its storage."""
 AT_IMPORT = re.compile(
     "AIM_|MLFLOW_(?!TRACKING_URI$|DISABLE_TELEMETRY$|HTTP_REQUEST_|SUPPRESS_PRINTING_)|TRACKIO_DIR"
     "|SWANLAB_(CONFIG_DIR|DEBUG|REQUIRE|SECRETS_DIR)|COMET_(CONFIG|INI|LOGGING|DISABLE)|WANDB_(DISABLE_CACHE|HTTP_TIMEOUT|INSECURE)"
     "|DVCLIVE_LOGLEVEL"
 )
-"""Variables that one of them reads when it is imported, beside those that Python and libraries read."""
+"""Variables that one of them reads at import, in addition to those that Python and libraries read."""

@@ -93,7 +93,7 @@ for step in range(1, 21):
 print(fleet._ships[0].process.pid, flush=True)
 time.sleep(600)
 """
-"""A trainer of 20 steps that then waits, in a process that a test may kill."""
+"""A trainer of 20 steps that then waits, in a process that a test can kill."""
 
 
 def start_trainer(directory: Path, options: dict[str, Any]) -> tuple[subprocess.Popen[str], int]:
@@ -127,4 +127,4 @@ CAUSES = {
     f"os_exit{EXIT_DONE}": f"its process ended with exit code {EXIT_DONE}",
     f"os_exit{EXIT_BUSY}": f"its process ended with exit code {EXIT_BUSY}",
 }
-"""What is said of each fault of a tracker that ends its process, or raises."""
+"""The message for each fault that ends a tracker's process or raises."""

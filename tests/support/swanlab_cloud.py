@@ -14,9 +14,9 @@ from typing import Any, Literal, final
 from tests.support.stand_in import StandInServer
 
 Answer = Literal["ok", "black_hole"] | int
-"""What every request gets: the true answer, none at all, or this HTTP status."""
+"""The answer to every request: the normal one, none at all, or this HTTP status."""
 Fault = Literal["refused", "unanswered"]
-"""A request is not taken, or it is, and its answer is lost."""
+"""A request is not processed, or is processed and its answer is lost."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Run:
     logs: list[str] = field(default_factory=list)
     profile: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    """The state of each file that was saved, by its path."""
+    """The state of each uploaded file, by path."""
     state: str = "RUNNING"
     opened: int = 1
 
@@ -51,9 +51,9 @@ class SwanLabCloud:
     def __init__(self) -> None:
         self.answer: Answer = "ok"
         self.refuses: dict[str, int] = {}
-        """The HTTP status of requests whose path has such a part."""
+        """The HTTP status of requests whose path contains this part."""
         self.fault: tuple[int, Fault] | None = None
-        """What becomes of the request that comes after so many others."""
+        """The fault of the request that follows this number of others."""
         self.projects: set[str] = set()
         self.closed_projects: set[str] = set()
         self.runs: dict[str, Run] = {}

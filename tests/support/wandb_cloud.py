@@ -24,8 +24,8 @@ from typing import Any, Literal, final
 from tests.support.stand_in import StandInServer
 
 Answer = Literal["ok", "no_viewer", "black_hole", "slow"] | int
-"""What every request gets: the true answer (`ok`; `slow`: after `delay` seconds), a viewer that is
-null (as for a key that the server does not know), no answer at all, or this HTTP status."""
+"""The answer to every request: the normal one (`ok`; `slow`: after `delay` seconds), a viewer that is null
+(as for a key that the server does not know), no answer at all, or this HTTP status."""
 
 # The names that SDK 0.31 gives to the streams of one file_stream request.
 _HISTORY, _SUMMARY, _EVENTS = (
@@ -45,7 +45,7 @@ class CloudRun:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
-    """As the API has it: each value wrapped in `{"value": …}`; see `params`."""
+    """As in the API: each value wrapped in `{"value": …}`; see `params`."""
     events: list[dict[str, Any]] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
     """The last variables of the run's upsert: displayName, groupName, tags, notes, program, …"""
@@ -74,12 +74,12 @@ class WandbCloud:
     def __init__(self, *, teams: Iterable[str] = ("nlp",), read_only: Iterable[str] = ()) -> None:
         self.teams = tuple(teams)
         self.read_only = frozenset(read_only)
-        """Projects, as `entity/project`, that the account may read only."""
+        """Projects, as `entity/project`, for which the account has read access only."""
         self.answer: Answer = "ok"
         self.delay = 0.2
         self.runs: dict[str, CloudRun] = {}
         self.requests: list[tuple[str, str]] = []
-        """Each request's path, and its GraphQL operation (or an empty string)."""
+        """The path of each request, and its GraphQL operation (or an empty string)."""
         self.lock = threading.RLock()
         self._closing = threading.Event()
         self._server = StandInServer(self, 0, _Handler)

@@ -41,7 +41,7 @@ _LIGHT = (
     "fmstune.config.inspect.explain", "pyarrow.types", "pydantic.plugin._loader", "typer._click.decorators",
     "encodings.unicode_escape", "encodings.utf_8_sig", "ssl", "http.client", "email.parser", "shlex",
 )  # fmt: skip
-"""What a command imports that needs no torch."""
+"""What a command without torch imports."""
 _TRAINER = (
     *_LIGHT, "fmstune.run.run", "fmstune.run.preflight", "fmstune.run.artifacts", "fmstune.run.data_rows",
     "fmstune.run.model_card", "fmstune.run.stream_watch", "fmstune.run.tracker_runs", "fmstune.data.changed",
@@ -61,24 +61,24 @@ _SDKS = (
     "uvicorn.loops.auto", "uvicorn.lifespan.on", "mlflow.tracking", "mlflow.server.handlers",
     "mlflow.server.fastapi_app", "mlflow.store.tracking.sqlalchemy_store",
 )  # fmt: skip
-"""What a server of Aim's or MLflow's imports, and a reader of their storage."""
+"""What an Aim or MLflow server imports, and a reader of their storage."""
 _WORKERS = (
     "pytest", "hypothesis", *_TRAINER, "matplotlib.pyplot", "pandas", "gguf", "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store", "aim", "tests.support.aim_database", "wandb", "comet_ml",
     "clearml", "swanlab", "tensorboard.backend.event_processing.event_accumulator",
 )  # fmt: skip
-"""What test modules import, but for trackio, which reads each test's variables at its import."""
+"""What test modules import, except trackio, which reads each test's variables at import."""
 _LIVES = (
     "fmstune.testing.inside", "fmstune.testing.lives", "fmstune.trackers.file_tracker",
     "fmstune.delivery.shipping.main", "fmstune.delivery.sync", "fmstune.trackers.registry",
     "tests.support.labelled", "tests.support.media", "tests.support.stored",
     "PIL.Image",
 )  # fmt: skip
-"""What a shipper and its life import, and what reads a storage, besides an SDK."""
+"""What a shipper and its life import, and what reads a storage, in addition to an SDK."""
 _FORKS = sys.platform == "linux"
 _SETS = {"workers": _WORKERS, "light": _LIGHT, "trainer": _TRAINER, "sdks": _SDKS}
 _SESSION = "PYTEST_SESSION_PROCESS"
-"""Names the process with which a session of several workers ends."""
+"""The variable with the process with which an xdist session ends."""
 _OF = "lives-"
 _OF_ANY = f"{_OF}common"
 _OF_EACH = {
@@ -86,20 +86,20 @@ _OF_EACH = {
     for name, modules in of_sdks.MODULES.items()
 }
 _ALL_SETS = {**_SETS, _OF: _LIVES, _OF_ANY: (*of_sdks.COMMON, *_LIVES), **_OF_EACH}
-"""With those of the lives of each tracker, of which most sessions need some."""
+"""Including those of the lives of each tracker, of which most sessions need some."""
 _BASES = {"trainer": "light", _OF_ANY: _OF, **dict.fromkeys(("sdks", *_OF_EACH), _OF_ANY)}
-"""The interpreter that another is forked from: what it has imported is not imported again."""
+"""The interpreter from which another is forked, so that its imports are not repeated."""
 _AT_IMPORT = re.compile(
     "PYTHON(?!PATH$)|LANG|LC_|OMP_|MKL_|KMP_|OPENBLAS|HF_|HUGGINGFACE|TRANSFORMERS|DATASETS|TOKENIZERS|TRL_|"
     "ACCELERATE|TORCH(?!ELASTIC)|PYTORCH|CUDA|XDG_|GITHUB_|NO_COLOR|FORCE_COLOR|PY_COLORS|TERMINAL_WIDTH|LD_"
 )
-"""Variables that Python, and libraries, read when they are started and imported."""
+"""Variables that Python and libraries read at startup or import."""
 _QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false", "TORCH_CPP_LOG_LEVEL": "ERROR",
 }  # fmt: skip
-"""Those that the command sets before it imports anything, unless they are set."""
+"""Variables that the command sets before it imports anything, unless they are set."""
 
 
 class Warm:
@@ -203,7 +203,7 @@ class Warm:
 
 _warm = functools.cache(Warm)
 _collected: list[str] = []
-"""The files and folders of the tests of this session."""
+"""The test files and folders of this session."""
 
 
 def share(tests: Iterable[Path]) -> None:

@@ -51,7 +51,7 @@ _PLAIN = (
     "fmstune.trackers.file_tracker", "tests.sample_trackers",
 )  # fmt: skip
 _AT_IMPORT = re.compile("PYTHON(?!PATH$)|LANG|LC_|LD_|XDG_")
-"""Variables that Python reads when it starts, and libraries when they are imported."""
+"""Variables that Python reads at startup, and libraries at import."""
 _SUBREAPER = 36
 _SERVER = "tests.support.warm_shippers"
 
@@ -112,7 +112,7 @@ class Around:
 
 
 around: defaultdict[str, Around] = defaultdict(Around)
-"""By the tracker's name."""
+"""By tracker name."""
 
 
 class _Shipper(Adopted):

@@ -1,4 +1,4 @@
-"""The house's rooms: imports go down the list of rooms, and no two files need each other."""
+"""The package's folders: imports only go down the list of folders, and no two files import each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fmstune"
 
-ROOMS = (
+FOLDERS = (
     "errors", "layout", "_version", "secrets", "text", "user_code", "console", "transformers_compat",
     "config", "system", "trackers", "delivery", "testing", "resources", "launch", "demo", "hub", "data",
     "models", "training", "run", "report", "api", "", "cli", "__main__",
@@ -22,28 +22,28 @@ INSIDE = {
     "delivery": ("journal", "shipping"),
     "data": ("files", "rows", "rendering", "tokens"),
 }
-"""As far as the folders of a room have an order."""
+"""The order of the files and folders inside a folder, where there is one."""
 
 MOST_LINES, FEWEST_LINES = 350, 30
 LONG: dict[str, str] = {}
-"""Files of more lines, and why a reader would accept that."""
+"""Files with more lines, and why a reader would accept that."""
 SHORT = {
-    "fmstune.__main__": "what `python -m` wants",
+    "fmstune.__main__": "required by `python -m`",
     "fmstune._version": "the build reads it",
-    "fmstune.cli.panels": "of all groups of commands",
-    "fmstune.training.callbacks.resumed_steps": "one fault of transformers",
-    "fmstune.layout": "names that several rooms share",
-    "fmstune.system.cgroups": "memory and processors ask it",
-    "fmstune.config.paths.hub": "asked by rooms that know no hub",
-    "fmstune.delivery.journal.damaged": "of the journal and the ledgers",
-    "fmstune.delivery.shipping.waiting": "of two files that need nothing else of each other",
-    "fmstune.system.files": "of many rooms",
-    "fmstune.trackers.aim.media": "what Aim shows besides numbers",
-    "fmstune.trackers.wandb.media": "what W&B shows besides numbers",
+    "fmstune.cli.panels": "shared by all command groups",
+    "fmstune.training.callbacks.resumed_steps": "works around one bug in transformers",
+    "fmstune.layout": "names that several folders share",
+    "fmstune.system.cgroups": "used for memory and processors",
+    "fmstune.config.paths.hub": "used by folders that may not import the Hub's",
+    "fmstune.delivery.journal.damaged": "used by the journal and the ledgers",
+    "fmstune.delivery.shipping.waiting": "shared by two files that share nothing else",
+    "fmstune.system.files": "used by many folders",
+    "fmstune.trackers.aim.media": "media types of Aim",
+    "fmstune.trackers.wandb.media": "media types of W&B",
     "fmstune.models.gguf": "one kind of file",
-    "fmstune.training.trainers.all_rows": "one mixin of a trainer a file",
+    "fmstune.training.trainers.all_rows": "one trainer mixin per file",
 }
-"""Files of fewer lines, and why they are files all the same. A method is a file, however short."""
+"""Files with fewer lines, and why they are files nevertheless. A method is a file, however short."""
 
 
 def module_name(path: Path) -> str:
@@ -55,7 +55,7 @@ FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports(module: str) -> set[str]:
-    """The modules of fmstune that a module imports anywhere: at its head, in functions, and for types."""
+    """The modules of fmstune that a module imports anywhere: at module level, in functions, and for types."""
     found = set()
     for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -74,34 +74,34 @@ def graph() -> dict[str, set[str]]:
     return {module: imports(module) for module in FILES}
 
 
-def room(module: str) -> str:
+def folder_of(module: str) -> str:
     return [*module.split("."), ""][1]
 
 
-def test_every_folder_says_in_a_sentence_what_it_is() -> None:
+def test_every_folder_describes_itself_in_one_sentence() -> None:
     for folder in {path.parent for path in FILES.values()}:
         head = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
         assert head, folder
         assert head.split("\n\n")[0].count(". ") == 0, folder
 
 
-def test_imports_only_go_down_the_list_of_rooms() -> None:
+def test_imports_only_go_down_the_list_of_folders() -> None:
     wrong = [
         f"{module} → {needed}"
         for module, all_needed in graph().items()
         for needed in all_needed
-        if ROOMS.index(room(needed)) > ROOMS.index(room(module))
+        if FOLDERS.index(folder_of(needed)) > FOLDERS.index(folder_of(module))
     ]
     assert not wrong
 
 
-def test_imports_go_down_inside_the_rooms_too() -> None:
+def test_imports_go_down_inside_the_folders_too() -> None:
     wrong = []
     for of, order in INSIDE.items():
         for module, all_needed in graph().items():
             for needed in all_needed:
                 ours, theirs = ([*name.split("."), "", ""][2] for name in (module, needed))
-                if room(module) == room(needed) == of and ours in order and theirs in order:
+                if folder_of(module) == folder_of(needed) == of and ours in order and theirs in order:
                     wrong += [f"{module} → {needed}"] * (order.index(theirs) > order.index(ours))
     assert not wrong
 
@@ -110,16 +110,16 @@ def test_a_file_is_neither_long_nor_tiny() -> None:
     for module, path in FILES.items():
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= MOST_LINES or module in LONG, (
-            f"{module} has {lines} lines: which second subject has moved in?"
+            f"{module} has {lines} lines: which second subject can move to another file?"
         )
         if path.name != "__init__.py" and ".methods." not in module:
             assert lines >= FEWEST_LINES or module in SHORT, (
-                f"{module} has {lines} lines, and no reason for it"
+                f"{module} has {lines} lines, without a reason in SHORT"
             )
 
 
 def tree() -> str:
-    """README's map: each folder with the sentence that it says of itself."""
+    """README's map: each folder with the first sentence of its docstring."""
     lines = []
     for module, path in FILES.items():
         if path.name == "__init__.py" and path.parent != PACKAGE:
@@ -130,12 +130,12 @@ def tree() -> str:
     return "\n".join(lines)
 
 
-def test_readme_has_the_map_of_the_rooms() -> None:
+def test_readme_has_the_map_of_the_folders() -> None:
     assert f"```\n{tree()}\n```" in (ROOT / "README.md").read_text(encoding="utf-8"), tree()
 
 
-def knots() -> Iterator[list[str]]:
-    """Modules that need each other, directly or by way of others."""
+def cycles() -> Iterator[list[str]]:
+    """Modules that import each other, directly or through others."""
     reached: dict[str, set[str]] = {}
     for module in graph():
         seen: set[str] = set()
@@ -150,5 +150,5 @@ def knots() -> Iterator[list[str]]:
             yield sorted(each for each in reached[module] if module in reached[each])
 
 
-def test_no_two_files_need_each_other() -> None:
-    assert list(knots()) == []
+def test_no_two_files_import_each_other() -> None:
+    assert list(cycles()) == []
