@@ -266,6 +266,35 @@ def test_a_head_with_an_adapter_is_not_scored_without_it() -> None:
     torch.testing.assert_close(adapted(**inputs, fused_lm_head=True).loss, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize(("tied", "named"), [(False, "lm_head"), (True, "lm_head"), (True, "embed_tokens")])
+def test_a_head_that_is_trained_whole_beside_an_adapter_is_scored_in_the_short_way(
+    tied: bool, named: str, direct: bool
+) -> None:
+    torch.manual_seed(5)
+    model = build(Qwen2Config(**SMALL, tie_word_embeddings=tied, initializer_range=0.3))
+    add_fused_lm_head(model, outputs=OUTPUTS)
+    inputs = batch(model)
+    before = model.eval()(**inputs, fused_lm_head=True).loss.detach()
+    settings = peft.LoraConfig(
+        target_modules=["q_proj"], modules_to_save=[named], ensure_weight_tying=tied, task_type="CAUSAL_LM"
+    )
+    adapted = peft.get_peft_model(model, settings)
+    assert fit_lm_head(model, direct=direct) == ("direct" if direct else "tiled")
+    with torch.no_grad():
+        adapted.get_output_embeddings().weight.add_(
+            0.5 * torch.randn_like(adapted.get_output_embeddings().weight)
+        )
+    expected = cross_entropy(adapted.eval()(**inputs, use_cache=False).logits, inputs["labels"])
+    loss = adapted(**inputs, fused_lm_head=True).loss
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    loss.backward()
+    assert adapted.get_output_embeddings().weight.grad.abs().sum() > 0
+    assert not torch.isclose(loss, before)
+    with adapted.disable_adapter():  # as the reference of dpo
+        torch.testing.assert_close(adapted(**inputs, fused_lm_head=True).loss, before)
+
+
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The mean over all labelled tokens of a batch."""
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from peft.utils import ModulesToSaveWrapper
 from torch.func import functional_call
 from torch.nn.functional import linear
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -127,7 +128,11 @@ def sees_ahead(model: PreTrainedModel) -> bool:
 
 def _plain_head(model: PreTrainedModel) -> torch.nn.Linear:
     """The LM head. Raises `TypeError` if it is not a plain linear layer (quantized, with an adapter)."""
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
+    if isinstance(head, ModulesToSaveWrapper) and head.active_adapters:
+        # A copy that is trained whole. PEFT passes `weight` and `bias` on to it, or to the original while the
+        # adapter is disabled.
+        head = head.modules_to_save[head.active_adapters[0]]
     if type(head) is not torch.nn.Linear:
         raise TypeError(type(head).__name__)
     return head
