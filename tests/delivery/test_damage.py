@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +129,19 @@ def test_a_reader_misses_nothing_of_a_journal_that_is_damaged_meanwhile(
         seen += [event.seq for event, _ in found]
     assert sorted(set(seen)) == list(range(1, 9))
     assert reader.at_end
+
+
+def test_a_clock_that_was_set_back_does_not_postpone_the_look_at_the_file(
+    run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = open_journal(run_directory)
+    journal.append("metrics", {"step": 1, "values": {"loss": 1.0}})
+    moment = time.time()
+    monkeypatch.setattr(time, "time", lambda: moment - 3600)
+    journal_path(run_directory).unlink()
+    journal.append("metrics", {"step": 2, "values": {"loss": 1.0}})
+    assert [event.step for event in JournalReader(journal_path(run_directory))] == [1, 2]
+    journal.close()
 
 
 def test_what_cannot_be_recovered_is_counted(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

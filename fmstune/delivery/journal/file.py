@@ -70,7 +70,7 @@ class JournalFile:
         self._say = say
         self._recent = RecentLines()
         self._generation = 0
-        self._look_at = self._repair_at = 0.0
+        self._looked_at = self._look_at = self._repair_at = 0.0
         self._pause = _FIRST_PAUSE
         self._first_seq = int(json.loads(header).get("after", 0)) + 1
         self._open()
@@ -81,8 +81,10 @@ class JournalFile:
         """Write the next event, whose line is `body` after its number, and return the number; 0 if it
         cannot be written now. Raises `OSError`."""
         counters = self._counters
-        # A check costs as much as the line: only now and then, unless a child may have written, too.
-        if (now > self._look_at or self._family.is_shared) and not self.is_ready():
+        # A check costs as much as the line: only now and then, unless a child may have written, too. A clock
+        # that was set back does not postpone it.
+        is_due = not self._looked_at <= now <= self._look_at
+        if (is_due or self._family.is_shared) and not self.is_ready():
             return 0
         seq = counters[LAST] + 1
         self._write(b'{"seq":%d,%b' % (seq, body))
@@ -106,8 +108,9 @@ class JournalFile:
             found = os.fstat(self._file)
         if found.st_nlink == 0:
             return self._write_again("was deleted")
-        if look or time.time() > self._look_at:
-            self._look_at = time.time() + _LOOK_SECONDS
+        now = time.time()
+        if look or not self._looked_at <= now <= self._look_at:
+            self._looked_at, self._look_at = now, now + _LOOK_SECONDS
             if not self._has_its_name():
                 return self._write_again("was replaced")
         if counters[END] == 0:
