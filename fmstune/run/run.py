@@ -217,7 +217,7 @@ def _train(
             out.say("resume", f"step {built.steps} was the last; only saving the model is left")
             finish(built.trainer, checkpoint)
         else:
-            with explained(built.trainer), freed_memory_kept():
+            with explained(built.trainer, stop), freed_memory_kept():
                 built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         built = stream_ended(built, directory.path, recorder, out)
         if stop.signum is not None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from fmstune.config.load.load import load
 from fmstune.config.rules.installed import compiles_with_inductor
-from fmstune.errors import ConfigError
+from fmstune.errors import ConfigError, Interrupted, RunError
 from fmstune.system.compiler import compile_failure, require_compiler
+from fmstune.training.callbacks.stopping import StopCallback
+from fmstune.training.memory.outlook import explained
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the compiler that is broken here is g++")
 
@@ -68,3 +73,18 @@ def test_each_setting_that_enables_compilation_is_known() -> None:
         assert compiles_with_inductor({f"torch_compile{name}": value})
     assert not compiles_with_inductor({})
     assert not compiles_with_inductor({"torch_compile": True, "torch_compile_backend": "eager"})
+
+
+@pytest.mark.usefixtures("_broken_compiler")
+@pytest.mark.parametrize(
+    ("signum", "raised"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Interrupted), (None, RunError)]
+)
+def test_a_compiler_that_a_signal_to_stop_has_ended_is_no_failure(
+    signum: int | None, raised: type[Exception]
+) -> None:
+    """Ctrl-C reaches every process of a terminal."""
+    stop = StopCallback()
+    stop.signum = signum
+    trainer: Any = SimpleNamespace(args=SimpleNamespace(torch_compile=True))
+    with pytest.raises(raised), explained(trainer, stop):
+        torch.compile(lambda values: values.cos() + 2)(torch.ones(8))

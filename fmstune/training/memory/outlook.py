@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from fmstune.config.schema.tables import ModelConfig
-from fmstune.errors import RunError
+from fmstune.errors import Interrupted, RunError
 from fmstune.system import memory
 from fmstune.system.compiler import compile_failure
 from fmstune.system.memory import Capacity, format_bytes
+from fmstune.training.callbacks.stopping import StopCallback
 from fmstune.training.memory.estimate import Estimate, Workload, estimate
 from fmstune.training.memory.remedies import settings_that_fit, settings_to_try
 from fmstune.training.memory.workload import workload
@@ -132,9 +133,10 @@ def peak(device: torch.device) -> int:
 
 
 @contextlib.contextmanager
-def explained(trainer: TunedTrainer) -> Iterator[None]:
+def explained(trainer: TunedTrainer, stop: StopCallback | None = None) -> Iterator[None]:
     """Turn running out of memory into a `RunError` with the settings to change, and torch's compile
-    failures into one sentence."""
+    failures into one sentence. Raises `Interrupted` if the compiler failed after a signal to stop: Ctrl-C
+    reaches every process of the terminal, including the compiler."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -143,6 +145,8 @@ def explained(trainer: TunedTrainer) -> Iterator[None]:
         failed = compile_failure(error) if trainer.args.torch_compile else None
         if failed is None:
             raise
+        if stop is not None and stop.signum is not None:
+            raise Interrupted(stop.signum) from error
         raise RunError(failed) from error
 
 
