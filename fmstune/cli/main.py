@@ -189,13 +189,13 @@ def _fail(message: str, code: int, *, expected: bool = True, as_json: bool = Fal
 
         termination.write(message, code, sys.argv)
         if as_json:
-            _answer_with(message, code)
+            _print_json_error(message, code)
         with contextlib.suppress(OSError, ValueError):  # without a reader, the exit code has to do
             print(f"error: {message}", file=sys.stderr, flush=True)
     raise _Reported(code)
 
 
-def _answer_with(message: str, code: int) -> None:
+def _print_json_error(message: str, code: int) -> None:
     """Print the error as the last, usually the only, JSON object on standard output."""
     import json
 

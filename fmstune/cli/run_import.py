@@ -32,13 +32,13 @@ def import_(
     was imported before is left unchanged, and events added to its source since are counted. The source is not
     changed.
     """
-    from fmstune.report.importing import bring_in, runs_at
+    from fmstune.report.importing import import_run, runs_at
     from fmstune.secrets.redaction import hide
     from fmstune.text import counted
 
     found = []
     for past in runs_at(source):
-        made = bring_in(past, output_dir)
+        made = import_run(past, output_dir)
         found.append(made)
         for each in past.lost:
             typer.echo(hide(f"{visible(str(made.directory))}: {each}"), err=True)

@@ -64,8 +64,8 @@ def _shown(run: Path, state: LiveState, follower: Follower, console: object) -> 
     assert isinstance(console, Console)
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            goes = _goes(run)
-            events = follower.look(state)
+            goes = _may_continue(run)
+            events = follower.update(state)
             _take(state, events)
             live.update(drawn(state, console.width), refresh=True)
             if not goes and not events:
@@ -78,8 +78,8 @@ def _lines(run: Path, state: LiveState, follower: Follower) -> Iterator[str]:
     from fmstune.report.words import cell
 
     while True:
-        goes = _goes(run)
-        events = follower.look(state)
+        goes = _may_continue(run)
+        events = follower.update(state)
         for event in events:
             if event.kind == "metrics" and "loss" in event.values:
                 total = f"/{state.steps}" if state.steps else ""
@@ -100,7 +100,7 @@ def _take(state: LiveState, events: list[Event]) -> None:
             state.at_step(event.step, None, event.time)
 
 
-def _goes(run: Path) -> bool:
+def _may_continue(run: Path) -> bool:
     """Whether more events may follow. Call it before reading the journal, so that no event is missed."""
     from fmstune.delivery.journal.reader import final_status, is_being_written
     from fmstune.report.summary import journal_of

@@ -45,7 +45,7 @@ def loaded(value: Any, where: str) -> Any:
         return value
 
 
-def true_or_false(value: Any) -> bool | None:
+def as_boolean(value: Any) -> bool | None:
     """A value as a boolean, also from text, as in tables without types; `None` if it is neither."""
     if isinstance(value, (bool, int, float)):
         return bool(value) if value in (0, 1) else None

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fmstune.data.cells import kind_in_words, parsed, true_or_false
+from fmstune.data.cells import as_boolean, kind_in_words, parsed
 from fmstune.errors import DataError
 
 Row = Mapping[str, Any]
@@ -77,7 +77,7 @@ _LIKE_NEITHER = (
 )  # fmt: skip
 
 
-def tidied(row: Row) -> Row:
+def with_known_names(row: Row) -> Row:
     """The row with names such as `Prompt` or `System Prompt` in our spelling, unless it has both."""
     names: dict[Any, Any] = {}
     for name in row:
@@ -99,7 +99,9 @@ def without_nan(row: Row) -> Row:
 
 def looks_like_a_row(value: Any) -> bool:
     """Whether an object has a column by which rows are recognised, and is not a message of a conversation."""
-    return isinstance(value, dict) and not is_message(value) and not _ALONE.isdisjoint(tidied(value))
+    return (
+        isinstance(value, dict) and not is_message(value) and not _ALONE.isdisjoint(with_known_names(value))
+    )
 
 
 def is_message(value: Any) -> bool:
@@ -107,7 +109,7 @@ def is_message(value: Any) -> bool:
     return isinstance(value, dict) and ("role" in value or ("from" in value and "value" in value))
 
 
-def listed(value: Any) -> Any:
+def as_list(value: Any) -> Any:
     """Lists of the fields of messages, {"role": [...], "content": [...]}, as a list of messages: `datasets`
     represents a Sequence of objects like that. Any other value unchanged."""
     if not is_message(value) or not all(isinstance(each, list) for each in value.values()):
@@ -117,20 +119,20 @@ def listed(value: Any) -> Any:
     return [dict(zip(value, each, strict=True)) for each in zip(*value.values(), strict=True)]
 
 
-def holds(value: Any) -> bool:
+def has_value(value: Any) -> bool:
     """Whether a value is not empty: tables fill columns that only other rows have with nulls."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return False
     if isinstance(value, str):
         return bool(value.strip())
     if isinstance(value, dict):
-        return any(map(holds, value.values()))
+        return any(map(has_value, value.values()))
     if isinstance(value, (list, tuple)):
-        return any(map(holds, value))
+        return any(map(has_value, value))
     return True
 
 
-def first_there(row: Row, names: Sequence[str]) -> str | None:
+def first_present(row: Row, names: Sequence[str]) -> str | None:
     """The first of these columns that has a value in the row."""
     return next((name for name in names if row.get(name) is not None), None)
 
@@ -141,7 +143,7 @@ def require_text(row: Row, key: str, place: str) -> str:
     value = row.get(key)
     if value is None:
         raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and holds(value):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and has_value(value):
         return str(value)
     if not isinstance(value, str):
         raise DataError(f"{place}: `{key}` is {kind_in_words(value)}, where a text is needed.")
@@ -154,7 +156,7 @@ def system_of(row: Row, place: str) -> str:
     found = {
         _joined_blocks(row[name]) or require_text(row, name, place)
         for name in SYSTEMS
-        if holds(row.get(name))
+        if has_value(row.get(name))
     }
     if len(found) > 1:
         raise DataError(f"{place}: it has both `system` and `system_prompt`, and they differ; remove one.")
@@ -179,7 +181,7 @@ def context_of(row: Row, names: Sequence[str], place: str) -> str:
     found = []
     for name in names:
         value = row.get(name)
-        if holds(value):
+        if has_value(value):
             if not isinstance(value, (str, int, float)) or isinstance(value, bool):
                 raise DataError(
                     f"{place}: `{name}` is {kind_in_words(value)}, where a text is needed; name the columns "
@@ -192,7 +194,7 @@ def context_of(row: Row, names: Sequence[str], place: str) -> str:
 def history_of(row: Row, place: str) -> list[dict[str, Any]]:
     """Earlier turns as messages: Alpaca's [question, answer] pairs, or messages. Raises `DataError`."""
     given = parsed(row.get(HISTORY))
-    if not holds(given):
+    if not has_value(given):
         return []
     turns: list[dict[str, Any]] = []
     for turn in given if isinstance(given, list) else [given]:
@@ -215,26 +217,26 @@ def as_message_list(value: Any, *, cell: bool = False) -> list[Any] | None:
     """The messages in a column, as a list, as one object, or as the text of a list in a table; `None` if it
     contains none. The text of a single object is only parsed with `cell`, if a column next to it contains the
     text of messages too: an answer may be JSON with a `role`, or with `from` and `value`."""
-    found = listed(parsed(value))
+    found = as_list(parsed(value))
     if is_message(found):
-        return [found] if not isinstance(value, str) or (cell and _speaks(found)) else None
+        return [found] if not isinstance(value, str) or (cell and _has_known_role(found)) else None
     if isinstance(found, list) and any(map(is_message, found)):
-        return found if not isinstance(value, str) or any(map(_speaks, found)) else None
+        return found if not isinstance(value, str) or any(map(_has_known_role, found)) else None
     return None
 
 
-def _speaks(value: Any) -> bool:
+def _has_known_role(value: Any) -> bool:
     """Whether an object is a message with a known role, and not data with such fields."""
     speaker = value.get("role", value.get("from")) if is_message(value) else None
     return isinstance(speaker, str) and speaker.strip().lower() in SPEAKERS
 
 
-def verdict(value: Any) -> bool:
+def is_verdict(value: Any) -> bool:
     """Whether a `label` marks an answer as good or bad, as kto needs it, rather than classifying a text."""
-    return true_or_false(value) is not None
+    return as_boolean(value) is not None
 
 
-def unknown(row: Row, place: str) -> DataError:
+def unknown_shape(row: Row, place: str) -> DataError:
     """The error for a row of unknown shape, with its columns, and how to name them."""
     columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
     return DataError(f"{place}: the columns are {columns}; {A_ROW}.{_advice(row)}")

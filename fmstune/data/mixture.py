@@ -10,7 +10,7 @@ from fmstune.errors import DataError
 _MOST = 100
 
 
-def repeated(rows: Sequence[int], weights: Sequence[float]) -> list[int]:
+def rows_of_sources(rows: Sequence[int], weights: Sequence[float]) -> list[int]:
     """How many rows of each source a mixture with these weights has.
 
     The numbers of rows are proportional to the weights. No row is left out: the source with the most rows
@@ -28,7 +28,7 @@ def repeated(rows: Sequence[int], weights: Sequence[float]) -> list[int]:
     return wanted
 
 
-def drawn(rows: Sequence[int], wanted: Sequence[int], seed: int) -> list[int]:
+def numbers_of_mixture(rows: Sequence[int], wanted: Sequence[int], seed: int) -> list[int]:
     """The numbers of the rows of a mixture, where the rows of the sources are numbered consecutively.
 
     Each source is repeated as often as it fits into its wanted rows; the rest is sampled from it without

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fmstune.config.methods.known import DEFAULT, METHODS
 from fmstune.data.files.source import Split
-from fmstune.data.mixture import drawn, repeated
+from fmstune.data.mixture import numbers_of_mixture, rows_of_sources
 from fmstune.data.rendering.answer import Writer
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader
@@ -104,7 +104,7 @@ def prepare(
         summary = replace(summary, unused=unused, eval_unused=eval_unused)
     if not held_out:
         return PreparedData(train, None, replace(summary, skipped=bad.count), bad, places)
-    evaluation, held = _together(held_out, max_length)
+    evaluation, held = _concatenated(held_out, max_length)
     if METHODS[method].in_order:
         evaluation = evaluation.select(_order(len(evaluation), seed))
     summary = replace(
@@ -212,7 +212,7 @@ def _mixed(
     `shuffled` is for a method whose trainer takes the rows in order, batch by batch: a batch should not have
     only good answers, or both answers to one prompt, more often than by chance.
     """
-    together, summary = _together(parts, max_length)
+    together, summary = _concatenated(parts, max_length)
     rows = [len(part.kept()) for part in parts]
     places = [part.of.places[number] for part in parts for number in part.kept()]
     weights = [part.of.reader.source.weight for part in parts]
@@ -228,7 +228,7 @@ def _mixed(
             return together, summary, places
         order = _order(sum(rows), seed)
         return together.select(order), summary, [places[number] for number in order]
-    wanted = repeated(rows, given) if len(given) == len(rows) else rows
+    wanted = rows_of_sources(rows, given) if len(given) == len(rows) else rows
     times = [number / count if count else 1.0 for number, count in zip(wanted, rows, strict=True)]
     summary = replace(
         summary,
@@ -240,7 +240,7 @@ def _mixed(
             for part, count, often, weight in zip(parts, rows, times, weights, strict=True)
         ),
     )
-    order = drawn(rows, wanted, seed)
+    order = numbers_of_mixture(rows, wanted, seed)
     return together.select(order), summary, [places[number] for number in order]
 
 
@@ -249,7 +249,7 @@ def _weighted(parts: list[_Part], times: Sequence[float], what: str) -> int:
     return round(sum(often * float(count) for often, count in zip(times, each, strict=True)))
 
 
-def _together(parts: list[_Part], max_length: int | None) -> tuple[datasets.Dataset, DataSummary]:
+def _concatenated(parts: list[_Part], max_length: int | None) -> tuple[datasets.Dataset, DataSummary]:
     """The rows of all parts, concatenated. Raises `DataError` when none of them can be trained on."""
     numbers = [part.kept() for part in parts]
     kept = sum(map(len, numbers))

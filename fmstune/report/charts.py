@@ -134,7 +134,7 @@ def smoothed(values: Iterable[float], smoothing: float) -> Iterator[float]:
 
 
 def _smoothed(values: Numbers, smoothing: float) -> Numbers:
-    found, averages = values.beside(), smoothed(values, smoothing)
+    found, averages = values.sibling(), smoothed(values, smoothing)
     while block := array("d", itertools.islice(averages, _AT_ONCE)):
         found.extend(block)
     return found

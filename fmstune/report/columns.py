@@ -61,19 +61,19 @@ class Numbers(Sequence[float]):
         self._kept: list[array[float] | int] = []
         self._tail = array("d")
 
-    def beside(self) -> Numbers:
+    def sibling(self) -> Numbers:
         """An empty sequence in the same storage."""
         return Numbers(self._room)
 
     def append(self, number: float) -> None:
         """Add a number."""
         self._tail.append(number)
-        self._keep_on()
+        self._store_tail()
 
     def extend(self, numbers: array[float]) -> None:
         """Add numbers."""
         self._tail.extend(numbers)
-        self._keep_on()
+        self._store_tail()
 
     def blocks(self) -> Iterator[array[float]]:
         """Yield blocks of some thousands of numbers; blocks of two columns have equal lengths."""
@@ -120,7 +120,7 @@ class Numbers(Sequence[float]):
     def _block(self, number: int) -> array[float]:
         return self._tail if number == len(self._kept) else self._room.get(self._kept[number])
 
-    def _keep_on(self) -> None:
+    def _store_tail(self) -> None:
         tail = self._tail
         while len(tail) >= _AT_ONCE:
             self._kept.append(self._room.keep(tail[:_AT_ONCE]))

@@ -15,7 +15,7 @@ from fmstune.report.words import printable
 _ASKS = "What can you do?"
 
 
-def resuming(directory: Path) -> str | None:
+def resume_command(directory: Path) -> str | None:
     """The command that resumes an unfinished run, with all its settings; `None` if it has no checkpoint. It
     starts as many processes as fmstune or torchrun started here."""
     if newest_checkpoint(directory) is None or not (directory / CONFIG_NAME).exists():
@@ -25,11 +25,11 @@ def resuming(directory: Path) -> str | None:
     return _command("train", _place(directory / CONFIG_NAME), *several, "--resume")
 
 
-def following(run: RunView, question: str | None = None) -> list[str]:
+def next_commands(run: RunView, question: str | None = None) -> list[str]:
     """The next commands for a run: to use its model if it has finished, otherwise to finish it."""
     directory, settings = _place(run.directory), run.detail.settings
     if run.status != "finished":
-        again = resuming(run.directory)
+        again = resume_command(run.directory)
         return [*([again] if again else []), _command("runs", "show", directory)]
     found = []
     if run.line.method != "reward":  # a reward model does not generate text
@@ -39,7 +39,7 @@ def following(run: RunView, question: str | None = None) -> list[str]:
     return [*found, _command("runs", "show", directory)]
 
 
-def opening(delivery: DeliveryReport) -> str | None:
+def open_command(delivery: DeliveryReport) -> str | None:
     """The command that opens a tracker's run, if neither its URL nor its note does."""
     place = delivery.url or ""
     if not place or place.startswith(("http://", "https://")):

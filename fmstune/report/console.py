@@ -85,23 +85,23 @@ class SummingConsole(RunConsole):
     def end(self, directory: Path) -> None:
         run = read_run(directory)
         found = ending_of(run, view_of(run))
-        self._sum_up(found)
+        self._print_summary(found)
         self._report(run)
-        self._say_kept()
+        self._report_log()
         self.before_end()
         if self._answer == "json":
             self._emit("end", **found.to_json())
             self.answered = True
         elif self._answer == "directory" and not self._file.isatty():
-            self._answered(hide(str(directory)))
+            self._print_answer(hide(str(directory)))
 
     def _emit(self, kind: str, **values: Any) -> None:
         """Print a JSON object as a line of standard output; the last one is the summary."""
         if not self.quiet and not self.answered:
             record = {"kind": kind, **process_redactor().value(values, tracked=True)}
-            self._answered(json.dumps(strict(record), ensure_ascii=False, default=str))
+            self._print_answer(json.dumps(strict(record), ensure_ascii=False, default=str))
 
-    def _answered(self, line: str) -> None:
+    def _print_answer(self, line: str) -> None:
         """Print a line to standard output, in UTF-8, with the original bytes of a path. If it is not writable
         (a full disk, a closed pipe), the training continues, after one warning."""
         if self._gone:
@@ -123,13 +123,13 @@ class SummingConsole(RunConsole):
         except Exception as error:
             self.warn(f"the report could not be written: {type(error).__name__}: {error}")
 
-    def _say_kept(self) -> None:
+    def _report_log(self) -> None:
         """Report where the output of libraries and user code is, if there was any."""
         kept = self._others.kept() if self._others is not None else None
         if self._others is not None and kept is not None and kept.lines:
             self.say("log", f"{self._others.path}: {counted(kept.lines, 'line')} of libraries and callbacks")
 
-    def _sum_up(self, found: Ending) -> None:
+    def _print_summary(self, found: Ending) -> None:
         if self.quiet:
             return
         if self.console.is_terminal:

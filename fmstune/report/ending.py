@@ -13,7 +13,7 @@ from typing import Any
 
 from fmstune.delivery.report import DeliveryReport
 from fmstune.models.checkpoints import newest_checkpoint
-from fmstune.report.commands import following, opening
+from fmstune.report.commands import next_commands, open_command
 from fmstune.report.curves import Curve, Figures, TrackedRun, read_run
 from fmstune.report.show import RESOURCES, RunView, view_of
 from fmstune.report.words import cell, duration
@@ -140,8 +140,8 @@ def ending_of(run: TrackedRun, view: RunView) -> Ending:
         energy=energy(run.curves),
         model=_model(view),
         delivery=view.delivery,
-        opens={each.tracker: command for each in view.delivery if (command := opening(each))},
-        next=following(view, question_of(run)),
+        opens={each.tracker: command for each in view.delivery if (command := open_command(each))},
+        next=next_commands(view, question_of(run)),
     )
 
 

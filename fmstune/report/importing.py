@@ -66,7 +66,7 @@ def runs_at(source: str) -> Iterator[PastRun]:
     )
 
 
-def bring_in(past: PastRun, folder: Path) -> Imported:
+def import_run(past: PastRun, folder: Path) -> Imported:
     """Create a run directory from a run, unless it exists. Raises `RunError` if it cannot be written."""
     own = hashlib.sha256(f"{past.source} {past.id}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
     name = re.sub(r"[^\w.-]+", "-", past.name).strip("-.")[:80] or past.source

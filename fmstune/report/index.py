@@ -135,7 +135,7 @@ class RunIndex:
         try:
             return self._database.execute(select, values).fetchall()
         except sqlite3.Error as error:
-            self._give_up(error)
+            self._disable(error)
             return []
 
     def _change(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -146,9 +146,9 @@ class RunIndex:
             self._database.executemany(statement, rows)
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
-            self._give_up(error)
+            self._disable(error)
 
-    def _give_up(self, error: sqlite3.Error) -> None:
+    def _disable(self, error: sqlite3.Error) -> None:
         """Continue without the index; the next command rebuilds a damaged one."""
         self.close()
         self._database = None

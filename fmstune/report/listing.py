@@ -46,7 +46,7 @@ def list_runs(
         unknown = [run for run in runs if run.real not in lines or (detailed and run.real not in details)]
         _read(unknown, index, lines, details, moved)
         if not walk.unreadable:
-            _forget(named, runs, index)
+            _drop_deleted(named, runs, index)
     finally:
         index.close()
     listed = [
@@ -77,7 +77,7 @@ def _read(
         index.add(read, read_at=read_at)
 
 
-def _forget(named: Sequence[Path], runs: Sequence[FoundRun], index: RunIndex) -> None:
+def _drop_deleted(named: Sequence[Path], runs: Sequence[FoundRun], index: RunIndex) -> None:
     """Remove deleted runs from the index."""
     found = {run.real for run in runs}
     for folder in named or [Path("runs")]:

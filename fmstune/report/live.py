@@ -78,7 +78,7 @@ class LiveConsole(SummingConsole):
     def _drawn(self) -> Text:
         try:
             if self._follower is not None:
-                self._follower.look(self._state)
+                self._follower.update(self._state)
             return drawn(self._state, self.console.width)
         except Exception as error:  # a display that cannot be drawn must not stop the run
             return Text(f"{type(error).__name__}: {error}", style="dim")

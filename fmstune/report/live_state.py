@@ -130,7 +130,7 @@ class Follower:
         self._directory = directory
         self._reader: JournalReader | None = None
 
-    def look(self, state: LiveState, *, most: int = 20_000) -> list[Event]:
+    def update(self, state: LiveState, *, most: int = 20_000) -> list[Event]:
         """Add new events, at most `most`, to the state, and return them."""
         found: list[Event] = []
         try:

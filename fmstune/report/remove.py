@@ -13,7 +13,7 @@ from fmstune.errors import ConfigError, RunError
 from fmstune.report.curves import require_run
 from fmstune.report.index import RunIndex, index_path
 from fmstune.report.summary import journal_of
-from fmstune.run.directory import clear, written
+from fmstune.run.directory import clear, run_files
 from fmstune.system import locks
 from fmstune.text import shown_path
 
@@ -38,7 +38,7 @@ def planned(directory: Path) -> Removal:
             f"{shown_path(directory)} is a link to {shown_path(directory.resolve())}; use that directory."
         )
     _require_not_running(directory)
-    entries = sorted(written(directory))
+    entries = sorted(run_files(directory))
     others = sorted(set(directory.iterdir()) - set(entries))
     return Removal(directory, entries, sum(map(_size, entries)), others)
 

@@ -65,7 +65,7 @@ class Walk:
                 for entry in entries:
                     if entry.name == TRACKING_DIR:
                         tracked = True
-                    elif entry.is_dir(follow_symlinks=False) and not _is_never(entry.name):
+                    elif entry.is_dir(follow_symlinks=False) and not _is_skipped(entry.name):
                         below.append((entry.name, False))
                     elif entry.is_symlink() and os.path.lexists(entry.path + _JOURNAL):
                         below.append((entry.name, True))
@@ -108,7 +108,7 @@ def _state(of: os.stat_result) -> str:
     return f"{of.st_dev} {of.st_ino} {of.st_size} {of.st_mtime_ns} {of.st_ctime_ns}"
 
 
-def _is_never(name: str) -> bool:
+def _is_skipped(name: str) -> bool:
     return name.startswith((".", "checkpoint-")) or name in _NEVER
 
 

@@ -13,7 +13,7 @@ from fmstune.delivery.checkpoints import HandedCheckpoints
 from fmstune.delivery.recorder import Recorder
 from fmstune.launch.environment import is_main_process
 from fmstune.models.checkpoints import checkpoints, step_of
-from fmstune.run.directory import RunDirectory, written
+from fmstune.run.directory import RunDirectory, run_files
 from fmstune.text import counted
 from fmstune.training.build import BuiltTrainer
 
@@ -95,5 +95,5 @@ def break_links(directory: Path, step: int) -> None:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    found = [each for each in written(folder) if each.is_file() and each.name not in _LEFT_OUT]
+    found = [each for each in run_files(folder) if each.is_file() and each.name not in _LEFT_OUT]
     return {each.name: each for each in found if each.suffix != ".log"}

@@ -162,7 +162,7 @@ def run_state(path: Path) -> Literal["finished", "failed", "interrupted"] | None
     return status if status in ("finished", "failed") else "interrupted"  # type: ignore[return-value]
 
 
-def written(path: Path) -> list[Path]:
+def run_files(path: Path) -> list[Path]:
     """The files in a directory that a run writes, recognised by their names."""
     entries = path.iterdir() if path.exists() else ()
     return [
@@ -181,7 +181,7 @@ def clear(path: Path) -> None:
         for entry in tracking.iterdir():
             if entry != kept:
                 _remove(entry)
-    for entry in written(path):
+    for entry in run_files(path):
         if entry != tracking or not kept.exists():
             _remove(entry)
 

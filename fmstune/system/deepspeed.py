@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fmstune.config.check.suggest import closest
-from fmstune.config.rules.deepspeed import KEY, written
+from fmstune.config.rules.deepspeed import KEY, quoted
 from fmstune.config.rules.deepspeed_table import AUTO, BATCH, DeepSpeedTable, deepspeed_table, read_table
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError, combined
@@ -44,7 +44,7 @@ def _precision(found: DeepSpeedTable, config: RunConfig) -> Iterator[str]:
         enabled = found.get(f"{half}.enabled")
         if isinstance(enabled, bool) and enabled is not wanted:
             yield (
-                f"{written(found, f'{half}.enabled')} contradicts the precision of this run "
+                f"{quoted(found, f'{half}.enabled')} contradicts the precision of this run "
                 f'({chosen.line()}): write "auto" there, or set training.{half} = {str(enabled).lower()}.'
             )
 
@@ -59,7 +59,7 @@ def _optimizer(found: DeepSpeedTable) -> Iterator[str]:
     if kind.lower() not in DEEPSPEED_OPTIMIZERS and kind not in theirs:
         close = closest(kind, sorted(theirs | set(DEEPSPEED_OPTIMIZERS)), {})
         meant = f"Did you mean {close}?" if close else f"Available: {listed(DEEPSPEED_OPTIMIZERS)}."
-        yield f"{written(found, 'optimizer.type')} is no optimizer of DeepSpeed or torch. {meant}"
+        yield f"{quoted(found, 'optimizer.type')} is no optimizer of DeepSpeed or torch. {meant}"
 
 
 def _refused(found: DeepSpeedTable, table: dict[str, Any]) -> Iterator[str]:
@@ -92,7 +92,7 @@ def _sentence(found: DeepSpeedTable, key: str, detail: dict[str, Any]) -> str:
     problem = str(detail["msg"]).rstrip(".")
     if found.get(key) is None:  # an error of several settings together
         return f"{KEY}: DeepSpeed refuses {key.rstrip('.') or 'it'}{found.place}: {problem}."
-    return f"{written(found, key)} is refused by DeepSpeed: {problem[:1].lower()}{problem[1:]}."
+    return f"{quoted(found, key)} is refused by DeepSpeed: {problem[:1].lower()}{problem[1:]}."
 
 
 def _names() -> list[str]:

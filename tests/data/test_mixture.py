@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.config.schema.tables import DataConfig, DataSource, ModelConfig
-from fmstune.data.mixture import drawn, repeated
+from fmstune.data.mixture import numbers_of_mixture, rows_of_sources
 from fmstune.data.prepare import PreparedData, prepare
 from fmstune.errors import ConfigError, DataError
 from fmstune.models.load import load_tokenizer
@@ -123,12 +123,12 @@ def test_no_mixture_loses_a_row_and_its_proportions_match_the_weights(
 ) -> None:
     rows, weights = [count for count, _ in sources], [weight for _, weight in sources]
     try:
-        wanted = repeated(rows, weights)
+        wanted = rows_of_sources(rows, weights)
     except DataError:
         return
     scale = max(count / weight for count, weight in sources)
     assert all(abs(number - weight * scale) <= 0.5 for number, weight in zip(wanted, weights, strict=True))
-    found = Counter(drawn(rows, wanted, seed))
+    found = Counter(numbers_of_mixture(rows, wanted, seed))
     start = 0
     for count, number in zip(rows, wanted, strict=True):
         own = [found[row] for row in range(start, start + count)]

@@ -17,7 +17,7 @@ import pytest
 from fmstune.delivery.journal.labels import labels
 from fmstune.delivery.journal.reader import Event, JournalReader
 from fmstune.delivery.ledger import load_ledger
-from fmstune.report.importing import Imported, bring_in, runs_at
+from fmstune.report.importing import Imported, import_run, runs_at
 from fmstune.testing import runs
 from fmstune.testing.compare import differences, params_of
 from fmstune.testing.findings import Stored
@@ -65,7 +65,7 @@ def delivered(name: str, run: Path) -> list[Event]:
 
 def imported(source: Path, into: Path) -> Imported:
     (past,) = runs_at(str(source))
-    return bring_in(past, into)
+    return import_run(past, into)
 
 
 def stored_in(found: list[Event]) -> Stored:
@@ -222,7 +222,7 @@ def test_an_unknown_status_is_reported(config: Any, status: str, said: str | Non
     (past,) = runs_at(str(tmp_path))
     assert past.status == status
     assert (said is None and past.lost == ()) or any(str(said) in each for each in past.lost)
-    bring_in(past, tmp_path / "here")
+    import_run(past, tmp_path / "here")
 
 
 @pytest.mark.parametrize(

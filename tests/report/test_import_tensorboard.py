@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import fmstune
 from fmstune.delivery.recorder import Recorder, active
-from fmstune.report.importing import Imported, bring_in, runs_at
+from fmstune.report.importing import Imported, import_run, runs_at
 from fmstune.trackers.records import MetricPoint
 from fmstune.trackers.tensorboard_tracker import TensorBoardTracker
 from tests.support.journals import events, journal_path
@@ -21,7 +21,7 @@ from tests.support.shipping import delivered_by
 
 
 def imported(source: Path, into: Path) -> list[Imported]:
-    return [bring_in(past, into) for past in runs_at(str(source))]
+    return [import_run(past, into) for past in runs_at(str(source))]
 
 
 def points(directory: Path) -> list[tuple[str, int | None, Any]]:

@@ -36,20 +36,20 @@ def test_a_display_follows_the_journal_as_it_grows() -> None:
     recorder = begin(Path("a"))
     state, follower = LiveState(), Follower(Path("a"))
     recorder.set_params(with_settings({"training.max_steps": 40}), "config")
-    follower.look(state)
+    follower.update(state)
     assert (state.steps, state.title) == (40, "org/tiny-chat · sft · chats.jsonl")
     for step in (10, 20):
         recorder.track_point(MetricPoint({"loss": 3.0 / step, "grad_norm": 1.5}, "train", step, step / 20))
-        follower.look(state)
+        follower.update(state)
         assert state.losses[-1] == (step, 3.0 / step)
     recorder.track(1.25, "loss", "eval", step=20)
     recorder.track_sample({"process_memory_mb": 512.0}, "system", 20)
     Ledger("aim", delivered=3, total=5, error="connection refused").save(Path("a"))
-    follower.look(state)
+    follower.update(state)
     assert (state.epoch, state.eval_loss, state.memory_mb) == (1.0, 1.25, 512.0)
     assert state.deliveries == [Delivered("aim", 3, 5, "connection refused")]
     leave(recorder)
-    follower.look(state)
+    follower.update(state)
     assert state.status == "finished"
 
 

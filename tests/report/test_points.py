@@ -15,7 +15,7 @@ from rich.console import Console
 from fmstune.cli.main import main
 from fmstune.cli.run_watch import _shown
 from fmstune.delivery.journal.reader import JournalReader
-from fmstune.report.commands import following
+from fmstune.report.commands import next_commands
 from fmstune.report.curves import read_run
 from fmstune.report.ending import ending
 from fmstune.report.live_state import Follower, LiveState
@@ -133,7 +133,7 @@ def test_watching_a_long_finished_run_shows_its_end(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", ["実験\u3000１", "-x", "a'b\nc", "tab\there", "\u202egnp"])
 def test_a_suggested_command_quotes_the_directory_for_a_shell(name: str) -> None:
     make_run(Path(name))
-    show = following(view_of(read_run(Path(name))))[-1]
+    show = next_commands(view_of(read_run(Path(name))))[-1]
     assert show.isprintable() or "\u3000" in show
     printed = subprocess.run(
         ["bash", "-c", f'fmstune() {{ printf %s "$3"; }}; {show}'], capture_output=True, check=True

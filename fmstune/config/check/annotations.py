@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 
-def written(field: dataclasses.Field[Any]) -> str:
+def annotation_of(field: dataclasses.Field[Any]) -> str:
     """The annotation as a string, whether or not the class's module postpones annotations."""
     annotation: Any = field.type
     if isinstance(annotation, str):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from fmstune.config.check.advice import advice, meant
-from fmstune.config.check.annotations import literal_values, options_of, split, written
+from fmstune.config.check.annotations import annotation_of, literal_values, options_of, split
 from fmstune.config.check.suggest import hint
 from fmstune.config.check.words import in_words, kind_of, shown_for
 from fmstune.errors import ConfigError
@@ -34,7 +34,9 @@ def read_dataclass(cls: type[T], given: Mapping[str, Any], *, where: str, prefix
     for name, field in fields.items():
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needed and name not in values:
-            raise ConfigError(f"{where}: {prefix}.{name} is missing; set it to {in_words(written(field))}.")
+            raise ConfigError(
+                f"{where}: {prefix}.{name} is missing; set it to {in_words(annotation_of(field))}."
+            )
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:  # from the class's own __post_init__
@@ -46,7 +48,7 @@ def check_field(value: Any, field: dataclasses.Field[Any], *, where: str, key: s
     if read := field.metadata.get("read"):  # a setting with its own reader
         return read(value, where=where, key=key)
     choices = field.metadata.get("choices")
-    checked = check_value(value, written(field), where=where, key=key, choices=choices)
+    checked = check_value(value, annotation_of(field), where=where, key=key, choices=choices)
     check_bounds(checked, field.metadata, where=where, key=key)
     return checked
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fmstune.config.check.annotations import written
+from fmstune.config.check.annotations import annotation_of
 from fmstune.config.check.suggest import hint
 from fmstune.config.check.words import in_words
 from fmstune.config.inspect.decided import decided_by
@@ -67,7 +67,7 @@ def explain(config: RunConfig, key: str) -> Explanation:
     table, *names = split_key(key, "explain")
     name = ".".join(names)
     if table in ("trackers", "params"):
-        return _free(config, table, names, key)
+        return _explain_free(config, table, names, key)
     if table == "training" and name in OWNED_TRAINING:
         raise ConfigError(f"{key} is managed by fmstune: {OWNED_TRAINING[name]}.")
     method = config.run.method
@@ -87,7 +87,7 @@ def explain(config: RunConfig, key: str) -> Explanation:
         )
     for own in dataclasses.fields(TABLES[table]) if table in TABLES else ():
         if own.name == name:
-            takes = _takes(written(own), own.metadata.get("choices"), own.metadata)
+            takes = _takes(annotation_of(own), own.metadata.get("choices"), own.metadata)
             value = getattr(getattr(config, table), name)
             default = own.default
             if "read" in own.metadata:  # data.train and data.eval, shown as written
@@ -131,7 +131,7 @@ def _explanation(config: RunConfig, key: str, value: Any, default: Any, takes: s
     return Explanation(key, _visible(key, value), origin, over, default, takes, text)
 
 
-def _free(config: RunConfig, table: str, names: Sequence[str], key: str) -> Explanation:
+def _explain_free(config: RunConfig, table: str, names: Sequence[str], key: str) -> Explanation:
     """Explain a tracker's option, or a param: the keys are the tracker's or the user's own."""
     values: Any = getattr(config, table)
     for part in names:

@@ -68,11 +68,11 @@ def gather(config_path: Path | None, flags: Sequence[Flag], sets: Sequence[str],
     path = config_path or (cwd / CONFIG_FILE if os.path.lexists(cwd / CONFIG_FILE) else None)
     sources = Sources(file=(shown_path(path) if config_path else CONFIG_FILE) if path else None)
     if path is not None and sources.file is not None:
-        _take_file(sources, read_text(path), sources.file)
+        _add_file(sources, read_text(path), sources.file)
     for key, value, flag in flags:
-        _take(sources, split_key(key, flag), value, flag)
+        _add(sources, split_key(key, flag), value, flag)
     for parts, value in parse_sets(sets):
-        _take(sources, parts, value, "--set")
+        _add(sources, parts, value, "--set")
     return sources
 
 
@@ -96,7 +96,7 @@ def of_other_methods(key: str, method: str) -> str | None:
     return f"{key} is a setting of {in_series(others)}; this run's method is {method} (--method)."
 
 
-def _take_file(sources: Sources, text: str, name: str) -> None:
+def _add_file(sources: Sources, text: str, name: str) -> None:
     lines = key_lines(text)
 
     def place(*parts: str) -> str:
@@ -118,29 +118,29 @@ def _take_file(sources: Sources, text: str, name: str) -> None:
             )
         for key, value in content.items():
             if table == "trackers" and isinstance(value, dict):
-                _take(sources, [table, key], {}, place(table, key))
+                _add(sources, [table, key], {}, place(table, key))
                 for option, its_value in value.items():
-                    _take(sources, [table, key, option], its_value, place(table, key, option))
+                    _add(sources, [table, key, option], its_value, place(table, key, option))
             else:
-                _take(sources, [table, key], value, place(table, key))
+                _add(sources, [table, key], value, place(table, key))
 
 
-def _take(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> None:
+def _add(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> None:
     table, *rest = parts
     key = dotted(parts)
     if table in FREE_TABLES and rest and key in sources.origins:
-        there = _at(sources.params if table == "params" else sources.trackers, rest)
+        there = _get(sources.params if table == "params" else sources.trackers, rest)
         if not isinstance(there, Mapping):
             sources.over.setdefault(key, []).insert(0, Given(there, sources.origins[key]))
     if table == "params" and rest:
-        _lay(sources.params, rest, value, origin)
+        _insert(sources.params, rest, value, origin)
         sources.origins[key] = origin
     elif table == "trackers" and rest:
         if len(rest) == 1 and not isinstance(value, Mapping):
             name = shortened(key)
             how = f"set one, as in {name}.NAME=VALUE" if origin == "--set" else f"write it as [{name}]"
             raise ConfigError(f"{origin}: {name} is a table of options; {how}.{_CHOSEN}")
-        _lay(sources.trackers, rest, value, origin)
+        _insert(sources.trackers, rest, value, origin)
         sources.origins[key] = origin
         sources.origins.setdefault(dotted([table, rest[0]]), origin)
     elif len(parts) == 2 and table in _tables():
@@ -163,7 +163,7 @@ def _take(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> No
         raise ConfigError(f"{origin}: there is no setting {shortened(key)}.{hint(key, known_keys())}")
 
 
-def _at(table: Mapping[str, Any], parts: Sequence[str]) -> Any:
+def _get(table: Mapping[str, Any], parts: Sequence[str]) -> Any:
     """The value of a key in nested tables, or `None`."""
     found: Any = table
     for part in parts:
@@ -171,7 +171,7 @@ def _at(table: Mapping[str, Any], parts: Sequence[str]) -> Any:
     return found
 
 
-def _lay(table: dict[str, Any], parts: Sequence[str], value: Any, origin: str) -> None:
+def _insert(table: dict[str, Any], parts: Sequence[str], value: Any, origin: str) -> None:
     nested = value
     for part in reversed(parts):
         nested = {part: nested}

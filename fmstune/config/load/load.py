@@ -13,7 +13,7 @@ from fmstune.config.load.layers import Flag, Given, Sources, gather, known_keys,
 from fmstune.config.load.values import dotted, merged, parse_params, read_params_file
 from fmstune.config.methods.known import DEFAULT, METHODS
 from fmstune.config.paths.models import with_adapter
-from fmstune.config.rules.evaluation import check_together
+from fmstune.config.rules.evaluation import check_consistency
 from fmstune.config.schema.managed import OWNED_TRAINING, RENAMED_TRAINING, TRAINING_BOUNDS, TRAINING_DEFAULTS
 from fmstune.config.schema.tables import (
     DEMO,
@@ -49,7 +49,7 @@ def load(
     """
     cwd = cwd or Path()
     sources = gather(config_path, flags, sets, cwd)
-    checked = _newer_names(_check_all(sources.given))
+    checked = _with_renamed_keys(_check_all(sources.given))
     _choose_demo(checked, sources.file)
     of_adapter = with_adapter(checked, {key: given.origin for key, given in sources.given.items()}, cwd)
     demo = checked["model.path"] == DEMO and _is_demo(checked["data.train"])
@@ -66,7 +66,7 @@ def load(
             **of_adapter,
             **dict.fromkeys((f"training.{name}" for name in defaults), "default"),
             **sources.origins,
-            **_newer_names({key: given.origin for key, given in sources.given.items()}),
+            **_with_renamed_keys({key: given.origin for key, given in sources.given.items()}),
             **param_origins,
         },
         over={key: [(given.value, given.origin) for given in over] for key, over in sources.over.items()},
@@ -74,7 +74,7 @@ def load(
         base_dir=cwd,
         demo=demo,
     )
-    return check_together(config)
+    return check_consistency(config)
 
 
 def load_trackers(
@@ -135,7 +135,7 @@ def _check(key: str, given: Given, method: str) -> Any:
     raise ConfigError(f"{where}: there is no setting {shortened(key)}.{hint(key, known_keys(method))}")
 
 
-def _newer_names(entries: dict[str, T]) -> dict[str, T]:
+def _with_renamed_keys(entries: dict[str, T]) -> dict[str, T]:
     """Rename the keys in `RENAMED_TRAINING` to their newer names, unless those are given."""
     renamed = {
         f"training.{old}": f"training.{new}"

@@ -81,7 +81,7 @@ def deepspeed_problems(config: RunConfig) -> Iterator[str]:
     yield from _schedule(found, config)
 
 
-def written(found: DeepSpeedTable, key: str) -> str:
+def quoted(found: DeepSpeedTable, key: str) -> str:
     """A value at the start of a message: `training.deepspeed: zero_optimization.stage = 7 in zero.json`."""
     return f"{KEY}: {key} = {_json(found.get(key))}{found.place}"
 
@@ -107,14 +107,14 @@ def _zero(found: DeepSpeedTable) -> Iterator[str]:
             return  # misspelt, which is reported
         yield f'{KEY}: {ZERO} is missing{found.place}: add "{ZERO}": {{"stage": 2}}.'
     elif not isinstance(zero, Mapping):
-        yield f'{written(found, ZERO)} is not an object: write {{"stage": 2}}.'
+        yield f'{quoted(found, ZERO)} is not an object: write {{"stage": 2}}.'
     elif stage is None:
         if not any(closest(name, ["stage"], {}) for name in zero):  # that, DeepSpeed reports
             yield f"{KEY}: {ZERO}.stage is missing{found.place}: set it to 1, 2 or 3."
     elif isinstance(stage, bool) or stage not in (0, 1, 2, 3) or not isinstance(stage, int):
-        yield f"{written(found, f'{ZERO}.stage')} is not a stage of ZeRO: set it to 0, 1, 2 or 3."
+        yield f"{quoted(found, f'{ZERO}.stage')} is not a stage of ZeRO: set it to 0, 1, 2 or 3."
     elif stage == 3 and GATHER in zero and zero[GATHER] is not True and zero[GATHER] != AUTO:
-        yield f"{written(found, f'{ZERO}.{GATHER}')} would leave the run without a model: leave it out."
+        yield f"{quoted(found, f'{ZERO}.{GATHER}')} would leave the run without a model: leave it out."
 
 
 def _numbers(found: DeepSpeedTable, config: RunConfig) -> Iterator[str]:
@@ -125,7 +125,7 @@ def _numbers(found: DeepSpeedTable, config: RunConfig) -> Iterator[str]:
     wanted = [_set(config, "adam_beta1"), _set(config, "adam_beta2")]
     if betas not in (None, AUTO) and betas != wanted:
         yield (
-            f"{written(found, 'optimizer.params.betas')} contradicts training.adam_beta1 = {wanted[0]} and "
+            f"{quoted(found, 'optimizer.params.betas')} contradicts training.adam_beta1 = {wanted[0]} and "
             f'training.adam_beta2 = {wanted[1]}: write "auto" there, or change these.'
         )
 
@@ -142,7 +142,7 @@ def _batch(found: DeepSpeedTable, config: RunConfig) -> Iterator[str]:
     if whole and (total == each * int(processes) if processes.isdigit() else total % each == 0):
         return
     yield (
-        f"{written(found, 'train_batch_size')} contradicts training.per_device_train_batch_size = {rows} "
+        f"{quoted(found, 'train_batch_size')} contradicts training.per_device_train_batch_size = {rows} "
         f"times training.gradient_accumulation_steps = {times} times the number of processes"
         f'{f" ({processes})" if processes else ""}: write "auto" there, or change these.'
     )
@@ -155,9 +155,9 @@ def _precision(found: DeepSpeedTable, config: RunConfig) -> Iterator[str]:
         part, key = found.get(half), f"{half}.enabled"
         enabled = found.get(key)
         if part is not None and not isinstance(part, Mapping):
-            yield f'{written(found, half)} is not an object: write {{"enabled": "auto"}}.'
+            yield f'{quoted(found, half)} is not an object: write {{"enabled": "auto"}}.'
         elif enabled not in (None, AUTO) and not isinstance(enabled, bool):
-            yield f'{written(found, key)} is not true, false or "auto": write "auto" there.'
+            yield f'{quoted(found, key)} is not true, false or "auto": write "auto" there.'
         elif isinstance(enabled, bool) and is_set and enabled is not bool(config.training.get(half)):
             yield _contradicts(found, key, config, half)
 
@@ -171,7 +171,7 @@ def _replaced(found: DeepSpeedTable, config: RunConfig) -> Iterator[str]:
         if not isinstance(given, Mapping) or not isinstance(given.get("type"), str):
             yield f'{KEY}: {part}{found.place} has no type: set "type" in it, or leave {part} out.'
         elif not isinstance(given.get("params") or {}, Mapping):
-            yield f"{written(found, f'{part}.params')} is not an object: write {{}}."
+            yield f"{quoted(found, f'{part}.params')} is not an object: write {{}}."
         elif (value := config.training.get(name)) not in (None, _default(config, name)):
             yield f"{KEY}: {part}{found.place} would replace training.{name} = {shown(value)}: leave one out."
 
@@ -184,7 +184,7 @@ def _left_open(found: DeepSpeedTable) -> Iterator[str]:
             there = [each.rpartition(".")[2] for each in FILLED if each.rpartition(".")[0] == part]
             close = closest(name, there, {})
             meant = f"Did you mean {close}?" if close else "Write a value there, or leave it out."
-            yield f"{written(found, key)} is filled by nothing in [training]. {meant}"
+            yield f"{quoted(found, key)} is filled by nothing in [training]. {meant}"
 
 
 def _auto_keys(table: Mapping[str, Any], before: str = "") -> Iterator[str]:
@@ -200,7 +200,7 @@ def _schedule(found: DeepSpeedTable, config: RunConfig) -> Iterator[str]:
     if isinstance(kind, str) and kind not in SCHEDULERS:
         close = closest(kind, list(SCHEDULERS), {})
         meant = f"Did you mean {close}?" if close else f"Available: {listed(list(SCHEDULERS))}."
-        yield f"{written(found, 'scheduler.type')} is no scheduler of DeepSpeed. {meant}"
+        yield f"{quoted(found, 'scheduler.type')} is no scheduler of DeepSpeed. {meant}"
     # How many steps a run has is often known only with its data.
     steps, warmup = _set(config, "max_steps") or 0, _set(config, "warmup_steps") or 0
     wanted = {"total_num_steps": steps if steps > 0 else None}
@@ -215,7 +215,7 @@ def _schedule(found: DeepSpeedTable, config: RunConfig) -> Iterator[str]:
             if number is not None
             else "may contradict the number of steps, which depends on the data"
         )
-        yield f'{written(found, key)} {reason}: write "auto" there.'
+        yield f'{quoted(found, key)} {reason}: write "auto" there.'
 
 
 def _set(config: RunConfig, name: str) -> Any:
@@ -238,7 +238,7 @@ def _contradicts(found: DeepSpeedTable, key: str, config: RunConfig, name: str) 
     value, own = found.get(key), _json(_set(config, name))
     number = isinstance(value, (bool, int, float))
     other = f", or set training.{name} = {_json(value)}" if number else ""
-    return f'{written(found, key)} contradicts training.{name} = {own}: write "auto" there{other}.'
+    return f'{quoted(found, key)} contradicts training.{name} = {own}: write "auto" there{other}.'
 
 
 def _json(value: Any) -> str:

@@ -28,7 +28,7 @@ _NEED_EVALUATION = {
 _STEPS = ("logging_steps", "eval_steps", "save_steps", "warmup_steps")
 
 
-def check_together(config: RunConfig) -> RunConfig:
+def check_consistency(config: RunConfig) -> RunConfig:
     """Return the configuration if it is consistent. Raises a `ConfigError` that lists the problems."""
     problems = [*_evaluation(config), *_training(config), *_paths(config), *missing(config)]
     found = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.data.columns import Row, looks_like_a_row
-from fmstune.data.files.encodings import OLDER, decoded, encoding_of, not_so, say_older
+from fmstune.data.files.encodings import OLDER, decoded, encoding_of, report_old_encoding, wrong_encoding
 from fmstune.data.files.opening import opened
 from fmstune.errors import DataError
 from fmstune.text import counted
@@ -35,7 +35,7 @@ def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> I
     csv.field_size_limit(1 << 30)  # the default of 128 KiB is less than one long document
     encoding = encoding_of(path, name)
     if encoding == OLDER:
-        say_older(name, say)
+        report_old_encoding(name, say)
     elif encoding == "utf-8":
         encoding = "utf-8-sig"
     delimiter, skipped = _delimiter(path, name, encoding, usual)
@@ -48,7 +48,7 @@ def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> I
         try:
             yield from _rows(reader, name, skipped, delimiter, say)
         except UnicodeError:
-            raise not_so(name, encoding) from None
+            raise wrong_encoding(name, encoding) from None
         except csv.Error as error:
             raise DataError(
                 f"{name} line {skipped + reader.line_num}: {error}; put a cell with quotation marks in "
@@ -124,7 +124,7 @@ def _delimiter(path: Path, name: str, encoding: str, usual: str) -> tuple[str, i
         try:
             sample = text.read(_PIECE)
         except UnicodeError:
-            raise not_so(name, encoding) from None
+            raise wrong_encoding(name, encoding) from None
         finally:
             text.detach()
     named = _NAMED.match(sample)

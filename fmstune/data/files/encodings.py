@@ -42,7 +42,7 @@ class TextFile:
         `DataError`."""
         encoding = encoding_of(path, name, most=most)
         if encoding == OLDER:
-            say_older(name, say)
+            report_old_encoding(name, say)
         return cls(path, name, encoding)
 
     @contextlib.contextmanager
@@ -55,12 +55,12 @@ class TextFile:
                 yield io.BufferedReader(_Recoded(decoded(file, self.encoding), self), _PIECE)
 
 
-def say_older(name: str, say: Callable[[str], None]) -> None:
+def report_old_encoding(name: str, say: Callable[[str], None]) -> None:
     """Report that a file is in an older encoding."""
     say(f"{name} is not UTF-8 text; it is read as Windows-1252 (Latin-1)")
 
 
-def not_so(name: str, encoding: str) -> DataError:
+def wrong_encoding(name: str, encoding: str) -> DataError:
     """The error for a file that does not keep to the encoding of its beginning."""
     called = encoding.upper().removesuffix("-SIG")[:6].rstrip("-")
     return DataError(f"{name} begins as {called} text and continues as something else; save it as UTF-8.")
@@ -133,7 +133,7 @@ class _Recoded(io.RawIOBase):
             try:
                 self._rest = self._text.read(_PIECE).encode()
             except UnicodeError:
-                raise not_so(self._of.name, self._of.encoding) from None
+                raise wrong_encoding(self._of.name, self._of.encoding) from None
         part, self._rest = self._rest[: len(wanted)], self._rest[len(wanted) :]
         wanted[: len(part)] = part
         return len(part)

@@ -12,7 +12,7 @@ from fmstune.data.columns import Row
 from fmstune.data.files.csv_files import read_csv
 from fmstune.data.files.encodings import TextFile
 from fmstune.data.files.json_files import Found, read_json
-from fmstune.data.files.json_lines import no_utf8
+from fmstune.data.files.json_lines import not_utf8_error
 from fmstune.data.files.opening import opened
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
@@ -75,7 +75,7 @@ def _lines(file: IO[bytes], name: str) -> Iterator[str]:
             # A byte order mark is not text, also in the middle, where files with one were joined.
             yield line.decode("utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError:
-            raise no_utf8(f"{name} line {number}") from None
+            raise not_utf8_error(f"{name} line {number}") from None
 
 
 def _at_line_ends(file: IO[bytes]) -> Iterator[bytes]:
@@ -99,8 +99,8 @@ def _first_bad_line(of: TextFile) -> DataError:
             try:
                 line.decode()
             except UnicodeDecodeError:
-                return no_utf8(f"{name} line {number}")
-    return no_utf8(name)
+                return not_utf8_error(f"{name} line {number}")
+    return not_utf8_error(name)
 
 
 def _read_table(path: Path, name: str, kind: str) -> Iterator[Found]:
@@ -111,8 +111,10 @@ def _read_table(path: Path, name: str, kind: str) -> Iterator[Found]:
         for batch in _parquet(path, name) if kind == ".parquet" else _arrow(path, name):
             names = batch.schema.names
             if len(set(names)) < len(names):
-                doubled = next(each for each in names if names.count(each) > 1)
-                raise DataError(f"{name}: the column {doubled!r} occurs twice; remove one, or rename it.")
+                duplicate_key = next(each for each in names if names.count(each) > 1)
+                raise DataError(
+                    f"{name}: the column {duplicate_key!r} occurs twice; remove one, or rename it."
+                )
             # Without it a column of maps becomes lists of pairs.
             for row in batch.to_pylist(maps_as_pydicts="strict"):
                 number += 1

@@ -21,7 +21,7 @@ class Decoder:
     """Like Python's decoder, but reports a key with two values, of which that silently keeps the last."""
 
     def __init__(self) -> None:
-        self._doubled: str | None = None
+        self._duplicate_key: str | None = None
         self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
 
     def decode(self, text: str, at: int) -> tuple[Any, int]:
@@ -29,15 +29,17 @@ class Decoder:
         `ValueError` or `RecursionError` for what Python cannot represent."""
         return self._decoder.raw_decode(text, at)
 
-    def doubled(self) -> str | None:
+    def duplicate_key(self) -> str | None:
         """The key that the last value had twice with different values, if any; reported once."""
-        found, self._doubled = self._doubled, None
+        found, self._duplicate_key = self._duplicate_key, None
         return found
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) != len(pairs):
-            self._doubled = next((key for key, value in pairs if made[key] != value), self._doubled)
+            self._duplicate_key = next(
+                (key for key, value in pairs if made[key] != value), self._duplicate_key
+            )
         return made
 
 

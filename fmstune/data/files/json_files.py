@@ -14,14 +14,14 @@ from fmstune.data.columns import A_ROW, Row, is_message
 from fmstune.data.files.articles import is_article, questions_of
 from fmstune.data.files.encodings import TextFile
 from fmstune.data.files.json_array import BadArray, JsonText
-from fmstune.data.files.json_lines import Placed, doubled_key, json_lines
+from fmstune.data.files.json_lines import Placed, duplicate_key_error, json_lines
 from fmstune.data.files.json_objects import (
     NotFound,
     holds_rows,
     is_list_of_rows,
+    report_other_contents,
     rows_inside,
-    say_beside,
-    unpacked,
+    unwrapped,
 )
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
@@ -120,8 +120,8 @@ def _pieces(file: IO[bytes], name: str, wanted: Wanted, say: Callable[[str], Non
         for row in _values(text, name, wanted, say):
             number += 1
             place = f"{name} row {number}"
-            key = text.decoder.doubled()
-            yield place, _object(row, place) if key is None else doubled_key(key, place)
+            key = text.decoder.duplicate_key()
+            yield place, _object(row, place) if key is None else duplicate_key_error(key, place)
     except UnicodeDecodeError:
         raise DataError(f"{name}{_after(number)}: this is not UTF-8 text; save the file as UTF-8.") from None
     except BadArray as error:
@@ -181,7 +181,7 @@ def _large_object(
             or not wanted.columns.isdisjoint((key, *whole))
         ):
             whole[key] = [*first, *items]
-        elif wanted.passes_over(key):
+        elif wanted.skips(key):
             passed_over.append(key)
             for _ in items:
                 pass
@@ -196,11 +196,11 @@ def _large_object(
             given.append(key)
             yield from chain(first, items)
     if given:
-        wanted.say_others(passed_over, name, say)
-        say_beside(whole, given, name, say)
+        wanted.report_others(passed_over, name, say)
+        report_other_contents(whole, given, name, say)
         return
     if passed_over:
-        wanted.among(passed_over, name)  # raises the error, as none of these names is wanted
+        wanted.choose(passed_over, name)  # raises the error, as none of these names is wanted
         raise DataError(
             f"{name} has only {', '.join(passed_over)}; choose it with split under [[{wanted.table}]]."
         )
@@ -214,7 +214,7 @@ def _large_object(
 def _object(row: Any, place: str) -> Row | DataError:
     if not isinstance(row, dict):
         return DataError(f"{place}: a row is a JSON object, this is {kind_in_words(row)}; {A_ROW}.")
-    row, cut = unpacked(row)
+    row, cut = unwrapped(row)
     if cut:
         return DataError(
             f"{place}: the hub's viewer has truncated {listed([f'`{cell}`' for cell in cut])}; load the "

@@ -80,8 +80,8 @@ class _Lines:
                 raise _Bad("it is nested too deeply") from None
             except ValueError as error:
                 raise _Bad(str(error).partition(";")[0]) from None
-            key = self._decoder.doubled()
-            found.append(value if key is None else doubled_key(key, f"{self._name} line {number}"))
+            key = self._decoder.duplicate_key()
+            found.append(value if key is None else duplicate_key_error(key, f"{self._name} line {number}"))
 
     def _longer(self, number: int, text: str) -> tuple[int, str]:
         """The text with as many of the following lines as its first value takes, and its last line's number.
@@ -107,7 +107,7 @@ class _Lines:
                 raise _Bad(again.msg, number + again.lineno - 1, again.colno, taken) from None
             except (RecursionError, ValueError) as again:
                 raise _Bad(str(again).partition(";")[0], number, 1, taken) from None
-            self._decoder.doubled()
+            self._decoder.duplicate_key()
             needed, length = 0, len(pieces[0])
             while length < end:
                 needed += 1
@@ -135,14 +135,14 @@ def _text(raw: bytes, place: str, taken: list[Numbered] | None = None) -> str:
     except UnicodeDecodeError:
         if taken is not None:
             raise _Bad("it is not UTF-8 text", lines=taken) from None
-        raise no_utf8(place) from None
+        raise not_utf8_error(place) from None
 
 
-def no_utf8(place: str) -> DataError:
+def not_utf8_error(place: str) -> DataError:
     """The error for bytes that are not text."""
     return DataError(f"{place}: this is not UTF-8 text; save the file as UTF-8.")
 
 
-def doubled_key(key: str, place: str) -> DataError:
+def duplicate_key_error(key: str, place: str) -> DataError:
     """The error for an object with a duplicate key, of which JSON parsers keep the last."""
     return DataError(f"{place}: it has the key `{key}` twice, with different values; remove one.")

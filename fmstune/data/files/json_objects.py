@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from fmstune.config.paths.data import split_named
-from fmstune.data.columns import CONVERSATIONS, SPEAKERS, SYSTEMS, holds, is_message, looks_like_a_row
+from fmstune.data.columns import CONVERSATIONS, SPEAKERS, SYSTEMS, has_value, is_message, looks_like_a_row
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
 from fmstune.text import listed
@@ -35,17 +35,17 @@ def rows_inside(value: dict[str, Any], wanted: Wanted, name: str, say: Callable[
         raise NotFound
     if found := _by_columns(value):
         if _is_split_table(value):
-            say_beside(value, ("columns", "data"), name, say)
+            report_other_contents(value, ("columns", "data"), name, say)
         return found
     if holds_rows(value) or (wanted.columns and wanted.columns <= value.keys()):
         raise NotFound
     by_split = {key: inner for key, inner in value.items() if split_named(key) and _is_table(inner)}
     if by_split or (wanted.chosen and _is_table(value.get(wanted.split))):
         splits = {key: inner for key, inner in value.items() if _is_table(inner)}
-        taken = wanted.among(splits, name)
+        taken = wanted.choose(splits, name)
         others = () if wanted.chosen else [key for key in splits if split_named(key)]
-        wanted.say_others([key for key in others if key != taken and splits[key]], name, say)
-        say_beside(value, (taken, *(splits if wanted.chosen else others)), name, say)
+        wanted.report_others([key for key in others if key != taken and splits[key]], name, say)
+        report_other_contents(value, (taken, *(splits if wanted.chosen else others)), name, say)
         return _table(splits[taken], wanted, name, say)
     numbered = all(key.isdigit() and isinstance(inner, dict) for key, inner in value.items())
     if numbered or all(map(looks_like_a_row, value.values())):
@@ -64,11 +64,11 @@ def rows_inside(value: dict[str, Any], wanted: Wanted, name: str, say: Callable[
             f"split under [[{wanted.table}]]."
         )
     if lists:
-        say_beside(value, lists, name, say)
+        report_other_contents(value, lists, name, say)
         return list(value[lists[0]])
     tables = [key for key, inner in value.items() if isinstance(inner, dict) and key.lower() in _LISTS]
     if len(tables) == 1:
-        say_beside(value, tables, name, say)
+        report_other_contents(value, tables, name, say)
         return _table(value[tables[0]], wanted, name, say)
     raise NotFound
 
@@ -84,7 +84,7 @@ def is_list_of_rows(key: str, first: Any) -> bool:
     """Whether a list under this key that starts with this item is a list of rows."""
     if not isinstance(first, dict) or is_message(first):
         return False
-    if key in CONVERSATIONS and {"input", "output"} <= first.keys() and not _asks(first):
+    if key in CONVERSATIONS and {"input", "output"} <= first.keys() and not _has_question_column(first):
         return False  # the turns of one conversation
     if key in SYSTEMS:
         return False  # Anthropic's blocks of text
@@ -94,7 +94,7 @@ def is_list_of_rows(key: str, first: Any) -> bool:
     return looks_like_a_row(first) or (known and key != "conversations")
 
 
-def _asks(value: dict[str, Any]) -> bool:
+def _has_question_column(value: dict[str, Any]) -> bool:
     """Whether an object with `input` and `output` is a row by another of its columns."""
     return looks_like_a_row({key: inner for key, inner in value.items() if key not in ("input", "output")})
 
@@ -122,7 +122,7 @@ def _table(value: Any, wanted: Wanted, name: str, say: Callable[[str], None]) ->
         return [value]
 
 
-def say_beside(
+def report_other_contents(
     value: Mapping[str, Any], taken: Collection[str], name: str, say: Callable[[str], None]
 ) -> None:
     """Report what an object contains other than the rows taken from it."""
@@ -130,14 +130,14 @@ def say_beside(
     found = [
         f"`{key}`" + (f" (a list of {len(value[key]):,})" if isinstance(value[key], list) else "")
         for key in others
-        if holds(value[key]) and value[key] is not False
+        if has_value(value[key]) and value[key] is not False
     ]
     if found:
         verb = "is" if len(found) == 1 else "are"
         say(f"{name}: {listed(found)} next to the rows {verb} not used; put what a row needs into the row")
 
 
-def unpacked(item: Any) -> tuple[Any, list[str]]:
+def unwrapped(item: Any) -> tuple[Any, list[str]]:
     """The row itself, if it is wrapped with its number, as in the hub's viewer; and which of its cells the
     viewer has truncated."""
     if not isinstance(item, dict) or not isinstance(item.get("row"), dict) or "row_idx" not in item:

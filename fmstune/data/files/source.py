@@ -47,18 +47,18 @@ class Origin:
             return cls(source, split, ())
         beside = list(_beside(found, source.path))
         origin = cls(source, split, found.files)
-        origin.wanted.say_others(found.other_splits, source.path, beside.append)
+        origin.wanted.report_others(found.other_splits, source.path, beside.append)
         origin = replace(origin, beside=tuple(beside))
         splits = _saved_splits(found.files[0], source.path)
         if splits is None:
             return origin
-        taken = origin.wanted.among(splits, source.path)
+        taken = origin.wanted.choose(splits, source.path)
         others = [] if source.split else [each for each in splits if each != taken and not split_named(each)]
         if others:
             why = f"named after no split, as others there are; {_OWN}"
             beside.append(f"{source.path}: {listed(others)} not read: {why}")
         named = [each for each in splits if each != taken and split_named(each)]
-        origin.wanted.say_others(named, source.path, beside.append)
+        origin.wanted.report_others(named, source.path, beside.append)
         return replace(origin, files=(found.files[0] / taken,), beside=tuple(beside))
 
     @property

@@ -22,13 +22,13 @@ class Wanted:
     table: str = "data.train"
     columns: frozenset[str] = frozenset()
 
-    def passes_over(self, name: str) -> bool:
+    def skips(self, name: str) -> bool:
         """Whether a name is that of another split."""
         if self.chosen:
             return name != self.split
         return split_named(name) not in (None, self.split)
 
-    def say_others(self, others: Iterable[str], source: str, say: Callable[[str], None]) -> None:
+    def report_others(self, others: Iterable[str], source: str, say: Callable[[str], None]) -> None:
         """Report the splits that are not trained on, unless the user has named the split."""
         there = list(dict.fromkeys(others))
         if there and not self.chosen and self.split == "train":
@@ -38,7 +38,7 @@ class Wanted:
                 f"{self.split} with split under [[{self.table}]]"
             )
 
-    def among(self, names: Iterable[str], source: str) -> str:
+    def choose(self, names: Iterable[str], source: str) -> str:
         """The one to use: of this name, or the only one of this kind (`train_sft`), or the only one at all.
         Raises `DataError` with the existing ones."""
         there = list(names)

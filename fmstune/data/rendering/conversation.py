@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from fmstune.data.rendering.dialect import Dialect, Given, as_parts, ask
+from fmstune.data.rendering.dialect import Dialect, Given, as_parts, probe_dialect
 from fmstune.data.rendering.tool_words import ToolWords
 from fmstune.data.rendering.turns import Turns
 from fmstune.data.rows.messages import ROLES, Message, says_something
@@ -56,7 +56,7 @@ class ChatWriter:
     @functools.cached_property
     def dialect(self) -> Dialect:
         """What the template supports; determined at the first conversation."""
-        return ask(self.tokenizer)
+        return probe_dialect(self.tokenizer)
 
     @functools.cached_property
     def own_words(self) -> str:

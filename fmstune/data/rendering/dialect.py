@@ -123,7 +123,7 @@ def as_parts(message: Given) -> Given:
     return message | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
-def ask(tokenizer: PreTrainedTokenizerBase) -> Dialect:
+def probe_dialect(tokenizer: PreTrainedTokenizerBase) -> Dialect:
     """Determine the dialect of a tokenizer's chat template, with about thirty renderings."""
     probe = _Probe(tokenizer)
     user, answer = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fmstune.data.columns import holds
+from fmstune.data.columns import has_value
 from fmstune.errors import DataError
 
 NAMES = "names of parameters"
@@ -88,7 +88,7 @@ def _parts(schema: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Path]]:
     """The meaningful parts of a schema, by the names of their kinds, including nested ones."""
     for key, value in schema.items():
         here = (*path, key)
-        if key in _NO_WORDS or not holds(value) or (key == "type" and "properties" in schema):
+        if key in _NO_WORDS or not has_value(value) or (key == "type" and "properties" in schema):
             continue
         if key == "properties" and isinstance(value, Mapping):
             for name, inner in value.items():

@@ -27,7 +27,7 @@ class BadRows:
     known: set[str] | None = None
     """The lines of the file, once it has been read."""
 
-    def take(self, place: str, error: DataError) -> None:
+    def reject(self, place: str, error: DataError) -> None:
         """Handle a bad row. Raises the error, unless bad rows are skipped."""
         if not self.skip:
             raise error

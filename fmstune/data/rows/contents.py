@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fmstune.data.cells import kind_in_words
-from fmstune.data.columns import holds
+from fmstune.data.columns import has_value
 from fmstune.data.rows.fields import Fields, Lost
 from fmstune.errors import DataError
 
@@ -95,7 +95,7 @@ def read_reasoning(
     several that differ."""
     found = {"a part of its `content`": thought} if thought.strip() else {}
     for key in REASONING:
-        if not holds(fields.given.get(key)):
+        if not has_value(fields.given.get(key)):
             fields.get(key)
             continue
         text = _thought_of(fields.given[key], f"{fields.name}.{key}", lost)

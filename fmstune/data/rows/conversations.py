@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fmstune.data.columns import SYSTEMS, Row, holds, system_of
+from fmstune.data.columns import SYSTEMS, Row, has_value, system_of
 from fmstune.data.rows.messages import Message
 from fmstune.data.rows.tools import read_tools
 from fmstune.data.rows.unused import Unused
@@ -21,7 +21,7 @@ def with_tools(row: Row, place: str, unused: Unused) -> dict[str, Any]:
     Raises `DataError`.
     """
     tools, functions = (
-        read_tools(row[name], place) if holds(row.get(name)) and row[name] != "null" else []
+        read_tools(row[name], place) if has_value(row.get(name)) and row[name] != "null" else []
         for name in ("tools", "functions")
     )
     if tools and any(function not in tools for function in functions):
@@ -37,7 +37,7 @@ def with_system(messages: list[Message], row: Row, place: str, unused: Unused) -
         return messages
     if messages and messages[0]["role"] in ("system", "developer"):
         if messages[0].get("content") != system:
-            name = next(name for name in SYSTEMS if holds(row.get(name)))
+            name = next(name for name in SYSTEMS if has_value(row.get(name)))
             unused.add(f"the column `{name}` is not used: the conversation has a system message", place)
         return messages
     return [{"role": "system", "content": system}, *messages]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fmstune.data.columns import holds
+from fmstune.data.columns import has_value
 from fmstune.data.rows.unused import Unused
 
 
@@ -43,7 +43,7 @@ class Fields:
         """The value of a field with several names: the first that is not empty. Other names with the same
         value are read with it; a different value is recorded as lost."""
         there = [key for key in keys if self.given.get(key) is not None]
-        chosen = next((key for key in there if holds(self.given[key])), next(iter(there), None))
+        chosen = next((key for key in there if has_value(self.given[key])), next(iter(there), None))
         if chosen is None:
             return None
         for key in there:
@@ -58,12 +58,12 @@ class Fields:
 
     def rest(self) -> Iterator[str]:
         """The non-empty fields that have not been read."""
-        return (key for key, value in self.given.items() if key not in self._read and holds(value))
+        return (key for key, value in self.given.items() if key not in self._read and has_value(value))
 
     def lose(self, key: str) -> None:
         """Record a field as not used, if it is not empty."""
         self._read.add(key)
-        if holds(self.given[key]):
+        if has_value(self.given[key]):
             self._lost.fields[f"{self.name}.{key}"] = None
 
     def lose_rest(self) -> None:

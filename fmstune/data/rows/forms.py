@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from fmstune.config.schema.prompt_template import PromptTemplate
 from fmstune.data.cells import kind_in_words
-from fmstune.data.columns import CONTEXTS, HISTORY, SYSTEMS, Row, tidied
+from fmstune.data.columns import CONTEXTS, HISTORY, SYSTEMS, Row, with_known_names
 from fmstune.data.rows.loss_columns import LOSS_COLUMNS
 from fmstune.data.rows.shapes import recognise
 from fmstune.errors import DataError
@@ -78,4 +78,4 @@ def filled(template: PromptTemplate) -> Form:
 
 def _called(row: Row, ours: Collection[str]) -> list[str]:
     """The columns of a row that have these names, ignoring case."""
-    return [theirs for name, theirs in tidied({name: name for name in row}).items() if name in ours]
+    return [theirs for name, theirs in with_known_names({name: name for name in row}).items() if name in ours]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fmstune.data.cells import true_or_false
-from fmstune.data.columns import Row, holds
+from fmstune.data.cells import as_boolean
+from fmstune.data.columns import Row, has_value
 from fmstune.data.rows.recognised import PREFERENCES, Shape
 from fmstune.data.rows.weights import is_nan, weight_of
 from fmstune.errors import DataError
@@ -32,7 +32,7 @@ def loss_of(row: Row, place: str, shape: Shape) -> dict[str, Any]:
 
     Raises `DataError` for invalid values, and for shapes that are learnt in other ways.
     """
-    given = {name: row[name] for name in LOSS_COLUMNS if holds(row.get(name))}
+    given = {name: row[name] for name in LOSS_COLUMNS if has_value(row.get(name))}
     if not given:
         return {}
     if shape in PREFERENCES:
@@ -50,7 +50,7 @@ def loss_of(row: Row, place: str, shape: Shape) -> dict[str, Any]:
             weight = weight_of(value, place, name)
             if found.setdefault("weight", weight) != weight:
                 raise DataError(f"{place}: its `weight` and `loss_weight` contradict each other; remove one.")
-        elif (said := true_or_false(value)) is not None:
+        elif (said := as_boolean(value)) is not None:
             found[name] = said
         else:
             raise DataError(

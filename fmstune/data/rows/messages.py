@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fmstune.data.cells import loaded, parsed, true_or_false
-from fmstune.data.columns import SPEAKERS, holds, listed
+from fmstune.data.cells import as_boolean, loaded, parsed
+from fmstune.data.columns import SPEAKERS, as_list, has_value
 from fmstune.data.rows.anthropic import calls_in_parts, with_own_results
 from fmstune.data.rows.calls import read_calls
 from fmstune.data.rows.contents import read_content, read_reasoning
@@ -40,7 +40,7 @@ def read_messages(value: Any, place: str, key: str, unused: Unused | None = None
     """
     if type(value) is list and (said := _all_plain(value)):
         return said
-    value = listed(parsed(loaded(value, f"{place}: `{key}`")))
+    value = as_list(parsed(loaded(value, f"{place}: `{key}`")))
     if isinstance(value, Mapping) and ("role" in value or "from" in value):
         value = [value]
     if not isinstance(value, (list, tuple)) or not value:
@@ -79,7 +79,7 @@ def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
     if role is None:
         raise DataError(f"{where} has the role {speaker!r}; roles are {', '.join(SPEAKERS)}.")
     value = fields.first("content", "value")
-    if role == "assistant" and not holds(value) and isinstance(given.get("refusal"), str):
+    if role == "assistant" and not has_value(value) and isinstance(given.get("refusal"), str):
         value = fields.get("refusal")  # OpenAI's answers have their refusal there instead of a content
     calls = _calls(fields, where, lost)
     if role == "assistant":
@@ -159,10 +159,10 @@ def _weight(fields: Fields, where: str) -> float | None:
         found["weight"] = weight_of(fields.get("weight"), where, "weight")
     for name in _TRAINED:
         value = fields.get(name)
-        said = true_or_false(value)
+        said = as_boolean(value)
         if said is not None:
             found[name] = float(said)
-        elif holds(value):
+        elif has_value(value):
             raise DataError(f"{where} has {value!r} as its `{name}`; it is true or false.")
     if len(set(map(bool, found.values()))) > 1:
         says = " and ".join(f"`{name}` {fields.given[name]!r}" for name in found)

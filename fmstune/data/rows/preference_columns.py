@@ -12,10 +12,10 @@ from fmstune.data.columns import (
     QUESTIONS,
     Row,
     as_message_list,
-    first_there,
+    first_present,
 )
 from fmstune.data.rows.conversations import BESIDE_CHATS
-from fmstune.data.rows.questions import OF_CHATS, contexts_beside
+from fmstune.data.rows.questions import OF_CHATS, context_columns
 from fmstune.data.rows.shapes import ends_with_question
 from fmstune.errors import DataError
 
@@ -46,7 +46,7 @@ class PreferenceColumns:
     @property
     def contexts(self) -> tuple[str, ...]:
         """Columns that are a part of the question."""
-        return contexts_beside(self.question, self.answer or "") if self.question else ()
+        return context_columns(self.question, self.answer or "") if self.question else ()
 
     def used(self) -> frozenset[str]:
         """All columns that are read."""
@@ -71,8 +71,8 @@ def find_columns(row: Row, where: str, method: str, *, chat: bool) -> Preference
         return all(name is not None and row.get(name) is not None for name in names)
 
     form = METHODS[method].form
-    question = first_there(row, ("prompt", *QUESTIONS))
-    answer = first_there(row, ("completion", *ANSWERS))
+    question = first_present(row, ("prompt", *QUESTIONS))
+    answer = first_present(row, ("completion", *ANSWERS))
     if question == answer or (answer == "completion" and question != "prompt"):
         question = next((name for name in ("prompt", *QUESTIONS) if has(name) and name != answer), None)
     conversation = next((name for name in CONVERSATIONS if as_message_list(row.get(name))), None)

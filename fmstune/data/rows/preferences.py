@@ -10,23 +10,23 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-from fmstune.data.cells import kind_in_words, loaded, true_or_false
+from fmstune.data.cells import as_boolean, kind_in_words, loaded
 from fmstune.data.columns import (
     HISTORY,
     Row,
     as_message_list,
     context_of,
+    has_value,
     history_of,
-    holds,
     require_text,
     system_of,
 )
 from fmstune.data.rows.conversations import with_system, with_tools
 from fmstune.data.rows.messages import read_messages
 from fmstune.data.rows.preference_columns import PAIRS, PreferenceColumns, find_columns
-from fmstune.data.rows.questions import after, plain_prompt, with_context
+from fmstune.data.rows.questions import plain_prompt, with_context, with_leading_space
 from fmstune.data.rows.recognised import Recognised, Shape
-from fmstune.data.rows.repeated import apart
+from fmstune.data.rows.repeated import split_off_prompt
 from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
 from fmstune.text import counted
@@ -119,7 +119,8 @@ def _chat_pair(
     """`whole` allows pairs that diverge at a question: a reward model judges conversations."""
     # Each keeps at least one message: an answer is needed even if one continues the other.
     wholes = [
-        apart(begins, answer, where, key) for key, answer in (("chosen", chosen), ("rejected", rejected))
+        split_off_prompt(begins, answer, where, key)
+        for key, answer in (("chosen", chosen), ("rejected", rejected))
     ]
     if begins and any(whole is not None for whole in wholes):
         chosen, rejected = (
@@ -173,7 +174,7 @@ def _plain(row: Row, prompt: str, columns: PreferenceColumns, where: str) -> str
 
 
 def _after(columns: PreferenceColumns, prompt: str, answer: str) -> str:
-    return answer if columns.question == "prompt" else after(prompt, answer)
+    return answer if columns.question == "prompt" else with_leading_space(prompt, answer)
 
 
 def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> dict[str, Any]:
@@ -191,7 +192,7 @@ def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) 
     assert prompt is not None
     if columns.as_chat or isinstance(completion, list) or isinstance(prompt, list):
         prompt, completion = _as_messages(prompt), _said(completion)
-        if whole := apart(prompt, completion, where, columns.answer or ""):
+        if whole := split_off_prompt(prompt, completion, where, columns.answer or ""):
             prompt, completion = whole
         spoken = next((at for at, each in enumerate(completion) if each["role"] == "assistant"), 0)
         prompt, completion = [*prompt, *completion[:spoken]], completion[spoken:]
@@ -211,7 +212,7 @@ def _extras(row: Row, made: Row, where: str, unused: Unused, *, margin: bool) ->
     learnt unchanged, so tools next to them are not used."""
     found = with_tools(row, where, unused) if _is_chat(made) else {}
     for name in () if _is_chat(made) else ("tools", "functions"):
-        if holds(row.get(name)):
+        if has_value(row.get(name)):
             unused.column(name, where)
     if margin and row.get("margin") is not None:
         try:
@@ -269,13 +270,13 @@ def _prompt(row: Row, where: str, columns: PreferenceColumns, unused: Unused) ->
     if isinstance(asked, str):
         return with_context(asked, context_of(row, columns.contexts, where)) if columns.as_chat else asked
     for name in columns.contexts:
-        if holds(row.get(name)):  # a conversation has its own
+        if has_value(row.get(name)):  # a conversation has its own
             unused.column(name, where)
     return asked
 
 
 def _label(value: Any, where: str) -> bool:
-    label = true_or_false(value)
+    label = as_boolean(value)
     if label is None:
         raise DataError(f"{where}: `label` is {value!r}; use true for a good answer, false for a bad one.")
     return label

@@ -28,10 +28,10 @@ _ALPACA = (
 )
 
 
-def asked(row: Row, question: str, answer: str, *, chat: bool) -> Recognised:
+def question_rows(row: Row, question: str, answer: str, *, chat: bool) -> Recognised:
     """The rows of a source whose first one has these columns: conversations if the model supports them, else
     texts."""
-    contexts = contexts_beside(question, answer)
+    contexts = context_columns(question, answer)
     columns = frozenset((question, answer, *contexts, *OF_CHATS, *(BESIDE_CHATS if chat else ())))
 
     def parts(row: Row, place: str) -> tuple[str, str, str]:
@@ -58,7 +58,7 @@ def asked(row: Row, question: str, answer: str, *, chat: bool) -> Recognised:
         instruction, context, output = parts(row, place)
         prompt = plain_prompt(question, instruction, context, system_of(row, place))
         exact = (question, answer) == _PLAIN
-        return {"prompt": prompt, "completion": output if exact else after(prompt, output)}
+        return {"prompt": prompt, "completion": output if exact else with_leading_space(prompt, output)}
 
     name = _name(row, question, answer, contexts)
     if chat:
@@ -66,7 +66,7 @@ def asked(row: Row, question: str, answer: str, *, chat: bool) -> Recognised:
     return Recognised("prompt/completion", name, as_text, columns)
 
 
-def contexts_beside(question: str, answer: str = "") -> tuple[str, ...]:
+def context_columns(question: str, answer: str = "") -> tuple[str, ...]:
     """The columns that are part of the question, in addition to these two."""
     if question == "prompt" and answer in ("completion", ""):
         return ("context",)  # `input` next to a prompt usually is what the prompt was built from
@@ -98,7 +98,7 @@ def _alpaca(instruction: str, context: str) -> str:
     return _ALPACA.format(given, instruction, f"### Input:\n{context}\n\n" if context else "")
 
 
-def after(prompt: str, answer: str) -> str:
+def with_leading_space(prompt: str, answer: str) -> str:
     """The answer with a leading space, unless one of the two has a blank there (as fms-hf-tuning joins its
     `input` and `output`)."""
     return answer if not prompt or prompt[-1:].isspace() or answer[:1].isspace() else f" {answer}"

@@ -11,7 +11,7 @@ from fmstune.config.methods.known import DEFAULT, METHODS
 from fmstune.config.schema.data import DataConfig, DataSource, handler_name
 from fmstune.config.schema.prompt_template import parse_template
 from fmstune.data.cells import kind_in_words
-from fmstune.data.columns import Row, holds, tidied, without_nan
+from fmstune.data.columns import Row, has_value, with_known_names, without_nan
 from fmstune.data.files.formats import Found
 from fmstune.data.files.source import Origin, Split
 from fmstune.data.rows.bad_rows import BadRows
@@ -134,10 +134,10 @@ class Reader:
         part.unused = Unused(self.source.path)
         return part
 
-    def take(self, part: Reader) -> None:
+    def merge_counts(self, part: Reader) -> None:
         """Add the counts of a reader of the rows that follow those counted so far."""
         self.read += part.read
-        self.unused.take(part.unused)
+        self.unused.merge(part.unused)
 
     @property
     def handled(self) -> bool:
@@ -155,13 +155,13 @@ class Reader:
         for place, found in self.found():
             self.read += 1
             if isinstance(found, DataError):
-                self.bad.take(place, found)
+                self.bad.reject(place, found)
                 continue
             for row in self._handled(place, found):
                 try:
                     read = self._read(row, place)
                 except DataError as error:
-                    self.bad.take(place, error)
+                    self.bad.reject(place, error)
                     continue
                 count += 1
                 yield place, read
@@ -172,21 +172,21 @@ class Reader:
         """A row in its shape; its unused columns are counted."""
         left_out: Collection[str] = ()
         if self.method == "sft" and not self._by_template:
-            nan_weight(tidied(row), self._columns, place)
+            nan_weight(with_known_names(row), self._columns, place)
         formed = row = as_pair(without_nan(row))
         if self._form:
             formed, left_out = self._form(row, place)
-        formed = with_one_answer(tidied(formed), place, self.unused)
+        formed = with_one_answer(with_known_names(formed), place, self.unused)
         if self.recognised is None:
             self.recognised = self._recognise(formed, place)
         read = self.recognised.read(formed, place, self.unused)
         asked = loss_of(formed, place, self.recognised.shape)
         read = {**read, **asked} if asked else read
         for name in left_out:
-            if holds(row[name]):
+            if has_value(row[name]):
                 self.unused.column(str(name), place)
         for name, value in formed.items():
-            if name not in self.recognised.columns and name not in LOSS_COLUMNS and holds(value):
+            if name not in self.recognised.columns and name not in LOSS_COLUMNS and has_value(value):
                 self.unused.column(str(name), place)
         return read
 
@@ -218,7 +218,7 @@ class Reader:
         try:
             made = self._handler(copy.deepcopy(dict(row)))
         except Exception as error:  # the user's code may raise anything
-            self.bad.take(place, DataError(f"{what} raised {type(error).__name__}: {first_line(error)}"))
+            self.bad.reject(place, DataError(f"{what} raised {type(error).__name__}: {first_line(error)}"))
             return []
         rows = [] if made is None else list(made) if isinstance(made, (list, tuple)) else [made]
         if not rows:
@@ -226,7 +226,7 @@ class Reader:
         for each in rows:
             if not isinstance(each, Mapping):
                 wrong = f"{what} returned {kind_in_words(each)}; it returns a row, a list of rows, or None."
-                self.bad.take(place, DataError(wrong))
+                self.bad.reject(place, DataError(wrong))
                 return []
         return rows
 

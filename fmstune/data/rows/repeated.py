@@ -8,7 +8,7 @@ from fmstune.data.rows.messages import Message, says_something
 from fmstune.errors import DataError
 
 
-def apart(
+def split_off_prompt(
     prompt: Sequence[Message], answer: Sequence[Message], where: str, key: str
 ) -> tuple[list[Message], list[Message]] | None:
     """The whole prompt, and the part of the answer that follows it, if the answer in the column `key`
@@ -19,7 +19,7 @@ def apart(
     said = [message for message in prompt if says_something(message)]
     if len(said) < len(prompt) and answer and answer[0]["role"] != "assistant":
         # An empty prompt, as in tables whose answers are whole conversations.
-        return apart(said, answer, where, key) or (said, list(answer))
+        return split_off_prompt(said, answer, where, key) or (said, list(answer))
     for length in range(min(len(prompt), len(answer)), 0, -1):
         again = prompt[-length:]
         asks = any(message["role"] in ("user", "system", "developer") for message in again)

@@ -13,14 +13,14 @@ from fmstune.data.columns import (
     CONVERSATIONS,
     QUESTIONS,
     Row,
+    as_list,
     as_message_list,
-    first_there,
-    holds,
+    first_present,
+    has_value,
     is_message,
-    listed,
+    is_verdict,
     require_text,
-    unknown,
-    verdict,
+    unknown_shape,
 )
 from fmstune.data.rows.conversations import (
     BESIDE_CHATS,
@@ -29,9 +29,9 @@ from fmstune.data.rows.conversations import (
     with_tools,
 )
 from fmstune.data.rows.messages import read_messages
-from fmstune.data.rows.questions import OF_CHATS, asked
+from fmstune.data.rows.questions import OF_CHATS, question_rows
 from fmstune.data.rows.recognised import PREFERENCES, Recognised, Shape
-from fmstune.data.rows.repeated import apart
+from fmstune.data.rows.repeated import split_off_prompt
 from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
 
@@ -47,11 +47,11 @@ def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
     def has(*keys: str) -> bool:
         return all(row.get(key) is not None for key in keys)
 
-    key = first_there(row, CONVERSATIONS)
+    key = first_present(row, CONVERSATIONS)
     pair = has("chosen", "rejected")
     if key and not (pair and ends_with_question(row[key])):
         return _judged_or(row, _conversation(row, key), (key,))
-    answer = first_there(row, ANSWERS)
+    answer = first_present(row, ANSWERS)
     question = next((name for name in QUESTIONS if has(name) and name != answer), None)
     if pair:
         answers = as_message_list(row["chosen"])
@@ -67,10 +67,10 @@ def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
         read = _labelled_tokens if has("labels") else _tokens
         return Recognised("tokens", name, read, frozenset(("input_ids", "labels", "attention_mask")))
     if question and answer and _may_be_text(row[question]) and _may_be_text(row[answer]):
-        return _judged_or(row, asked(row, question, answer, chat=chat), (question, answer))
+        return _judged_or(row, question_rows(row, question, answer, chat=chat), (question, answer))
     if has("text"):
         return Recognised("text", "text", _text, frozenset(("text",)))
-    raise unknown(row, place)
+    raise unknown_shape(row, place)
 
 
 def _may_be_text(value: Any) -> bool:
@@ -87,11 +87,11 @@ def _judged_or(row: Row, found: Recognised, learnt: Sequence[str]) -> Recognised
     """`found`, or, if a `label` marks answers as good or bad, rows for kto: bad answers must not be learnt as
     examples, whichever row has the label first."""
     as_examples = ", ".join(f'{name} = "{name}"' for name in learnt)
-    if verdict(row.get("label")):
+    if is_verdict(row.get("label")):
         return Recognised("labelled", f"{found.name}/label", _as_it_is, frozenset(row), as_examples)
 
     def read(row: Row, place: str, unused: Unused) -> Row:
-        if verdict(row.get("label")):
+        if is_verdict(row.get("label")):
             raise DataError(
                 f"{place}: its `label` marks the answer as good or bad, but the first row has none. "
                 f"Such rows are for --method {methods_for('labelled')}; to learn all answers, set "
@@ -103,7 +103,7 @@ def _judged_or(row: Row, found: Recognised, learnt: Sequence[str]) -> Recognised
 
 
 def _conversation(row: Row, key: str) -> Recognised:
-    messages = listed(parsed(row[key]))
+    messages = as_list(parsed(row[key]))
     first = messages[0] if isinstance(messages, list) and messages else None
     spoken = " (from/value)" if isinstance(first, dict) and "from" in first and "role" not in first else ""
 
@@ -139,7 +139,7 @@ def _turns(messages: Any) -> Any:
 
 def ends_with_question(messages: Any) -> bool:
     """Whether the last message is not an answer: the answer is then in another column."""
-    messages = listed(parsed(messages))
+    messages = as_list(parsed(messages))
     last = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(last, dict) or not is_message(last):
         return False
@@ -154,13 +154,13 @@ def _prompted(row: Row, *, chat: bool) -> Recognised:
         columns = frozenset(("prompt", "completion", *BESIDE_CHATS))
         return Recognised("prompt/completion as messages", f"{name} as messages", _prompted_chat, columns)
     if any(key in row for key in (*OF_CHATS, "context")):
-        return asked(row, "prompt", "completion", chat=chat)
+        return question_rows(row, "prompt", "completion", chat=chat)
     return Recognised(name, name, _prompted_text, frozenset(("prompt", "completion", *OF_CHATS)))
 
 
 def _prompted_text(row: Row, place: str, unused: Unused) -> Row:
     for name in OF_CHATS:
-        if holds(row.get(name)):
+        if has_value(row.get(name)):
             raise DataError(
                 f"{place}: it has a `{name}`, but the first row has no such column; add it to all rows, "
                 "empty where there is none, and they are learnt as conversations."
@@ -183,7 +183,7 @@ def _prompted_chat(row: Row, place: str, unused: Unused) -> Row:
             loaded(row[key], f"{place}: `{key}`")  # refuses a text with a duplicate key
         sides[key] = read_messages(row[key] if given is None else given, place, key, unused)
     require_answer(sides["completion"], place, "completion")
-    prompt, completion = apart(sides["prompt"], sides["completion"], place, "completion") or (
+    prompt, completion = split_off_prompt(sides["prompt"], sides["completion"], place, "completion") or (
         sides["prompt"],
         sides["completion"],
     )

@@ -60,7 +60,7 @@ class Unused:
             for (column, what), (rows, first) in self._found.items()
         )
 
-    def take(self, other: Unused) -> None:
+    def merge(self, other: Unused) -> None:
         """Add the counts of later rows of the same source."""
         for kind, (rows, first) in other._found.items():
             before, earlier = self._found.get(kind, (0, first))

@@ -6,7 +6,7 @@ import math
 from decimal import Decimal
 from typing import Any
 
-from fmstune.data.cells import true_or_false
+from fmstune.data.cells import as_boolean
 from fmstune.errors import DataError
 
 LEAST, MOST = 1e-6, 1e6
@@ -17,7 +17,7 @@ stays well within its range, and none rounds to 0."""
 def weight_of(value: Any, place: str, key: str) -> float:
     """A weight of the loss, also from the text of a number or a decimal. Raises `DataError` for anything
     but 0 and numbers within the range."""
-    said = true_or_false(value)
+    said = as_boolean(value)
     found = float(said) if said is not None else _number(value)
     if found == 0 or LEAST <= found <= MOST:
         return found

@@ -101,7 +101,7 @@ class AnswerEncoder:
             try:
                 found += self._examples(place, row, reader)
             except DataError as error:  # the chat template rejects it
-                reader.bad.take(place, error)
+                reader.bad.reject(place, error)
         texts = [t for each in found if isinstance(each, _Example) for t in (each.prompt, *each.wholes)]
         ids: Iterator[list[int]] = iter(())
         if texts:

@@ -102,7 +102,7 @@ class Labeller:
                 labels[0] = IGNORED  # no token precedes the first one
             trained = len(labels) - labels.count(IGNORED)
             if not trained and not cut:
-                reader.bad.take(row.place, DataError(f"{row.place}: this row has no token to train on."))
+                reader.bad.reject(row.place, DataError(f"{row.place}: this row has no token to train on."))
                 continue
             remarks = list(row.remarks(first, first + limit))
             if self.divided_by and self.max_length is not None and length > self.max_length:
@@ -130,7 +130,7 @@ class Labeller:
                     _require_response(row, shape, place)
                 rendering = self.renderer.render(row, shape, place)
             except DataError as error:
-                reader.bad.take(place, error)
+                reader.bad.reject(place, error)
                 continue
             for remark in rendering.remarks:
                 reader.unused.add(remark, place)
@@ -147,12 +147,12 @@ class Labeller:
             wrong += [token for token in labels if not 0 <= token < vocabulary and token != IGNORED]
             if wrong:
                 what = f"{place}: the token {wrong[0]} is not in the model's vocabulary of {vocabulary}"
-                reader.bad.take(place, DataError(f"{what}; was this data made for another model?"))
+                reader.bad.reject(place, DataError(f"{what}; was this data made for another model?"))
                 continue
             try:
                 self.renderer.require_weights([weight], place)
             except DataError as error:
-                reader.bad.take(place, error)
+                reader.bad.reject(place, error)
                 continue
             if not weight:
                 reader.unused.add(NO_WEIGHT, place)

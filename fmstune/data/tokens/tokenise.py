@@ -27,7 +27,7 @@ def tokenise(reader: Reader, encoder: Encoder) -> Tokenised:
     """
     pieces: list[Piece] = []
     count = 0
-    with _few_collections():
+    with _rare_garbage_collection():
         for piece in _pieces(reader, encoder):
             pieces.append(piece)
             count += len(piece.places)
@@ -38,7 +38,7 @@ def tokenise(reader: Reader, encoder: Encoder) -> Tokenised:
 
 
 @contextlib.contextmanager
-def _few_collections() -> Iterator[None]:
+def _rare_garbage_collection() -> Iterator[None]:
     """Collect garbage less often. Python searches for reference cycles after every 700 or so new objects,
     at times through everything ever imported. Rows are thousands of objects without cycles: otherwise the
     search takes a quarter of the time, here and in the workers."""
@@ -64,7 +64,7 @@ def _pieces(reader: Reader, encoder: Encoder) -> Iterator[Piece]:
         own = reader.of(chunk)
         part = list(encoder.rows(own))
         reader.recognised = own.recognised
-        reader.take(own)
+        reader.merge_counts(own)
         if part:
             yield piece_of(part, reader, encoder)
         if workers > 1 and reader.recognised is not None and time.monotonic() - began > _ALONE_SECONDS:

@@ -41,7 +41,7 @@ class _Collected(BadRows):
 
     found: list[tuple[str, DataError]] = field(default_factory=list)
 
-    def take(self, place: str, error: DataError) -> None:
+    def reject(self, place: str, error: DataError) -> None:
         if not self.skip:
             raise error
         self.found.append((place, error))
@@ -81,9 +81,9 @@ def in_workers(found: Iterator[Found], reader: Reader, encoder: Encoder, count: 
                 if not chunk or len(waiting) >= 2 * len(workers):
                     each = waiting.popleft().result()
                     for place, error in each.bad:
-                        reader.bad.take(place, error)
+                        reader.bad.reject(place, error)
                     reader.read += each.read
-                    reader.unused.take(each.unused)
+                    reader.unused.merge(each.unused)
                     if each.piece is not None:
                         yield each.piece
         finally:
