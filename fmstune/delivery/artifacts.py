@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fmstune.delivery.journal.files import keep_all
-from fmstune.delivery.recorder import Recorder, here
+from fmstune.delivery.journal.files import store_all
+from fmstune.delivery.recorder import Recorder, active_recorder
 
 
 def track_artifact(path: str | os.PathLike[str], name: str | None = None, *, type: str = "file") -> None:
@@ -27,7 +27,7 @@ def track_artifact(path: str | os.PathLike[str], name: str | None = None, *, typ
         source = Path(os.fsdecode(path))
     except TypeError:
         raise ValueError(f"track_artifact needs a path, not {path!r}") from None
-    recorder = here()
+    recorder = active_recorder()
     own = recorder.journal.path.parent.resolve() if isinstance(recorder, Recorder) else None
     files = _files_of(source, own)
     if not files:
@@ -44,7 +44,7 @@ def record(
     came_from = {"from": ".", "names": sorted(files)} if link else {}
     said = {"type": recorder.hidden(str(type))}
     try:
-        item = said | keep_all(recorder.journal.path, files, link=link) | came_from
+        item = said | store_all(recorder.journal.path, files, link=link) | came_from
     except OSError as error:  # the run's own disk, or a file that is gone; the training continues
         item = said | {"lost": error.strerror or str(error)}
     recorder.record_item("artifact", name, None, None, item)
@@ -57,10 +57,10 @@ def _files_of(source: Path, own: Path | None) -> dict[str, Path]:
         return {source.name: source}
     found = {}
     for folder, folders, names in os.walk(source):
-        here = Path(folder)
+        directory = Path(folder)
         if own is not None:
-            folders[:] = [each for each in folders if (here / each).resolve() != own]
+            folders[:] = [each for each in folders if (directory / each).resolve() != own]
         for name in names:
-            if (here / name).is_file():  # not a pipe or a dangling link
-                found[str((here / name).relative_to(source))] = here / name
+            if (directory / name).is_file():  # not a pipe or a dangling link
+                found[str((directory / name).relative_to(source))] = directory / name
     return found

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmstune.delivery.delivered_files import folders, give_back
-from fmstune.delivery.journal.files import Stopped, files_in, linked, settled
+from fmstune.delivery.delivered_files import folders, release_links
+from fmstune.delivery.journal.files import Stopped, files_in, linked, named_by_content
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import FILES_DIR
 from fmstune.text import counted
@@ -39,7 +39,7 @@ class _Linked:
     copies: tuple[tuple[str, int], ...] = ()
 
 
-class HandedCheckpoints:
+class CheckpointDelivery:
     """The checkpoints of the run in `directory` that are passed to its trackers, in the order in which they
     were saved."""
 
@@ -75,7 +75,7 @@ class HandedCheckpoints:
             )
         self._begin(made)
 
-    def take_up(self, type: str) -> set[str]:
+    def resume_pending(self, type: str) -> set[str]:
         """Pass on what an earlier process of this run left behind; return the names of the checkpoints that
         are passed on."""
         with contextlib.suppress(OSError):
@@ -152,13 +152,13 @@ class HandedCheckpoints:
                     os.close(other)
                 raise
         names = files_in(made.folder)
-        item = settled(self._store, made.folder, lambda: not self._stopped)
+        item = named_by_content(self._store, made.folder, lambda: not self._stopped)
         shutil.rmtree(made.folder, ignore_errors=True)  # the same content as an earlier one
         item = {"type": made.type, **item, "from": made.checkpoint, "names": names}
         self._recorder.record_files(made.checkpoint, made.step, item)
         size = f"{item['size'] / 1e6:.1f} MB"
         self._say("artifact", f"{made.checkpoint}: {counted(item['files'], 'file')}, {size}")
-        give_back(self._directory, self._trackers)
+        release_links(self._directory, self._trackers)
 
     def _copy(self, source: Any, copy: Any) -> None:
         while block := source.read(1 << 20):

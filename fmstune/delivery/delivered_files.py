@@ -30,7 +30,7 @@ def has(ledger: Ledger, event: Event) -> bool:
     return taken and seq not in ledger.suspicion.refused and ledger.suspicion.mark(seq) is None
 
 
-def give_back(directory: Path, used: Collection[str] = ()) -> None:
+def release_links(directory: Path, used: Collection[str] = ()) -> None:
     """Remove the links to files that all trackers of the run in `directory` have, those in `used` and those
     of earlier processes: they would keep the disk space of a checkpoint that is removed later. Not while a
     tracker refers to files in place, as `file` and W&B's offline runs do. What cannot be read or removed

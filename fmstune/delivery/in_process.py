@@ -22,7 +22,7 @@ from fmstune.delivery.journal.labels import labels
 from fmstune.delivery.journal.reader import Event, JournalError, JournalReader, sessions
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger, load_ledger
-from fmstune.delivery.process_state import kept
+from fmstune.delivery.process_state import state_restored
 from fmstune.delivery.shipping.handover import HandOver
 from fmstune.delivery.shipping.process import Job
 from fmstune.secrets.redaction import process_redactor
@@ -34,7 +34,7 @@ from fmstune.trackers.values.plain import text_of
 from fmstune.user_code import is_stop
 
 _WHERE = "it runs in the training process, and was disabled there"
-_TOLD_AT = ("on_log", "on_save", "on_train_end")
+_SAVE_AFTER = ("on_log", "on_save", "on_train_end")
 """The events after which the ledger is written."""
 
 
@@ -82,10 +82,10 @@ class GuardedTracker:
             self._save()
         return TrainerCallback() if callback is None else guarded_callback(callback, self._event)
 
-    def give(self, event: Event) -> None:
+    def deliver(self, event: Event) -> None:
         """Deliver what its callback does not receive: params, a table, the user's own metrics."""
         if (handover := self._handover) is not None and not self._ended:
-            self._call(lambda: handover.give(event), reached=event.seq)
+            self._call(lambda: handover.deliver(event), reached=event.seq)
 
     def close(self, status: Status, error: str | None) -> None:
         """Close its run with the status."""
@@ -101,7 +101,7 @@ class GuardedTracker:
         self._closed, self._ended = self.trouble is None, True
         self._thread.close()
 
-    def settle(self) -> None:
+    def save(self) -> None:
         """Save what was delivered, for the report and for `trackers sync`. Raises `OSError`."""
         self._save()
 
@@ -109,8 +109,8 @@ class GuardedTracker:
 
     def _event(self, name: str, call: Callable[[], Any]) -> None:
         self._call(call, reached=None)
-        if name in _TOLD_AT:
-            with contextlib.suppress(OSError):  # the run's disk may be full; `settle` retries
+        if name in _SAVE_AFTER:
+            with contextlib.suppress(OSError):  # the run's disk may be full; `save` retries
                 self._save()
 
     def _call(self, call: Callable[[], Any], *, reached: int | None = 0) -> Any:
@@ -120,7 +120,7 @@ class GuardedTracker:
             self._thread.interrupt()
             return None
         try:
-            with kept():
+            with state_restored():
                 result = self._thread.call(call)
         # Whatever it is, it must not reach the training: `asyncio.CancelledError` and panics of Rust
         # extensions are not an `Exception`.
@@ -172,7 +172,7 @@ class GuardedTracker:
         try:
             for event in JournalReader(path):
                 if event.seq > before:
-                    self.give(event)
+                    self.deliver(event)
         except (OSError, JournalError) as error:  # the run's own disk; the run continues
             self._fail(error)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from fmstune.delivery.journal.files import keep
+from fmstune.delivery.journal.files import store_file
 from fmstune.delivery.journal.reader import Kind
-from fmstune.delivery.recorder import Recorder, here
+from fmstune.delivery.recorder import Recorder, active_recorder
 from fmstune.trackers.values.media import check_bins, encoded_image, histogram_of
 from fmstune.trackers.values.plain import text_of
 
@@ -123,12 +123,12 @@ def _say(recorder: Recorder, kind: Kind, name: Any, what: str) -> None:
 
 
 def _recorder() -> Recorder | None:
-    found = here()
+    found = active_recorder()
     return found if isinstance(found, Recorder) else None
 
 
 def _kept(recorder: Recorder, data: bytes, suffix: str) -> dict[str, Any]:
     try:
-        return keep(recorder.journal.path, data, suffix)
+        return store_file(recorder.journal.path, data, suffix)
     except OSError as error:  # the run's own disk; the training continues
         return {"lost": error.strerror or str(error), "size": len(data)}

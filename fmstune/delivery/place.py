@@ -19,7 +19,7 @@ from fmstune.system.files import read_text, replace_text
 PLACE_NAME = "journal.place"
 
 
-def note_place(directory: Path, run_id: str) -> None:
+def record_place(directory: Path, run_id: str) -> None:
     """Record that the run of this id is written here."""
     place = {"id": run_id, "host": platform.node(), "path": str(directory.resolve())}
     path = directory / TRACKING_DIR / PLACE_NAME

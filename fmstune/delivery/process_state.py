@@ -22,7 +22,7 @@ from fmstune.system.handlers import STOPPING
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
+def state_restored() -> Iterator[None]:
     """Restore what the block changes in the process: the states of the random generators, the working
     directory, torch's modes, and the handlers of the signals that stop a training."""
     back = [_of_random(), _of_torch(), _of_folder(), _of_signals()]

@@ -37,7 +37,7 @@ _STEPS = (float, int, type(None))
 _active: Recorder | None = None
 _RECORDS = "FMSTUNE_RECORDS"
 """Tells child processes which process records."""
-_told = False
+_warned = False
 
 
 class Recorder(Tracker):
@@ -109,14 +109,14 @@ class Recorder(Tracker):
         while self._samples:
             event = self._samples.popleft()
             for guest in self.guests:
-                guest.give(event)
+                guest.deliver(event)
 
     def _record(self, kind: Kind, fields: Mapping[str, Any]) -> None:
         """Write an event that no callback reports, and pass it to the guests."""
         self._pass_on_samples()
         if (event := self._append(kind, fields)) is not None:
             for guest in self.guests:
-                guest.give(event)
+                guest.deliver(event)
 
     def _append(self, kind: Kind, fields: Mapping[str, Any], *, finite: bool = False) -> Event | None:
         """Write an event, and return it if there are guests."""
@@ -290,15 +290,15 @@ class _NoRun(Tracker):
         """Do nothing: the default would convert the table to params."""
 
 
-def here() -> Tracker:
+def active_recorder() -> Tracker:
     """The recorder of the run that is active in this process, or in the one that forked it; else one that
     does nothing. A process that the training started in another way is warned, once."""
-    global _told
+    global _warned
     if _active is not None:
         return _active
     trainer = os.environ.get(_RECORDS)
-    if trainer is not None and not _told:
-        _told = True
+    if trainer is not None and not _warned:
+        _warned = True
         with contextlib.suppress(OSError, ValueError, AttributeError):  # if stderr is closed
             print(
                 f"warning  fmstune records nothing in process {os.getpid()}, which was not forked by the "
@@ -314,7 +314,7 @@ def set_params(params: Mapping[str, Any] | None, name: str | None = None) -> Non
 
     Raises `ValueError` when `params` is not a mapping.
     """
-    here().set_params(params, name)
+    active_recorder().set_params(params, name)
 
 
 def track_table(
@@ -329,7 +329,7 @@ def track_table(
     read = _read(rows)
     if name is None or read is None or not all(map(is_mapping, read)):
         raise ValueError("track_table needs a name, and rows that map columns to values")
-    here().track_table(Table(name, read, stage, step))
+    active_recorder().track_table(Table(name, read, stage, step))
 
 
 def _read(rows: Any) -> tuple[Any, ...] | None:

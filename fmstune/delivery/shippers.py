@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fmstune.delivery.journal.reader import last_seq
 from fmstune.delivery.ledger import Ledger, load_ledger
-from fmstune.delivery.shipping.crashes import may_get_further, note_death
+from fmstune.delivery.shipping.crashes import can_progress, note_death
 from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE
 from fmstune.delivery.shipping.process import Job, ShipperProcess
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
@@ -40,7 +40,7 @@ _MOST_MEMORY = 2 << 30
 
 
 @dataclass
-class _Ship:
+class _Shipper:
     """One tracker's shipper; `ledger` is the last one that could be read, `noted` says that it records the
     process's death."""
 
@@ -67,8 +67,8 @@ class Fleet:
         self._directory: Path | None = None
         self._tend: Callable[[], None] = lambda: None
         self._secrets: tuple[str, ...] = ()
-        processes = [ShipperProcess(job, check_within=check_within, steps_back=True) for job in jobs]
-        self._ships = [_Ship(process) for process in processes]
+        processes = [ShipperProcess(job, check_within=check_within, in_background=True) for job in jobs]
+        self._ships = [_Shipper(process) for process in processes]
         self._ending = threading.Event()
         self._abandoned = False
         self._watcher: threading.Thread | None = None
@@ -85,7 +85,7 @@ class Fleet:
         """The result of each tracker's check, by name."""
         settled_by = time.monotonic() + _SETTLE_SECONDS
         # Nothing else can be done meanwhile.
-        while not self._bring_forward() and time.monotonic() < settled_by:
+        while not self._restore_priorities() and time.monotonic() < settled_by:
             time.sleep(_POLL_SECONDS)
         return {ship.process.job.name: ship.process.check() for ship in self._ships}
 
@@ -101,7 +101,7 @@ class Fleet:
         """What each tracker does with steps that a resumed run logs again: `replaced` or `kept`."""
         return {ship.process.job.name: ship.process.repeated_steps for ship in self._ships}
 
-    def sail(
+    def start_delivery(
         self, directory: Path, secrets: Sequence[str] = (), tend: Callable[[], None] = lambda: None
     ) -> None:
         """Start the delivery of the run in `directory`. `tend` is called now and then to maintain its
@@ -111,7 +111,7 @@ class Fleet:
         for ship in self._ships:
             with contextlib.suppress(OSError):  # a full disk: the shipper writes its own, later
                 ship.ledger = self._name_tracker(ship.process.job, redactor)
-            self._order(ship)
+            self._send_order(ship)
         self._watcher = threading.Thread(target=self._watch, daemon=True, name="shippers")
         # The run also works without another thread: shippers that die are then restarted when it ends.
         with contextlib.suppress(RuntimeError):
@@ -127,28 +127,28 @@ class Fleet:
             ship.process.end_of_training()
         if self._watcher is not None and self._watcher.is_alive():
             self._watcher.join(max(0.0, deadline - time.monotonic()))
-        self._bring_forward()
+        self._restore_priorities()
         for ship in self._ships:
             if ship.process.exit_code not in (None, EXIT_DONE, EXIT_BUSY):
                 if ship.again_at is None:
                     self._note_death(ship)
                 self._restart_at_end(ship)  # one more attempt now, instead of after its pause
         tended = time.monotonic()
-        while time.monotonic() < deadline and any(self._works_on(ship) for ship in self._ships):
+        while time.monotonic() < deadline and any(self._still_delivers(ship) for ship in self._ships):
             time.sleep(_POLL_SECONDS)
             if time.monotonic() - tended > _TEND_SECONDS:
                 tended = time.monotonic()
-                self._bring_forward()  # one may have been about to give way
+                self._restore_priorities()  # one may have been about to give way
                 self._tend()
         for ship in self._ships:
             self._note_death(ship)
         self.abandon()
 
-    def _bring_forward(self) -> bool:
-        settled = [ship.process.come_forward() for ship in self._ships]
+    def _restore_priorities(self) -> bool:
+        settled = [ship.process.restore_priority() for ship in self._ships]
         return all(settled)
 
-    def _works_on(self, ship: _Ship) -> bool:
+    def _still_delivers(self, ship: _Shipper) -> bool:
         """Whether the shipper still delivers when the run ends, in a new process if necessary."""
         code = ship.process.exit_code
         if code is None:
@@ -161,11 +161,11 @@ class Fleet:
         self._note_death(ship)
         now = load_ledger(self._directory, name) or Ledger(name)
         died = ship.process.death is not None
-        if code == EXIT_AGAIN or (died and may_get_further(self._directory, before, now)):
+        if code == EXIT_AGAIN or (died and can_progress(self._directory, before, now)):
             return self._restart_at_end(ship)
         return False
 
-    def _restart_at_end(self, ship: _Ship) -> bool:
+    def _restart_at_end(self, ship: _Shipper) -> bool:
         try:
             self._restart(ship)
         except OSError:  # no room for another process: the journal keeps the rest
@@ -197,10 +197,10 @@ class Fleet:
                 # directory), it is temporary and concerns one tracker, and the next iteration may succeed.
                 with contextlib.suppress(Exception):
                     if look:
-                        self._end_unwell(ship)
+                        self._end_if_unhealthy(ship)
                     self._keep_going(ship)
 
-    def _keep_going(self, ship: _Ship) -> None:
+    def _keep_going(self, ship: _Shipper) -> None:
         if ship.process.exit_code in (None, EXIT_DONE, EXIT_BUSY):
             return
         now = time.monotonic()
@@ -208,13 +208,13 @@ class Fleet:
             ship.again_at = now + ship.pause
             ship.pause = min(2 * ship.pause, _LONGEST_PAUSE)
             self._note_death(ship)
-            if self._may_get_further(ship):
+            if self._can_progress(ship):
                 ship.again_at, ship.pause = now + _FIRST_PAUSE, _FIRST_PAUSE
         elif now >= ship.again_at:
             ship.again_at = now + ship.pause  # in case it cannot be started now
             self._restart(ship)
 
-    def _end_unwell(self, ship: _Ship) -> None:
+    def _end_if_unhealthy(self, ship: _Shipper) -> None:
         """End a shipper that hangs, as its successor may find the service working, or one that leaks,
         before it takes the training's memory."""
         assert self._directory is not None
@@ -234,39 +234,39 @@ class Fleet:
         if behind > longest:
             ship.process.kill(f"it did not return within {longest:.0f} s")
         elif behind > _BEHIND_SECONDS:
-            ship.process.come_forward()
+            ship.process.restore_priority()
 
-    def _may_get_further(self, ship: _Ship) -> bool:
+    def _can_progress(self, ship: _Shipper) -> bool:
         """Whether to start a new process soon: this one asks for it, or has delivered something."""
         assert self._directory is not None
         ledger = load_ledger(self._directory, ship.process.job.name)
         before, ship.delivered = ship.delivered, ledger.delivered if ledger else 0
         return ship.process.exit_code == EXIT_AGAIN or ship.delivered > before
 
-    def _note_death(self, ship: _Ship) -> None:
+    def _note_death(self, ship: _Shipper) -> None:
         assert self._directory is not None
-        self._bring_back(ship)
+        self._restore_ledger(ship)
         if not ship.noted and (cause := ship.process.death) is not None:
             ship.noted = True
             note_death(self._directory, ship.process.job.name, cause)
 
-    def _bring_back(self, ship: _Ship) -> None:
+    def _restore_ledger(self, ship: _Shipper) -> None:
         """Restore what is known of a deleted or damaged ledger: the tracker's run."""
         assert self._directory is not None
         if ship.ledger is not None and load_ledger(self._directory, ship.process.job.name) is None:
             with contextlib.suppress(OSError):
                 ship.ledger.save(self._directory)
 
-    def _restart(self, ship: _Ship) -> None:
+    def _restart(self, ship: _Shipper) -> None:
         ship.process.kill()
-        self._bring_back(ship)
-        steps_back = not self._ending.is_set()
-        ship.process = ShipperProcess(ship.process.job, check_within=None, steps_back=steps_back)
+        self._restore_ledger(ship)
+        in_background = not self._ending.is_set()
+        ship.process = ShipperProcess(ship.process.job, check_within=None, in_background=in_background)
         ship.again_at, ship.moved_at, ship.noted = None, time.monotonic(), False
         if self._abandoned:  # by another thread meanwhile
             ship.process.kill()
             return
-        self._order(ship)
+        self._send_order(ship)
 
     def _name_tracker(self, job: Job, redactor: Redactor) -> Ledger:
         assert self._directory is not None
@@ -278,7 +278,7 @@ class Fleet:
             ledger.save(self._directory)
         return ledger
 
-    def _order(self, ship: _Ship) -> None:
+    def _send_order(self, ship: _Shipper) -> None:
         assert self._directory is not None
         ship.process.ship(
             self._directory,

@@ -10,12 +10,12 @@ from typing import Any
 
 from fmstune.config.load.values import dotted
 from fmstune.config.paths.runs import nearest_run
-from fmstune.delivery.delivered_files import give_back
+from fmstune.delivery.delivered_files import release_links
 from fmstune.delivery.journal.reader import JournalError, JournalReader, is_being_written, last_seq, writer
 from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledger
 from fmstune.delivery.place import moved_with, original_of
 from fmstune.delivery.report import DELIVERED_AGAIN, DeliveryReport, report
-from fmstune.delivery.shipping.crashes import may_get_further, note_death
+from fmstune.delivery.shipping.crashes import can_progress, note_death
 from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE
 from fmstune.delivery.shipping.process import Job, ShipperProcess
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
@@ -80,7 +80,7 @@ def sync(
         job = Job(name, where, chosen, cwd, ledger.module_path if ledger else "", place or {})
         noted = None
         if line.state == "complete" and line.total:
-            looked = not copied and not lacking and _look(directory, job, check_within)
+            looked = not copied and not lacking and _check_storage(directory, job, check_within)
             (line,) = report(directory, [name])
             noted = DELIVERED_AGAIN
             if line.state == "complete":  # and how it got there does not matter
@@ -91,7 +91,7 @@ def sync(
                 assert original is not None
                 line = _copied(line, original)
             elif lacking:
-                line = _lacking(line, lacking[0])
+                line = _without_option(line, lacking[0])
             else:
                 line = _deliver(directory, job, check_within, progress)
         moved = (load_ledger(directory, name) or Ledger(name)).moved
@@ -100,11 +100,11 @@ def sync(
         if noted and line.state == "complete" and noted != line.note:
             line = dataclasses.replace(line, note=" · ".join(filter(None, (line.note, noted))))
         lines.append(line)
-    give_back(directory)
+    release_links(directory)
     return lines
 
 
-def _look(directory: Path, job: Job, seconds: float) -> bool:
+def _check_storage(directory: Path, job: Job, seconds: float) -> bool:
     """Whether the tracker's storage was seen to hold a run that was fully delivered. It may have been removed
     since: the ledger then says that everything is to be delivered again."""
     shipper = ShipperProcess(job, check_within=None)
@@ -141,7 +141,7 @@ def _copied(line: DeliveryReport, original: Path) -> DeliveryReport:
     return dataclasses.replace(line, error=error, remedy=remedy, since=None)
 
 
-def _lacking(line: DeliveryReport, option: str) -> DeliveryReport:
+def _without_option(line: DeliveryReport, option: str) -> DeliveryReport:
     """Without the option the tracker would deliver to another location, or as another user."""
     key = dotted(["trackers", line.tracker, option])
     error = f"its option {option} held a secret, which the ledger does not keep"
@@ -154,7 +154,7 @@ def _deliver(directory: Path, job: Job, check_within: float, progress: Progress)
         check = shipper.check()
         if not check.ok:
             (line,) = report(directory, [job.name])
-            remedy = _where_it_was(job) if "ModuleNotFoundError" in check.detail else ""
+            remedy = _module_remedy(job) if "ModuleNotFoundError" in check.detail else ""
             return dataclasses.replace(line, error=check.detail, remedy=remedy or check.remedy, since=None)
         code = _ship(directory, shipper, progress)
     finally:
@@ -169,7 +169,7 @@ def _deliver(directory: Path, job: Job, check_within: float, progress: Progress)
     return line
 
 
-def _where_it_was(job: Job) -> str:
+def _module_remedy(job: Job) -> str:
     """The remedy for a missing plug-in module, if its location is known."""
     folder = job.module_path or job.cwd
     if not folder:
@@ -193,7 +193,7 @@ def _ship(directory: Path, shipper: ShipperProcess, progress: Progress) -> int |
         finally:
             shipper.kill()
         if (cause := shipper.death) is not None:
-            if not may_get_further(directory, before, note_death(directory, job.name, cause)):
+            if not can_progress(directory, before, note_death(directory, job.name, cause)):
                 return code
         elif code != EXIT_AGAIN:
             return code

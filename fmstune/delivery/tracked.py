@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.delivery.media import track_histogram, track_image, track_text
-from fmstune.delivery.recorder import here, track_table
+from fmstune.delivery.recorder import active_recorder, track_table
 from fmstune.trackers.values.media import is_image_file
 from fmstune.trackers.values.plain import is_mapping, text_of
 from fmstune.user_code import is_stop
@@ -39,16 +39,16 @@ def track(metric: Any, name: str, stage: str | None = None, *, step: int | None 
     value never raise: what cannot be displayed is reported once, and the training continues.
     """
     if metric is None or name is None or type(metric) in (int, float, bool):
-        here().track(metric, name, stage, step=step)
+        active_recorder().track(metric, name, stage, step=step)
         return
     try:
-        how, given = taken_by(metric)
+        how, given = function_for(metric)
     except BaseException as error:
         if isinstance(error, Ambiguous) or is_stop(error):
             raise
         how, given = None, metric
     if how is None:
-        here().track(given, name, stage, step=step)
+        active_recorder().track(given, name, stage, step=step)
     else:
         how(given, name, stage, step=step)
 
@@ -57,7 +57,7 @@ class Ambiguous(ValueError):
     """A value has two possible kinds: an error of the caller, unlike an exception that a value raises."""
 
 
-def taken_by(value: Any) -> tuple[Track | None, Any]:
+def function_for(value: Any) -> tuple[Track | None, Any]:
     """The function that tracks a value, `None` for a metric, and its argument. Raises `Ambiguous`, and
     whatever the value raises when it is inspected."""
     cls = type(value)

@@ -9,7 +9,7 @@ from pathlib import Path
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole
 from fmstune.delivery.artifacts import record
-from fmstune.delivery.checkpoints import HandedCheckpoints
+from fmstune.delivery.checkpoints import CheckpointDelivery
 from fmstune.delivery.recorder import Recorder
 from fmstune.launch.environment import is_main_process
 from fmstune.models.checkpoints import checkpoints, step_of
@@ -40,14 +40,14 @@ class Artifacts:
         self._kind = "adapter" if built.adapter else "model"
         trackers = [name for name in config.tracking.trackers if name != "none"]
         self._each = self._wanted == "checkpoints" and bool(trackers) and is_main_process()
-        self._checkpoints = HandedCheckpoints(self._directory, trackers, recorder, out.say, out.warn)
+        self._checkpoints = CheckpointDelivery(self._directory, trackers, recorder, out.say, out.warn)
         self._begin()
 
     def _begin(self) -> None:
         """Start with the existing checkpoints, if the run resumes."""
         if is_main_process():
             break_links(self._directory, self._step)
-        done = self._checkpoints.take_up(self._kind) if self._each else set()
+        done = self._checkpoints.resume_pending(self._kind) if self._each else set()
         for checkpoint in reversed(checkpoints(self._directory)):
             if step_of(checkpoint) <= self._step and checkpoint.name not in done:
                 self.add(checkpoint)
@@ -65,7 +65,7 @@ class Artifacts:
             )
 
     def end(self, seconds: float | None = None) -> None:
-        """Wait until all checkpoints are recorded: see `HandedCheckpoints`."""
+        """Wait until all checkpoints are recorded: see `CheckpointDelivery`."""
         self._checkpoints.end(seconds)
 
     def finish(self) -> None:

@@ -22,7 +22,7 @@ def ledger_copier(directory: Path, recorder: Recorder) -> Callable[[Path], None]
     def copy(checkpoint: Path) -> None:
         for guest in recorder.guests:
             with contextlib.suppress(OSError):  # as below
-                guest.settle()
+                guest.save()
         copy_ledgers(directory, checkpoint)
 
     return copy

@@ -17,12 +17,12 @@ from typing import Any, NoReturn
 from fmstune.config.inspect.dump import to_mapping
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole
-from fmstune.delivery.delivered_files import give_back
+from fmstune.delivery.delivered_files import release_links
 from fmstune.delivery.journal.labels import labels_of
 from fmstune.delivery.journal.reader import Header, JournalError
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import all_ledgers, highest_known
-from fmstune.delivery.place import become_own_run, note_place, original_of
+from fmstune.delivery.place import become_own_run, original_of, record_place
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import DeliveryReport, report
 from fmstune.delivery.shippers import Fleet
@@ -133,9 +133,9 @@ def recorded(
     status: Status = "failed"
     error: str | None = None
     try:
-        note_place(directory.path, journal.header.id)
+        record_place(directory.path, journal.header.id)
         out.begin(directory.path)
-        fleet.sail(directory.path, tend=journal.tend)
+        fleet.start_delivery(directory.path, tend=journal.tend)
         ending.release()
         with active(recorder):
             # Before anything else: without this mark, events after a status are leftovers of that run.
@@ -172,9 +172,9 @@ def recorded(
                 out,
                 config.tracking.trackers,
             )
-            steps.callback(_guarded, out, "releasing links", give_back, directory.path, fleet.trackers)
+            steps.callback(_guarded, out, "releasing links", release_links, directory.path, fleet.trackers)
             for guest in guests:
-                steps.callback(_guarded, out, "saving a tracker's state", guest.settle)
+                steps.callback(_guarded, out, "saving a tracker's state", guest.save)
             steps.callback(_guarded, out, "closing the journal", journal.close)
             steps.callback(_guarded, out, "closing the trackers", fleet.finish)
             steps.callback(out.phase, "delivering")

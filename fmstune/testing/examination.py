@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.delivery.ledger import Ledger, load_ledger
-from fmstune.delivery.shipping.crashes import may_get_further
+from fmstune.delivery.shipping.crashes import can_progress
 from fmstune.testing import runs
 from fmstune.testing.compare import differences
 from fmstune.testing.findings import Delivered, Findings, Read, Stored, found
@@ -242,7 +242,7 @@ class Examination:
                 return
             now = self._ledger(run)
             died = now.suspicion != before.suspicion or not before.careful
-            if number and not (died and may_get_further(run, before, now)):
+            if number and not (died and can_progress(run, before, now)):
                 return
 
     def _ledger(self, run: Path) -> Ledger:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmstune.delivery.journal.files import keep
+from fmstune.delivery.journal.files import store_file
 from fmstune.delivery.journal.reader import Event, Header, JournalReader
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.recorder import Recorder
@@ -124,7 +124,7 @@ def _item(kind: MediaKind, item: Mapping[str, Any]) -> Script:
 
 def _image(recorder: Recorder) -> None:
     data, suffix, _ = encoded_image(_PNG)
-    _item("image", keep(recorder.journal.path, data, suffix) | {"caption": "ü"})(recorder)
+    _item("image", store_file(recorder.journal.path, data, suffix) | {"caption": "ü"})(recorder)
 
 
 RUDE = (

@@ -67,7 +67,7 @@ def main() -> None:
             directory / TRACKING_DIR / JOURNAL_NAME, Header("benchmark", "benchmark", time.time(), name)
         )
         recorder = Recorder(journal, Redactor())
-        fleet.sail(directory)
+        fleet.start_delivery(directory)
         bare = (Path(name) / "bare.jsonl").open("w", buffering=1)
         ours, plain = list[float](), list[float]()
         for step in range(1, EVENTS + 1):

@@ -44,7 +44,7 @@ def test_secrets_larger_than_a_pipe_do_not_block_a_training_when_a_tracker_hangs
     module.write_text("import time\ntime.sleep(1000)\n")
     made = Job("hangs", "hangs_at_import:Mine", module_path=str(tmp_path), options={"note": "y" * 100_000})
     fleet = Fleet([made], check_within=None, close_timeout=1)
-    within(20, lambda: fleet.sail(run_directory, secrets=LARGE))
+    within(20, lambda: fleet.start_delivery(run_directory, secrets=LARGE))
     fleet._ships[0].process.kill()  # so that the watcher starts another one, which also hangs
     wait_for(lambda: fleet._ships[0].again_at is not None or fleet._ships[0].process.exit_code is None)
     recorder.close("finished")
@@ -54,7 +54,7 @@ def test_secrets_larger_than_a_pipe_do_not_block_a_training_when_a_tracker_hangs
 def test_secrets_larger_than_a_pipe_arrive(recorder: Recorder, run_directory: Path, tmp_path: Path) -> None:
     fleet = Fleet([job(tmp_path / "c", api_key="y" * 100_000)], check_within=300, close_timeout=300)
     assert fleet.check()["collector"].ok
-    fleet.sail(run_directory, secrets=LARGE)
+    fleet.start_delivery(run_directory, secrets=LARGE)
     record_steps(recorder, 1, 3)
     recorder.close("finished")
     fleet.finish()
@@ -72,7 +72,7 @@ def test_a_blocked_watcher_does_not_block_the_end(
             free.wait()
 
     fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=1)
-    fleet.sail(run_directory, tend=tend)
+    fleet.start_delivery(run_directory, tend=tend)
     wait_for(held.is_set)
     recorder.close("finished")
     try:
@@ -87,7 +87,7 @@ def test_stopped_supervisors_and_shippers_end_together(
     made = [Job(f"c{number}", job(tmp_path / f"{number}").reference, {"path": str(tmp_path / f"{number}")})
             for number in range(3)]  # fmt: skip
     fleet = Fleet(made, check_within=None, close_timeout=0.5)
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     wait_for(lambda: all(load_ledger(run_directory, each.name) for each in made))
     stopped = [psutil.Process(ship.process.pid) for ship in fleet._ships]
     wait_for(lambda: all(process.children() for process in stopped))
@@ -115,7 +115,7 @@ def test_a_ledger_that_is_a_pipe_is_moved_aside_and_everything_arrives(
     recorder: Recorder, run_directory: Path, tmp_path: Path, pipe_at: Callable[[Path], None]
 ) -> None:
     fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=300)
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     record_steps(recorder, 1, 3)
     wait_for(lambda: steps_in(tmp_path / "c") == [1, 2, 3])
     pipe_at(ledger_path(run_directory, "collector"))
@@ -158,7 +158,7 @@ def test_a_journal_that_becomes_a_pipe_during_the_run_is_rewritten(
     recorder: Recorder, run_directory: Path, tmp_path: Path, pipe_at: Callable[[Path], None]
 ) -> None:
     fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=300)
-    fleet.sail(run_directory, tend=recorder.journal.tend)
+    fleet.start_delivery(run_directory, tend=recorder.journal.tend)
     record_steps(recorder, 1, 3)
     wait_for(lambda: steps_in(tmp_path / "c") == [1, 2, 3])
     pipe_at(journal_path(run_directory))

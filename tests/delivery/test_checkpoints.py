@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmstune.delivery.checkpoints import HandedCheckpoints
-from fmstune.delivery.delivered_files import give_back
+from fmstune.delivery.checkpoints import CheckpointDelivery
+from fmstune.delivery.delivered_files import release_links
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
@@ -58,9 +58,9 @@ def save(directory: Path, step: int, content: bytes) -> dict[str, Path]:
     return {"model.safetensors": folder / "model.safetensors"}
 
 
-def handed(directory: Path, recorder: Recorder, said: list[str] | None = None) -> HandedCheckpoints:
+def handed(directory: Path, recorder: Recorder, said: list[str] | None = None) -> CheckpointDelivery:
     tell = [] if said is None else said
-    return HandedCheckpoints(
+    return CheckpointDelivery(
         directory, ["copying"], recorder, lambda label, text: tell.append(text), tell.append
     )
 
@@ -92,7 +92,7 @@ def test_a_rotated_checkpoint_arrives_and_its_disk_space_is_freed(
     tracker = Copying()
     delivered_by(tracker, run_directory)
     assert tracker.got == made
-    give_back(run_directory)
+    release_links(run_directory)
     assert store(run_directory) == []
     assert said == [f"checkpoint-{step}: 1 file, 0.0 MB" for step in (1, 2)]
     (line,) = report(run_directory, ["copying"])
@@ -140,7 +140,7 @@ def test_checkpoints_that_the_deadline_cuts_off_are_handed_over_by_the_resumed_r
     assert store(run_directory) == [".checkpoint-1.pending"]
     shutil.rmtree(run_directory / "checkpoint-1")
     again = handed(run_directory, recorder)
-    assert again.take_up("model") == {"checkpoint-1"}
+    assert again.resume_pending("model") == {"checkpoint-1"}
     again.end(None)
     (event,) = events(run_directory)
     assert (event.name, event.step, event.item["from"]) == ("checkpoint-1", 1, "checkpoint-1")
@@ -171,7 +171,7 @@ def test_another_tracker_gets_the_freed_model_from_its_checkpoint_if_that_still_
     at_work.end(None)
     recorder.close("finished")
     delivered_by(Copying(), run_directory)
-    give_back(run_directory)
+    release_links(run_directory)
     shutil.rmtree(run_directory / "checkpoint-1")
     other = Copying("other")
     for _ in range(4):
@@ -193,7 +193,7 @@ def test_files_that_a_tracker_only_refers_to_stay_in_place(run_directory: Path, 
     tracker = Copying()
     tracker.refers_to_files = True
     delivered_by(tracker, run_directory)
-    give_back(run_directory)
+    release_links(run_directory)
     assert len(store(run_directory)) == 1
 
 
@@ -252,7 +252,7 @@ def test_every_checkpoint_arrives_once_as_it_was_saved(steps: list[str], links: 
                 except DeliveryFailed:
                     continue
                 break
-            give_back(directory)
+            release_links(directory)
 
         def add(folder: Path) -> None:
             files = {"model.safetensors": folder / "model.safetensors"}
@@ -273,7 +273,7 @@ def test_every_checkpoint_arrives_once_as_it_was_saved(steps: list[str], links: 
                 if do == "killed":
                     at_work.end(0)
                     at_work = handed(directory, recorder)
-                    done = at_work.take_up("model")
+                    done = at_work.resume_pending("model")
                     for name, content in dict(wanted).items():
                         if name in done:
                             continue

@@ -14,7 +14,7 @@ from fmstune.delivery import place
 from fmstune.delivery.journal.reader import Header, JournalReader
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger, load_ledger
-from fmstune.delivery.place import become_own_run, note_place, original_of
+from fmstune.delivery.place import become_own_run, original_of, record_place
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
@@ -42,13 +42,13 @@ def resume_in(directory: Path) -> JournalWriter:
     if original_of(directory):
         become_own_run(directory, header)
     journal = JournalWriter(journal_path(directory), header)
-    note_place(directory, journal.header.id)
+    record_place(directory, journal.header.id)
     return journal
 
 
 @pytest.fixture
 def original(run_directory: Path) -> Path:
-    note_place(run_directory, "id-1")
+    record_place(run_directory, "id-1")
     record(open_journal(run_directory), run_directory, range(1, 4))
     copy_ledgers(run_directory, run_directory / "checkpoint-3")
     return run_directory
@@ -86,7 +86,7 @@ def test_a_moved_folder_is_still_the_same_run(original: Path) -> None:
 def test_a_run_where_another_was_moved_away_is_not_its_original(original: Path) -> None:
     moved = original.rename(original.parent / "moved")
     (original / "tracking").mkdir(parents=True)
-    note_place(original, "id-other")
+    record_place(original, "id-other")
     assert original_of(moved) is None
 
 

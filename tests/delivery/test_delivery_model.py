@@ -25,7 +25,7 @@ from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping import deliver
-from fmstune.delivery.shipping.crashes import may_get_further, note_death
+from fmstune.delivery.shipping.crashes import can_progress, note_death
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.layout import TRACKING_DIR
@@ -88,7 +88,7 @@ class World:
         if cause := World.service.death:
             World.service.death = ""
             now = note_death(self.directory, "t", cause)
-            return "again" if may_get_further(self.directory, ledger, now) else "failed"
+            return "again" if can_progress(self.directory, ledger, now) else "failed"
         return outcome
 
     def sync(self) -> str:

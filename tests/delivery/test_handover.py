@@ -51,10 +51,10 @@ def give(tracker: Tracker, path: Path, *, after: int = 0, again: tuple[int, ...]
     events = list(JournalReader(path))
     for event in events:
         if event.seq > after:
-            handover.give(event)
+            handover.deliver(event)
     for event in events:
         if event.seq in again:
-            handover.give(event)
+            handover.deliver(event)
     return handover
 
 
@@ -175,13 +175,13 @@ def test_metrics_delivered_in_batches_equal_those_delivered_one_by_one(
         each_alone, together = Strict(), Fails(failing, whole)
         one, other = HandOver(path, each_alone, after), HandOver(path, together, after)
         for event in events:
-            one.give(event)
+            one.deliver(event)
         while events:
             stretch = list(itertools.takewhile(lambda event: event.kind == "metrics", events))
-            given = other.give_on(stretch, math.inf).events if stretch else 0
+            given = other.deliver_all(stretch, math.inf).events if stretch else 0
             events = events[given:]
             if events and given < len(stretch or events):  # it failed, or cannot be batched with others
-                other.give(events.pop(0))
+                other.deliver(events.pop(0))
     assert repr(together.points) == repr(each_alone.points)
     assert sorted(one.changes) == sorted(other.changes)
 
@@ -200,11 +200,11 @@ def test_the_last_point_taken_before_an_early_return_is_delivered_again(recorder
     events, tracker = list(JournalReader(recorder.journal.path)), StopsEarly()
     handover = HandOver(recorder.journal.path, tracker, 0)
     while events:
-        given = handover.give_on(events, math.inf).events
+        given = handover.deliver_all(events, math.inf).events
         assert given == min(2, len(events) - 1)
         events = events[given:]
         if len(events) == 1:
-            handover.give(events.pop())
+            handover.deliver(events.pop())
     assert [point.step for point in tracker.points if point.step is not None][:7] == [*range(1, 8)]
 
 

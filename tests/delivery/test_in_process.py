@@ -239,7 +239,7 @@ def test_besides_its_callback_it_gets_every_event_from_the_first_to_the_last(
     recorder.track(0.5, "reward", "eval", step=1)
     recorder.track_table(Table("samples", ({"a": 1}, {"a": 2}), "eval", 1))
     recorder.close("finished")
-    guest.settle()
+    guest.save()
     assert vendor.got == [
         ("open", "run", None), ("params", "params", ["team"]), ("params", "params", ["lr", "team"]),
         ("track", "reward", "eval", 1), ("table", "samples", 2), ("close", "finished"),
@@ -269,7 +269,7 @@ def test_buffered_events_count_as_delivered_after_flush(recorder: Recorder) -> N
     for step in range(1, 6):
         recorder.track(float(step), "mine", "eval", step=step)
     assert guest._ledger.delivered <= len(stored)
-    guest.settle()
+    guest.save()
     assert stored == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert guest._ledger.safe_delivered == recorder.journal.last_seq
 
@@ -282,7 +282,7 @@ def test_a_resumed_run_continues_in_its_tracker_run_and_gets_nothing_twice(
     guest = guest_of(first)
     attached(guest, recorder)
     recorder.close("interrupted")
-    guest.settle()
+    guest.save()
     recorder.resumed(0)
     recorder.set_params({"lr": 1.0}, "data")
     guest_of(second).attach(run_directory, recorder.journal)
@@ -306,7 +306,7 @@ def test_a_failed_vendor_is_in_the_report_and_known_to_sync(recorder: Recorder, 
     callback = attached(guest, recorder)
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 2))
     happens(callback, logs={"loss": 1.0})
-    guest.settle()
+    guest.save()
     (line,) = reports(run_directory)
     assert line.line().startswith(
         "1/2 · it runs in the training process, and was disabled there: RuntimeError"

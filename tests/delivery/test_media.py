@@ -19,7 +19,7 @@ from PIL import Image
 
 import fmstune
 from fmstune.delivery import media
-from fmstune.delivery.journal.files import FileLost, kept
+from fmstune.delivery.journal.files import FileLost, stored_file
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.secrets.redaction import know_secrets, process_redactor
 from fmstune.trackers.values.media import encoded_image, histogram_of
@@ -58,8 +58,8 @@ def test_small_media_are_in_the_line_and_large_ones_once_next_to_it(
     assert all(len(json.dumps(line)) < 400 for line in (*same, image))
     assert len(files(run_directory)) == 2
     path = journal_path(run_directory)
-    assert kept(path, same[0]["item"]).read_text() == long
-    assert pixels(kept(path, image["item"]).read_bytes()).tolist() == RED.tolist()
+    assert stored_file(path, same[0]["item"]).read_text() == long
+    assert pixels(stored_file(path, image["item"]).read_bytes()).tolist() == RED.tolist()
 
 
 def test_without_a_run_nothing_happens_but_user_errors_raise(run_directory: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_full_disk_is_recorded_in_the_event(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(media, "keep", full)
+    monkeypatch.setattr(media, "store_file", full)
     with active(recorder):
         fmstune.track_image(RED, "sample", "eval", step=1)
     (event,) = events(run_directory)
@@ -211,4 +211,4 @@ def test_the_number_of_bins_is_one_that_trackers_can_hold(bins: Any) -> None:
 )
 def test_a_line_refers_to_no_file_but_its_own(item: dict[str, Any], run_directory: Path) -> None:
     with pytest.raises(FileLost):
-        kept(journal_path(run_directory), item)
+        stored_file(journal_path(run_directory), item)

@@ -70,7 +70,7 @@ def tracked(recorder: Recorder, directory: Path, store: str, monkeypatch: pytest
     with monkeypatch.context() as shell:
         shell.setenv("VENDOR_STORE", store)
         fleet = Fleet([Job(NAME, NAME)], check_within=None, close_timeout=2)
-        fleet.sail(directory)
+        fleet.start_delivery(directory)
         for step in (1, 2):
             recorder.track_point(MetricPoint({"loss": 1.0, "worst": float("inf")}, "train", step))
         recorder.close("finished")

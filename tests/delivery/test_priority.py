@@ -48,13 +48,13 @@ def sleeper() -> Iterator[int]:
 def test_a_lowered_priority_is_raised_again_and_no_policy_is_used_that_could_not_be_left(
     returns: bool, sleeper: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(priority, "_may_return", lambda: returns)
+    monkeypatch.setattr(priority, "_can_leave_idle", lambda: returns)
     before = standing(sleeper)
-    wait_for(lambda: priority.give_way([sleeper]))
+    wait_for(lambda: priority.lower_priority([sleeper]))
     assert standing(sleeper) == (os.SCHED_IDLE if returns else os.SCHED_BATCH, nice_of_session(sleeper, 19))
-    wait_for(lambda: priority.come_forward([sleeper]))
+    wait_for(lambda: priority.restore_priority([sleeper]))
     assert standing(sleeper)[1] == before[1]
-    if not returns or priority._may_be_less_nice():
+    if not returns or priority._can_raise_priority():
         assert standing(sleeper)[0] == before[0] == os.SCHED_OTHER
 
 
@@ -62,8 +62,8 @@ def test_a_process_that_has_ended_raises_nothing(sleeper: int) -> None:
     os.kill(sleeper, 9)
     wait_for(lambda: psutil.Process(sleeper).status() == psutil.STATUS_ZOMBIE)
     os.waitpid(sleeper, 0)
-    assert priority.give_way([sleeper])
-    assert priority.come_forward([sleeper])
+    assert priority.lower_priority([sleeper])
+    assert priority.restore_priority([sleeper])
 
 
 @pytest.mark.parametrize("end", ["finish", "trainer killed"])
@@ -75,7 +75,7 @@ def test_a_shipper_has_low_priority_until_its_training_has_ended_even_during_a_c
     options |= {"from_step": 20} if end == "trainer killed" else {}
     if end == "finish":
         fleet = Fleet([job(**options)], check_within=None, close_timeout=300)
-        fleet.sail(run_directory)
+        fleet.start_delivery(run_directory)
         record_steps(recorder, 1, 2)
         supervisor = fleet._ships[0].process.pid
     else:
@@ -83,7 +83,7 @@ def test_a_shipper_has_low_priority_until_its_training_has_ended_even_during_a_c
         trainer, supervisor = start_trainer(run_directory, options)
     wait_for(lambda: steps_in(tmp_path / "c") if (tmp_path / "c").exists() else 0)
     shipper = psutil.Process(supervisor).children()[0].pid
-    policy = os.SCHED_IDLE if priority._may_return() else os.SCHED_BATCH
+    policy = os.SCHED_IDLE if priority._can_leave_idle() else os.SCHED_BATCH
     wait_for(lambda: standing(shipper) == (policy, nice_of_session(shipper, 19)))
     if end == "finish":
         recorder.close("finished")
@@ -93,7 +93,7 @@ def test_a_shipper_has_low_priority_until_its_training_has_ended_even_during_a_c
         trainer.kill()
         trainer.wait()
     wait_for(lambda: standing(shipper)[1] == nice_of_session(shipper, 0))
-    if priority._may_be_less_nice():
+    if priority._can_raise_priority():
         wait_for(lambda: standing(shipper)[0] == os.SCHED_OTHER)
     if end == "finish":
         fleet.abandon()
@@ -110,15 +110,15 @@ def test_a_shipper_that_falls_behind_gets_normal_priority_until_it_has_caught_up
     well = tmp_path / "well"
     options: dict[str, Any] = {"fault": "wait", "at": "track", "from_step": 2, "until": str(well)}
     fleet = Fleet([job(tmp_path / "c", **options)], check_within=None, close_timeout=300)
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     record_steps(recorder, 1, 1)
     wait_for(lambda: steps_in(tmp_path / "c") if (tmp_path / "c").exists() else 0)
     shipper = psutil.Process(fleet._ships[0].process.pid).children()[0].pid
-    policy = os.SCHED_IDLE if priority._may_return() else os.SCHED_BATCH
+    policy = os.SCHED_IDLE if priority._can_leave_idle() else os.SCHED_BATCH
     wait_for(lambda: standing(shipper) == (policy, nice_of_session(shipper, 19)))
     record_steps(recorder, 2, 2)
     wait_for(lambda: standing(shipper)[1] == nice_of_session(shipper, 0))
-    if priority._may_be_less_nice():
+    if priority._can_raise_priority():
         wait_for(lambda: standing(shipper)[0] == os.SCHED_OTHER)
     well.touch()
     wait_for(lambda: steps_in(tmp_path / "c") == [1, 2])

@@ -173,7 +173,7 @@ def test_one_sync_delivers_every_accepted_event_and_reports_the_rest(
 def test_a_live_run_delivers_every_accepted_event_before_it_ends(scenario: Scenario) -> None:
     faults = {2: "raise", 3: "raise", 5: "kill", 6: "raise", 7: "base"}
     fleet = Fleet([scenario.job(faults)], check_within=None, close_timeout=300)
-    fleet.sail(scenario.directory)
+    fleet.start_delivery(scenario.directory)
     scenario.record(1, 9)
     wait_for(lambda: set(scenario.taken) == {1, 4, 8, 9})
     scenario.record(10, 11)
@@ -192,7 +192,7 @@ def test_an_event_at_which_the_tracker_hangs_is_skipped_in_a_live_run_and_by_syn
     monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.2)
     monkeypatch.setattr("fmstune.delivery.sync._STALLED_SECONDS", 3.0)
     fleet = Fleet([scenario.job({3: "hang"})], check_within=None, close_timeout=2)
-    fleet.sail(scenario.directory)
+    fleet.start_delivery(scenario.directory)
     scenario.record(1, 5)
     wait_for(lambda: set(scenario.taken) == {1, 2, 4, 5})
     scenario.end()

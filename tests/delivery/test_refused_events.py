@@ -42,7 +42,7 @@ def test_a_permanently_refused_event_does_not_block_the_others(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     fleet = Fleet([job(tmp_path / "c", fault="raise", at="set_params")], check_within=None, close_timeout=300)
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     recorder.set_params({"odd": 1}, "params")
     record_steps(recorder, 1, 3)
     wait_for(lambda: len(steps_in(tmp_path / "c")) == 3)
@@ -86,7 +86,7 @@ def test_an_event_that_kills_the_trackers_process_does_not_block_a_live_run(
     monkeypatch.setattr("fmstune.delivery.shippers._LONGEST_PAUSE", 0.1)
     made = job(tmp_path / "c", fault="segv", only_step=2)
     fleet = Fleet([made], check_within=None, close_timeout=300)
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     record_steps(recorder, 1, 3)
     wait_for(lambda: steps_in(tmp_path / "c") == [1, 3])
     record_steps(recorder, 4, 5)

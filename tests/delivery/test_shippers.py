@@ -63,7 +63,7 @@ def test_a_training_with_thousands_of_open_files_is_tracked_like_any_other(
         made = job(tmp_path / "c")
         fleet = Fleet([made], check_within=300, close_timeout=300)
         assert [check.ok for check in fleet.check().values()] == [True]
-        fleet.sail(run_directory)
+        fleet.start_delivery(run_directory)
         record_steps(recorder, 1, 3)
         recorder.close("finished")
         fleet.finish()
@@ -127,7 +127,7 @@ def test_the_shipper_catches_up_by_itself_when_the_service_is_back(
         check_within=None,
         close_timeout=300,
     )
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     record_steps(recorder, 1, 6)
     wait_for(lambda: (load_ledger(run_directory, "collector") or 0) and error_of(run_directory))
     assert steps_in(tmp_path / "c") == [1, 2, 3]
@@ -152,7 +152,7 @@ def test_a_tracker_that_hangs_mid_run_is_restarted_and_catches_up(
     well = tmp_path / "well"
     made = job(tmp_path / "c", fault="hang", from_step=4, until=str(well))
     fleet = Fleet([made], check_within=None, close_timeout=300)
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     record_steps(recorder, 1, 6)
     wait_for(lambda: steps_in(tmp_path / "c") == [1, 2, 3])
     well.touch()
@@ -169,7 +169,7 @@ def test_a_leaking_tracker_is_restarted_before_it_takes_the_trainings_memory(
     monkeypatch.setattr("fmstune.delivery.shippers._MOST_MEMORY", 200_000_000)
     monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.1)
     fleet = Fleet([job(tmp_path / "c", fault="leak")], check_within=None, close_timeout=300)
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     for step in range(1, 10):
         record_steps(recorder, step, step)
         wait_for(lambda step=step: step in steps_in(tmp_path / "c"))
@@ -189,7 +189,7 @@ def test_a_secret_option_is_in_no_process_list_no_ledger_and_no_log(
     made = job(tmp_path / "c", api_key=secret, fault="print_key", at="open")
     fleet = Fleet([made], check_within=None, close_timeout=300)
     arguments = Path(f"/proc/{fleet._ships[0].process.pid}/cmdline").read_bytes()
-    fleet.sail(run_directory, [secret])
+    fleet.start_delivery(run_directory, [secret])
     record_steps(recorder, 1, 1)
     recorder.close("finished")
     fleet.finish()
@@ -217,7 +217,7 @@ def test_the_memory_of_a_shipper_does_not_grow_with_the_run(
 ) -> None:
     where = Job("file", "fmstune.trackers.file_tracker:FileTracker", {"path": str(tmp_path / "f.jsonl")})
     fleet = Fleet([where], check_within=None, close_timeout=300)
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     process = fleet._ships[0].process
 
     def resident_after(last: int) -> int:
@@ -240,7 +240,7 @@ def test_the_memory_of_the_trainer_does_not_grow_during_an_outage(
     import tracemalloc
 
     fleet = Fleet([job(tmp_path / "c", fault="hang", at="open")], check_within=None, close_timeout=0.5)
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     record_steps(recorder, 1, 100)
     tracemalloc.start()
     record_steps(recorder, 101, 5000)

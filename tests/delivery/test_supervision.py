@@ -102,7 +102,7 @@ def test_supervision_survives_seconds_without_free_file_descriptors(
     monkeypatch.setattr("fmstune.delivery.shippers._WATCH_SECONDS", 0.02)
     monkeypatch.setattr("fmstune.delivery.shippers._LONGEST_PAUSE", 0.1)
     fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=300)
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     record_steps(recorder, 1, 3)
     wait_for(lambda: steps_in(tmp_path / "c") == [1, 2, 3])
     with _no_descriptors():
@@ -121,7 +121,7 @@ def test_a_forked_child_ends_no_shipper_of_its_parent(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=300)
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     child = os.fork()
     if child == 0:
         fleet.finish()

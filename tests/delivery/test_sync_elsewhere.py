@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fmstune.delivery.ledger import Ledger
-from fmstune.delivery.place import note_place
+from fmstune.delivery.place import record_place
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.deliver import Delivery
@@ -47,7 +47,7 @@ def home(recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: p
         here.chdir(home)
         here.setattr(sys, "path", [*sys.path, str(home)])
         fleet = Fleet([Job("package.mine:Mine", "package.mine:Mine")], check_within=None, close_timeout=20)
-        fleet.sail(run_directory)
+        fleet.start_delivery(run_directory)
         recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
         recorder.close("finished")
         fleet.finish()
@@ -83,7 +83,7 @@ def test_the_file_of_a_moved_project_is_found_in_its_new_location(
     (run / TRACKING_DIR).mkdir(parents=True)
     journal = open_journal(run)
     journal.append("metrics", {"step": 1, "values": {"loss": 1.0}})
-    note_place(run, "id-1")
+    record_place(run, "id-1")
     with monkeypatch.context() as here:
         here.chdir(project)
         ledger = Ledger("file", reference("file"), options, str(project))

@@ -17,10 +17,10 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 import fmstune
-from fmstune.delivery.journal.files import kept
+from fmstune.delivery.journal.files import stored_file
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.shipping.media import changed, why_not
-from fmstune.delivery.tracked import Ambiguous, taken_by
+from fmstune.delivery.tracked import Ambiguous, function_for
 from fmstune.trackers.records import Limits
 from tests.support.journals import events, journal_path
 from tests.support.logs import Logs
@@ -172,7 +172,7 @@ def test_every_pillow_mode_is_an_image(mode: str, recorder: Recorder, run_direct
     with active(recorder):
         fmstune.track(Image.new(mode, (3, 2)), "name")
     (event,) = events(run_directory)
-    with Image.open(kept(journal_path(run_directory), event.item)) as image:
+    with Image.open(stored_file(journal_path(run_directory), event.item)) as image:
         assert image.size == (3, 2)
 
 
@@ -237,5 +237,5 @@ def test_no_cell_of_a_frame_is_lost_whatever_its_columns_are_called(names: list[
     frame = pandas.DataFrame(
         [list(range(len(names)))], columns=pandas.Index(names, dtype=object), index=["x"]
     )
-    _, rows = taken_by(frame)
+    _, rows = function_for(frame)
     assert [list(row.values()) for row in rows] == [["x", *range(len(names))]]

@@ -78,7 +78,9 @@ def test_the_journal_gets_a_final_status_whenever_a_signal_arrives(
         begins = signalled(JournalWriter._begin, signum, when=lambda *arguments: True)
         monkeypatch.setattr(JournalWriter, "_begin", begins)
     elif moment == "as the trackers are given it":
-        monkeypatch.setattr(Fleet, "sail", signalled(Fleet.sail, signum, when=lambda *arguments: True))
+        monkeypatch.setattr(
+            Fleet, "start_delivery", signalled(Fleet.start_delivery, signum, when=lambda *arguments: True)
+        )
     elif moment == "as its end is recorded":
         ends = signalled(JournalWriter.append, signum, when=lambda journal, kind, fields: kind == "status")
         monkeypatch.setattr(JournalWriter, "append", ends)

@@ -52,7 +52,7 @@ def deliver(
     `before_end` is awaited between the last event and the end of the run.
     """
     fleet = Fleet([made], check_within=None, close_timeout=close_timeout)
-    fleet.sail(directory)
+    fleet.start_delivery(directory)
     recorder.set_params({"team": "nlp"}, "params")
     record_steps(recorder, 1, 10)
     recorder.close("finished")
@@ -87,7 +87,7 @@ directory = Path(sys.argv[1])
 recorder = Recorder(open_journal(directory), Redactor({}))
 fleet = Fleet([Job("collector", "tests.sample_trackers:Collector", eval(sys.argv[2]))], check_within=None,
               close_timeout=3)
-fleet.sail(directory)
+fleet.start_delivery(directory)
 for step in range(1, 21):
     recorder.track_point(MetricPoint({"loss": 1 / step}, "train", step))
 print(fleet._ships[0].process.pid, flush=True)

@@ -40,7 +40,7 @@ def test_consecutive_refused_events_are_skipped_in_an_aim_run_and_added_by_a_lat
     # Under the built-in name it is forked from an interpreter that has Aim's SDK.
     made = Job("aim", f"{__name__}:{PickyAim.__name__}", {"repo": str(tmp_path)})
     fleet = Fleet([made], check_within=None, close_timeout=300)
-    fleet.sail(run_directory)
+    fleet.start_delivery(run_directory)
     recorder.set_params({"a": 1}, "odd")
     recorder.set_params({"b": 2}, "even")
     for step in range(1, 10):

@@ -32,7 +32,7 @@ def test_a_server_that_comes_back_without_what_it_had_gets_the_whole_run(
         [Job("aim", AIM, {"repo": f"aim://127.0.0.1:{port}"})], check_within=None, close_timeout=300
     )
     with aim_server(storage, port):
-        fleet.sail(run_directory)
+        fleet.start_delivery(run_directory)
         recorder.set_params({"lr": 0.1}, "config")
         record_steps(recorder, 1, 4)
         wait_for(lambda: delivered(5))

@@ -249,7 +249,7 @@ def test_an_aim_server_that_dies_and_comes_back_gets_every_point_and_blocks_noth
         found = fleet.check()["aim"]
         assert found.ok, found
         assert found.latency is not None
-        fleet.sail(run_directory)
+        fleet.start_delivery(run_directory)
         record_steps(recorder, 1, 10)
         wait_for(lambda: report(run_directory, ["aim"])[0].delivered == 10)
     slowest = 0.0
@@ -325,7 +325,7 @@ def test_a_server_that_accepts_no_files_blocks_nothing_and_is_reported(
     recorder.close("finished")
     handover = HandOver(recorder.journal.path, tracker, 0)
     (event, _) = events(run_directory)
-    assert handover.give(event) is False
+    assert handover.deliver(event) is False
     assert handover.changes == (
         "the artifact a.txt is kept in the journal only: there is no room for files here",
     )

@@ -29,7 +29,7 @@ class Stopped(Exception):
     """No time is left to read files."""
 
 
-def keep(journal: Path, data: bytes, suffix: str) -> dict[str, Any]:
+def store_file(journal: Path, data: bytes, suffix: str) -> dict[str, Any]:
     """Write a file next to the journal at this path, unless it exists; return its entry for an event. Raises
     `OSError`."""
     folder = journal.parent / FILES_DIR
@@ -45,7 +45,7 @@ def keep(journal: Path, data: bytes, suffix: str) -> dict[str, Any]:
     return {"file": path.name, "size": len(data)}
 
 
-def keep_all(journal: Path, files: Mapping[str, Path], *, link: bool) -> dict[str, Any]:
+def store_all(journal: Path, files: Mapping[str, Path], *, link: bool) -> dict[str, Any]:
     """Store files under the given names in a folder next to the journal at this path; return its entry for an
     event. With `link` they are not copied if the file system allows it: their owner may delete them, but not
     write to them. Raises `OSError`."""
@@ -58,7 +58,7 @@ def keep_all(journal: Path, files: Mapping[str, Path], *, link: bool) -> dict[st
             path.parent.mkdir(parents=True, exist_ok=True)
             if not (link and linked(source, path)):
                 shutil.copyfile(source, path)
-        return settled(store, temporary)
+        return named_by_content(store, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -74,7 +74,7 @@ def linked(source: Path, path: Path) -> bool:
     return True
 
 
-def settled(store: Path, folder: Path, go_on: Callable[[], bool] = lambda: True) -> dict[str, Any]:
+def named_by_content(store: Path, folder: Path, go_on: Callable[[], bool] = lambda: True) -> dict[str, Any]:
     """Name a folder in the store after its content, which is read for that; return its entry for an event.
     Raises `OSError`, and `Stopped` when it has to stop."""
     names = files_in(folder)
@@ -90,7 +90,7 @@ def files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def all_kept(journal: Path, item: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]]:
+def stored_folder(journal: Path, item: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]]:
     """The folder of an event, and the files in it. Links that were removed after delivery are looked up at
     their origin: `{"from": "checkpoint-20", "names": [...]}`. Raises `FileLost`."""
     name = str(item.get("folder"))
@@ -99,7 +99,7 @@ def all_kept(journal: Path, item: Mapping[str, Any]) -> tuple[Path, tuple[str, .
     folder = (journal.parent / FILES_DIR / name).absolute()
     try:
         if not folder.is_dir() and "from" in item:
-            return _where_they_came_from(journal, item, name)
+            return _rebuilt_from_source(journal, item, name)
         files = files_in(folder)
         found = _digest(folder, files)
     except OSError as error:
@@ -109,9 +109,7 @@ def all_kept(journal: Path, item: Mapping[str, Any]) -> tuple[Path, tuple[str, .
     return folder, tuple(files)
 
 
-def _where_they_came_from(
-    journal: Path, item: Mapping[str, Any], digest: str
-) -> tuple[Path, tuple[str, ...]]:
+def _rebuilt_from_source(journal: Path, item: Mapping[str, Any], digest: str) -> tuple[Path, tuple[str, ...]]:
     """The folder of an event, rebuilt from links. A tracker is never given the original folder, which
     contains other files."""
     place, names = str(item["from"]), tuple(map(str, item.get("names") or ()))
@@ -119,7 +117,7 @@ def _where_they_came_from(
         raise FileLost(f"{place[:80]!r} is not a folder of the run")
     folder = journal.parent.parent / place
     if all((folder / name).is_file() for name in names) and _digest(folder, sorted(names)) == digest:
-        keep_all(journal, {name: folder / name for name in names}, link=True)
+        store_all(journal, {name: folder / name for name in names}, link=True)
         return (journal.parent / FILES_DIR / digest).absolute(), tuple(sorted(names))
     raise FileLost(
         f"its links were removed after delivery, and {folder.absolute()} no longer contains these files"
@@ -140,7 +138,7 @@ def _digest(folder: Path, files: Iterable[str], go_on: Callable[[], bool] = lamb
     return whole.hexdigest()
 
 
-def kept(journal: Path, item: Mapping[str, Any]) -> Path:
+def stored_file(journal: Path, item: Mapping[str, Any]) -> Path:
     """The file of an event. Raises `FileLost`."""
     name = str(item.get("file"))
     found = _NAME.fullmatch(name)

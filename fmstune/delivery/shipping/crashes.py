@@ -53,7 +53,7 @@ def after_death(ledger: Ledger, cause: str, last: int) -> Ledger:
     )
 
 
-def may_get_further(directory: Path, before: Ledger, now: Ledger) -> bool:
+def can_progress(directory: Path, before: Ledger, now: Ledger) -> bool:
     """After a death, with the ledger `before` and after it: whether another process may get further, or find
     the event that kills them."""
     if now.careful > before.careful <= now.delivered:

@@ -19,7 +19,7 @@ from typing import Any, cast
 from fmstune.delivery.journal.labels import labels
 from fmstune.delivery.journal.reader import Event, JournalReader, final_status, sessions
 from fmstune.delivery.ledger import Ledger
-from fmstune.delivery.shipping.stretches import GivingOn
+from fmstune.delivery.shipping.stretches import BatchDelivery
 from fmstune.delivery.spans import Spans
 from fmstune.delivery.suspicion import MOST_STRIKES, Mark
 from fmstune.trackers.places import other_place, place_of
@@ -39,7 +39,7 @@ _MOST_PROBES = 16
 outage."""
 
 
-class Delivery(GivingOn):
+class Delivery(BatchDelivery):
     """The delivery of the journal in `directory` to one tracker, from the position in `ledger`."""
 
     def run(self, writer_gone: Callable[[], bool], pause: Callable[[float], None] = time.sleep) -> Ledger:
@@ -54,7 +54,7 @@ class Delivery(GivingOn):
             start, at = self._reader.offset, 0
             batch = self._reader.read(_AT_ONCE, patient=True)
             while at < len(batch):
-                if given := self._give_on(batch, at):
+                if given := self._deliver_batch(batch, at):
                     at += given
                 else:
                     event, offset = batch[at]
@@ -122,7 +122,7 @@ class Delivery(GivingOn):
         if careful := self._careful(event.seq) or again:
             self._save(trying=event.seq)
         try:
-            called = self._hand_over(event)
+            called = self._deliver(event)
             if event.kind != "status" and careful:
                 self._tracker.flush()  # an SDK that sends in the background must fail here, not later
         # SystemExit, KeyboardInterrupt or any other BaseException of an SDK is a failure like another.
@@ -149,10 +149,10 @@ class Delivery(GivingOn):
             self._returned.add(event.seq)
         return True
 
-    def _hand_over(self, event: Event) -> bool:
+    def _deliver(self, event: Event) -> bool:
         if (raised := self._take_raised(event)) is not None:
             raise raised
-        called = self._handover.give(event)
+        called = self._handover.deliver(event)
         if event.kind != "status":
             return called
         self._close(cast(Status, event.status), event.error)
@@ -334,7 +334,7 @@ class Delivery(GivingOn):
         self._save(trying=0)
         try:
             if final is not None:
-                self._handover.give(final)
+                self._handover.deliver(final)
                 self._close(cast(Status, final.status), final.error)
             else:
                 self._tracker.seq = None  # no event records it

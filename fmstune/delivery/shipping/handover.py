@@ -44,7 +44,7 @@ class Resumed:
 Call = MetricPoint | Table | Params | Resumed | Media | Artifact
 
 
-class Given(NamedTuple):
+class Delivered(NamedTuple):
     """How many of the events were delivered, and the number of the last one for which the tracker was called;
     `error` is what was raised for the next one."""
 
@@ -89,7 +89,7 @@ class HandOver:
         """Whether the event delivers files that the tracker accepts."""
         return event.kind == "artifact" and self.tracker.takes_artifacts
 
-    def give(self, event: Event) -> bool:
+    def deliver(self, event: Event) -> bool:
         """Deliver metrics, a table or params to the tracker, adapted to its limits; the caller handles a
         status. Returns whether the tracker was called. Raises what the tracker raises."""
         if event.seq != self._last[0]:
@@ -111,12 +111,12 @@ class HandOver:
             tracker.track_artifact(with_files(call, self._path, event))
         return call is not None
 
-    def give_on(self, events: Sequence[Event], until: float) -> Given:
-        """Deliver consecutive events, which are all metrics, as `give` does for each; stop when the tracker
-        raises, or at this time of the monotonic clock."""
+    def deliver_all(self, events: Sequence[Event], until: float) -> Delivered:
+        """Deliver consecutive events, which are all metrics, as `deliver` does for each; stop when the
+        tracker raises, or at this time of the monotonic clock."""
         events, points = self._points(events)
         if not events:
-            return Given(0)
+            return Delivered(0)
         first, taken, waits = events[0].seq, 0, False
 
         def given() -> Iterator[MetricPoint]:
@@ -141,7 +141,7 @@ class HandOver:
             taken -= waits  # it stopped early, and may have taken the last point without tracking it
         self._ahead = {event.seq: point for event, point in zip(events[taken:], points[taken:], strict=True)}
         called = (point.seq for point in reversed(points[:taken]) if point is not None)
-        return Given(taken, next(called, None) or 0, error)
+        return Delivered(taken, next(called, None) or 0, error)
 
     def _points(self, events: Sequence[Event]) -> tuple[Sequence[Event], Sequence[MetricPoint | None]]:
         """The first of these events, and their points; none if they are delivered after later ones."""

@@ -28,7 +28,7 @@ from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.log import ShipperLog
 from fmstune.delivery.shipping.orders import Orders, Pauses
-from fmstune.delivery.shipping.priority import step_back
+from fmstune.delivery.shipping.priority import lower_while_importing
 from fmstune.delivery.shipping.standing import DeliveryFailed, cause_text
 from fmstune.delivery.shipping.watch import TrainerWatch
 from fmstune.secrets.redaction import know_secrets, process_redactor
@@ -52,14 +52,14 @@ def main(trainer: TrainerWatch) -> int:
     collect_rarely()
     orders = Orders(sys.stdin.fileno())
     answers = _take_standard_output()
-    _first_to_go()
+    _prefer_for_oom_kill()
     log = ShipperLog()  # before anything else is imported or started: it forks
     trainer.note_log(log.reader)
     if not (line := orders.line()):
         return EXIT_DONE
     job = json.loads(line)
-    if job["steps_back"]:
-        step_back()
+    if job["in_background"]:
+        lower_while_importing()
     sys.path[:] = job["sys_path"]
     try:
         tracker = build_tracker(job["reference"], job["name"], job["options"])
@@ -215,7 +215,7 @@ def _leave(code: int, log: ShipperLog, trainer: TrainerWatch) -> NoReturn:
     os._exit(code)
 
 
-def _first_to_go() -> None:
+def _prefer_for_oom_kill() -> None:
     """When memory runs out, let Linux end this process rather than the training."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

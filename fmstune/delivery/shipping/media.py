@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from fmstune.delivery.journal.files import all_kept, kept
+from fmstune.delivery.journal.files import stored_file, stored_folder
 from fmstune.delivery.journal.reader import Event
 from fmstune.secrets.redaction import beginning
 from fmstune.trackers.records import Artifact, Limits, Media, utf8
@@ -45,7 +45,7 @@ def _called(event: Event) -> str:
 
 def with_files(artifact: Artifact, journal: Path, event: Event) -> Artifact:
     """The artifact with the event's files. Raises `FileLost`."""
-    folder, files = all_kept(journal, event.item)
+    folder, files = stored_folder(journal, event.item)
     size = sum((folder / name).stat().st_size for name in files)
     return dataclasses.replace(artifact, folder=folder, files=files, size=size)
 
@@ -58,6 +58,8 @@ def with_content(media: Media, journal: Path, event: Event) -> Media:
         counts = tuple(item["counts"])
         return dataclasses.replace(media, counts=counts, low=float(item["low"]), high=float(item["high"]))
     if media.kind == "image":
-        return dataclasses.replace(media, file=kept(journal, item), text=utf8(str(item.get("caption", ""))))
-    text = str(item["text"]) if "text" in item else kept(journal, item).read_text("utf-8", "replace")
+        return dataclasses.replace(
+            media, file=stored_file(journal, item), text=utf8(str(item.get("caption", "")))
+        )
+    text = str(item["text"]) if "text" in item else stored_file(journal, item).read_text("utf-8", "replace")
     return dataclasses.replace(media, text=utf8(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from fmstune.delivery.shipping.priority import come_forward, give_way, gives_way
+from fmstune.delivery.shipping.priority import has_lower_priority, lower_priority, restore_priority
 from fmstune.delivery.shipping.waiting import readable
 from fmstune.system.descendants import descendants
 
@@ -73,7 +73,7 @@ class Pauses:
         self._supervisor = os.getppid()
         self._used = time.process_time()
         if self._beside:
-            self._settled = give_way(self._processes())
+            self._settled = lower_priority(self._processes())
 
     def __call__(self, seconds: float) -> None:
         """Pause, at most until training ends; during training, longer after much work."""
@@ -85,11 +85,11 @@ class Pauses:
         self._orders.wait(max(seconds, min(worked / _SHARE, _MOST_SECONDS)))
         self._count += 1
         if self._orders.last:
-            self._beside = not come_forward(self._processes())
-        elif not (self._settled and gives_way()) or self._count >= self._next:
+            self._beside = not restore_priority(self._processes())
+        elif not (self._settled and has_lower_priority()) or self._count >= self._next:
             # The trainer raises the priority of a shipper that falls behind; now it has caught up. And an SDK
             # may start processes at any time, in their own sessions (W&B's core).
-            self._settled = give_way(self._processes())
+            self._settled = lower_priority(self._processes())
             self._next = self._count + min(self._count, _MOST_PAUSES)
 
     def _processes(self) -> list[int]:

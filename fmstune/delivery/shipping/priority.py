@@ -25,18 +25,18 @@ _NICE, _NICEST = 10, 19
 _ENABLED = Path("/proc/sys/kernel/sched_autogroup_enabled")
 
 
-def step_back() -> None:
+def lower_while_importing() -> None:
     """Give priority to the imports of the training process while this one imports its SDK."""
     os.nice(_NICE)
     _renice_session(os.getpid(), _NICE)
 
 
-def give_way(processes: Iterable[int]) -> bool:
+def lower_priority(processes: Iterable[int]) -> bool:
     """Use only the processor time that training leaves over. Return whether this is complete; if not, call it
     again a moment later."""
     settled, policy = True, None
     if hasattr(os, "SCHED_IDLE"):  # Linux
-        policy = os.SCHED_IDLE if _may_return() else os.SCHED_BATCH
+        policy = os.SCHED_IDLE if _can_leave_idle() else os.SCHED_BATCH
     for process in processes:
         settled = _renice_session(process, _NICEST) and settled
         if policy is not None:
@@ -46,12 +46,12 @@ def give_way(processes: Iterable[int]) -> bool:
     return settled
 
 
-def gives_way() -> bool:
+def has_lower_priority() -> bool:
     """Whether this process still gives way, as far as its scheduling policy shows."""
     return not hasattr(os, "SCHED_IDLE") or os.sched_getscheduler(0) in (os.SCHED_IDLE, os.SCHED_BATCH)
 
 
-def come_forward(processes: Iterable[int]) -> bool:
+def restore_priority(processes: Iterable[int]) -> bool:
     """Give processes that gave way the same share as this one, as far as the system permits. Return whether
     this is complete; if not, call it again a moment later."""
     settled = True
@@ -84,11 +84,11 @@ def _threads(process: int) -> list[int]:
         return []
 
 
-def _may_return() -> bool:
-    return _sessions_are_groups() or _may_be_less_nice()
+def _can_leave_idle() -> bool:
+    return _sessions_are_groups() or _can_raise_priority()
 
 
-def _may_be_less_nice() -> bool:
+def _can_raise_priority() -> bool:
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     try:
         os.setpriority(os.PRIO_PROCESS, 0, nice - 1)

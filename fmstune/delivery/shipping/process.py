@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE, EXIT_RETRY
-from fmstune.delivery.shipping.priority import come_forward
+from fmstune.delivery.shipping.priority import restore_priority
 from fmstune.delivery.shipping.quiet import environment
 from fmstune.delivery.shipping.waiting import readable
 from fmstune.secrets.redaction import Redactor, process_secrets, secret_texts
@@ -52,7 +52,7 @@ class Job:
     place: Mapping[str, str] = field(default_factory=dict)
 
 
-class _OwnEnd:
+class _OwnExit:
     """The pipe through which a supervisor reports that its shipper ended by itself."""
 
     def __init__(self) -> None:
@@ -91,9 +91,9 @@ class ShipperProcess:
     reads. What the pipe does not accept is buffered, and sent whenever the process is polled.
     """
 
-    def __init__(self, job: Job, *, check_within: float | None, steps_back: bool = False) -> None:
+    def __init__(self, job: Job, *, check_within: float | None, in_background: bool = False) -> None:
         """Start the process; with `check_within` (seconds) it begins by checking the tracker. With
-        `steps_back`, it does so beside something more urgent."""
+        `in_background`, it does so beside something more urgent."""
         self.job = job
         self.in_process = False
         self.repeated_steps = "kept"
@@ -102,7 +102,7 @@ class ShipperProcess:
         self._began = time.monotonic()
         self._timeout = check_within
         self._mark = uuid.uuid4().hex  # in the environment of all processes that it starts
-        self._ends = _OwnEnd()
+        self._ends = _OwnExit()
         self._unsent = b""
         self._sending = threading.Lock()
         try:
@@ -117,7 +117,7 @@ class ShipperProcess:
                 "reference": job.reference,
                 "options": dict(job.options),
                 "place": dict(job.place),
-                "steps_back": steps_back,
+                "in_background": in_background,
                 "check": check_within is not None,
                 "timeout": check_within,
                 "parent": os.getpid(),
@@ -168,7 +168,7 @@ class ShipperProcess:
             return self._hung
         if self._ended_here or code in (None, EXIT_DONE, EXIT_RETRY, EXIT_AGAIN, EXIT_BUSY):
             return None
-        return f"its process {_how_it_died(code)}"
+        return f"its process {_describe_death(code)}"
 
     def memory(self) -> int:
         """The memory in bytes of the process and those of its SDK; 0 when it has ended."""
@@ -196,7 +196,7 @@ class ShipperProcess:
                 "try again, or give it longer: --set tracking.check_timeout=SECONDS",
             )
         if not answer:
-            how = _how_it_died(self._process.wait())
+            how = _describe_death(self._process.wait())
             return Check("crashed", f"its process {how} during the check", "try again, or install it again")
         message = json.loads(answer)
         redactor = Redactor(secrets=secret_texts(self.job.options))
@@ -234,9 +234,9 @@ class ShipperProcess:
         """Tell one that has its order that the journal gets no more: what is left is to be delivered."""
         self._send({"training": "ended"})
 
-    def come_forward(self) -> bool:
+    def restore_priority(self) -> bool:
         """Have it run at the priority of this process; `False`: call this again a moment later."""
-        return come_forward(descendants(self.pid))
+        return restore_priority(descendants(self.pid))
 
     def wait(self, seconds: float) -> int | None:
         """Wait for the exit code, at most this long; `None` if it is still alive then."""
@@ -346,5 +346,5 @@ def _identity(file: int) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _how_it_died(code: int) -> str:
+def _describe_death(code: int) -> str:
     return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code % FOREIGN}"

@@ -17,12 +17,12 @@ _MOST_EVENTS, _MOST_SECONDS = 4096, 1.0
 """The ledger is written after this many events, or this long: a shipper without progress seems to hang."""
 
 
-class GivingOn(Standing):
+class BatchDelivery(Standing):
     """A delivery without failures."""
 
     _raised: tuple[int, BaseException] | None = None
 
-    def _give_on(self, batch: Sequence[tuple[Event, int]], at: int) -> int:
+    def _deliver_batch(self, batch: Sequence[tuple[Event, int]], at: int) -> int:
         """Deliver the metrics of a batch from the index `at` on; return how many. Stops at any other event,
         if the tracker raises, or after a second."""
         ledger = self.ledger
@@ -41,7 +41,7 @@ class GivingOn(Standing):
         events = _consecutive_metrics(batch, at, ledger.delivered + 1)
         if not events or events[0].seq <= self._held:
             return 0
-        given, called, error = self._handover.give_on(events, self._confirmed_at + _MOST_SECONDS)
+        given, called, error = self._handover.deliver_all(events, self._confirmed_at + _MOST_SECONDS)
         if error is not None:
             self._raised = (events[given].seq, error)
         if called:

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from fmstune.delivery.shipping.priority import come_forward
+from fmstune.delivery.shipping.priority import restore_priority
 from fmstune.delivery.shipping.watch import TrainerWatch
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -96,7 +96,7 @@ def _supervise(
             gone_at = time.monotonic()
             watch.note_gone()
         if gone_at is not None:  # the shipper gave way to a training that has ended, or does so just now
-            come_forward(_descendants())
+            restore_priority(_descendants())
         if ordered or (gone_at is not None and time.monotonic() >= watch.ends_at(gone_at)):
             _end_all(shipper, watch.log_reader)
             _end_as(signal.SIGTERM)
