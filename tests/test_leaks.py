@@ -17,7 +17,7 @@ from tests.support.here import command
 from tests.support.leaks import ENVIRONMENT, PARAMS_FILE, PLANTED, configuration
 from tests.support.readers import read_aim
 
-RUDE = "tests.support.leaks:Rude"
+LEAKY = "tests.support.leaks:LeakyTracker"
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def written(place: Place) -> Iterator[tuple[str, bytes]]:
 @pytest.fixture(scope="module")
 def run(place: Place) -> subprocess.CompletedProcess[str]:
     """A run with three trackers and secrets everywhere, which ends with an error."""
-    arguments = [f"--tracker={name}" for name in (RUDE, "file", "aim", "wandb")]
-    arguments += [f"--set=trackers.'{RUDE}'.db_pass={PLANTED['set']}", "--set=run.termination_log=cause"]
+    arguments = [f"--tracker={name}" for name in (LEAKY, "file", "aim", "wandb")]
+    arguments += [f"--set=trackers.'{LEAKY}'.db_pass={PLANTED['set']}", "--set=run.termination_log=cause"]
     arguments += [f"--param=deploy_key={PLANTED['param']}", f"--param=note=I use {PLANTED['param_note']}"]
     arguments += [
         "--params-file=../params.json",
@@ -85,7 +85,7 @@ def test_no_output_of_a_run_contains_a_secret(place: Place, run: subprocess.Comp
         "collected", "work/cause", "work/out/error.log", "work/out/config.toml", "work/out/tracking/aim.json",
         "work/out/tracking/journal.jsonl", "work/out/checkpoint-4/training_args.bin",
         "work/out/checkpoint-4/trainer_state.json", "work/out/checkpoint-4/tracking/aim.json",
-        f"work/out/tracking/{quote(RUDE)}.log", f"work/out/tracking/{quote(RUDE, safe='')}.json",
+        f"work/out/tracking/{quote(LEAKY)}.log", f"work/out/tracking/{quote(LEAKY, safe='')}.json",
     ):  # fmt: skip
         assert expected in files
     assert any(name.endswith(".wandb") for name in files)
@@ -108,10 +108,10 @@ def test_no_output_of_sync_and_check_contains_a_secret(
     place: Place, run: subprocess.CompletedProcess[str]
 ) -> None:
     synced = place.fmstune(
-        "trackers", "sync", "out", "--json", f"--set=trackers.'{RUDE}'.db_pass={PLANTED['set']}"
+        "trackers", "sync", "out", "--json", f"--set=trackers.'{LEAKY}'.db_pass={PLANTED['set']}"
     )
-    unwell = [f"--set=trackers.'{RUDE}'.unwell=true", f"--set=trackers.'{RUDE}'.db_pass={PLANTED['set']}"]
-    checked = [place.fmstune("trackers", "check", RUDE, *unwell, *json_) for json_ in ([], ["--json"])]
+    unwell = [f"--set=trackers.'{LEAKY}'.unwell=true", f"--set=trackers.'{LEAKY}'.db_pass={PLANTED['set']}"]
+    checked = [place.fmstune("trackers", "check", LEAKY, *unwell, *json_) for json_ in ([], ["--json"])]
     assert [synced.returncode, *(each.returncode for each in checked)] == [1, 3, 3]
     assert "[redacted]" in synced.stdout
     for done in (synced, *checked):
@@ -140,4 +140,4 @@ def test_sync_asks_for_an_option_that_contained_a_secret(
     done = elsewhere.fmstune("trackers", "sync", "work/out")
     assert done.returncode == 1
     assert "its option api_key held a secret, which the ledger does not keep" in done.stdout
-    assert f'→ give it again: --set trackers."{RUDE}".api_key=…' in done.stdout
+    assert f'→ give it again: --set trackers."{LEAKY}".api_key=…' in done.stdout

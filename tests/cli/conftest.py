@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mistakes import GUARD
+from tests.support.user_errors import GUARD
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """An empty directory, for `tests.support.mistakes`."""
+    """An empty directory, for `tests.support.user_errors`."""
     directory = tmp_path / "here"
     directory.mkdir()
     (tmp_path / "guard").mkdir()

@@ -15,8 +15,8 @@ from fmstune import demo
 from fmstune.errors import ConfigError, RunError
 from fmstune.models.locate import locate
 from fmstune.models.merge import merge
-from tests.support.mistakes import fmstune, told
 from tests.support.tuned import tune
+from tests.support.user_errors import error_line, fmstune
 
 
 @pytest.mark.parametrize("command", ["merge", "generate"])
@@ -70,7 +70,7 @@ def test_errors_are_reported_at_once(arguments: str, says: str, here: Path) -> N
         (here / name / "adapter_config.json").write_text(json.dumps(written))
     (here / "broken" / "adapter_config.json").write_text("{")
     (here / "whole" / "config.json").write_text((demo.model_dir() / "config.json").read_text())
-    assert says in told(here, *arguments.split())
+    assert says in error_line(here, *arguments.split())
 
 
 @pytest.mark.parametrize(

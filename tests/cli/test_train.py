@@ -17,9 +17,9 @@ from tests.support.commands import FAST, ROOT, fmstune, start
 from tests.support.end_to_end import aim_points, journal_points
 from tests.support.here import command
 from tests.support.journals import events, last_step
-from tests.support.mistakes import GUARD
-from tests.support.ranks import begun, ended
+from tests.support.ranks import start_ranks, wait_for_ranks
 from tests.support.readers import read_aim
+from tests.support.user_errors import GUARD
 from tests.support.waiting import wait_for
 
 UNSAVED = ["--set", "training.save_strategy=no"]
@@ -185,11 +185,11 @@ def test_two_ranks_write_one_journal_and_one_run_per_tracker_even_when_interrupt
     out = tmp_path / "out"
     begin_repository(tmp_path)
     arguments = ["train", "--tracker", "aim", "--output-dir", "out", "--max-steps", "400", *FAST, *UNSAVED]
-    ranks = begun(2, *arguments, cwd=tmp_path)
+    ranks = start_ranks(2, *arguments, cwd=tmp_path)
     wait_for(lambda: last_step(out) >= 5)
     for rank in ranks:
         rank.terminate()
-    done, other = ended(ranks)
+    done, other = wait_for_ranks(ranks)
     assert (done.returncode, other.returncode) == (143, 143), done.stderr
     (run,) = read_aim(tmp_path)
     steps = last_step(out)

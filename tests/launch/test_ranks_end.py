@@ -20,7 +20,7 @@ from fmstune.launch import rank as ranks
 from fmstune.launch import signals
 from fmstune.launch.rank import process_group_left
 from tests.support.commands import ROOT, fmstune, start
-from tests.support.ranks import CALLBACKS, CURSED, TWO, gone, pids, slow_rank, together, with_callback
+from tests.support.ranks import CALLBACKS, CURSED, TWO, have_ended, pids, run_ranks, slow_rank, with_callback
 from tests.support.waiting import wait_for
 
 
@@ -65,7 +65,7 @@ def test_a_rank_that_raises_system_exit_reports_it_to_the_launcher_and_the_journ
 
 def test_all_ranks_stop_when_a_callback_stops_one(tmp_path: Path) -> None:
     arguments = ["train", *TWO[2:], *with_callback("Stops")]
-    done, other = together(2, *arguments, cwd=tmp_path)
+    done, other = run_ranks(2, *arguments, cwd=tmp_path)
     assert (done.returncode, other.returncode) == (0, 0), done.stderr
     assert "2 steps" in done.stderr
 
@@ -84,7 +84,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     assert trainer.returncode == 130
     assert shown.splitlines()[-1] == "error: interrupted by SIGINT."
     assert not list((tmp_path / "out").glob("checkpoint-*"))
-    assert gone(processes)
+    assert have_ended(processes)
 
 
 def test_ranks_whose_launcher_is_killed_save_a_checkpoint_and_end(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_ranks_whose_launcher_is_killed_save_a_checkpoint_and_end(tmp_path: Path
     processes = pids(tmp_path)
     trainer.kill()
     trainer.communicate()
-    wait_for(lambda: gone(processes))
+    wait_for(lambda: have_ended(processes))
     assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support import commands
 from tests.support.aim_servers import free_port
 from tests.support.commands import FAST, Command
-from tests.support.ranks import ACCELERATE, CALLBACKS, CURSED, TORCHRUN, gone, pids, with_callback
+from tests.support.ranks import ACCELERATE, CALLBACKS, CURSED, TORCHRUN, have_ended, pids, with_callback
 
 TRAIN = ["-m", "fmstune", "train", "--output-dir", "out", *FAST]
 LOG = ["--set", "run.termination_log=why"]
@@ -66,7 +66,7 @@ def test_a_signal_to_torchrun_saves_a_checkpoint(tmp_path: Path) -> None:
     assert launcher.returncode != 0
     assert "saving a checkpoint after this step" in shown
     assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1
-    assert gone(processes)
+    assert have_ended(processes)
 
 
 def test_torchrun_of_other_projects_loads_nothing_of_fmstune() -> None:

@@ -18,7 +18,7 @@ from fmstune.delivery.ledger import Ledger
 from fmstune.report.console import SummingConsole
 from fmstune.report.ending import ending
 from tests.support.commands import fmstune
-from tests.support.made_runs import begin, leave, make_run, with_settings
+from tests.support.made_runs import end_run, make_run, start_run, with_settings
 from tests.support.tracked import rewrite_as_interrupted, tune
 
 
@@ -28,11 +28,11 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_metrics(directory: Path, *values: tuple[str, Mapping[str, float], int]) -> Path:
-    recorder = begin(directory)
+    recorder = start_run(directory)
     recorder.set_params(with_settings({}), "config")
     for stage, figures, step in values:
         recorder.track_sample(dict(figures), stage, step)
-    leave(recorder)
+    end_run(recorder)
     return directory
 
 
@@ -72,11 +72,11 @@ def test_time_is_summed_over_everything_tracked_even_twice_per_step() -> None:
 def test_energy_is_the_power_of_all_gpus_times_the_time_between_samples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    recorder = begin(Path("a"))
+    recorder = start_run(Path("a"))
     for second, watts in ((0, 100.0), (36, 300.0), (72, 300.0)):
         monkeypatch.setattr("time.time", lambda second=second: 1_700_000_000.0 + second)
         recorder.track_sample({"gpu_0_power_watts": watts, "gpu_1_power_watts": 50.0}, "system", 1)
-    leave(recorder)
+    end_run(recorder)
     assert ending(Path("a")).energy == pytest.approx((200 * 36 + 300 * 36 + 50 * 72) / 3600)
 
 

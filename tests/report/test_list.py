@@ -23,7 +23,7 @@ from fmstune.report.summary import RunDetail, RunLine
 from fmstune.trackers.records import MetricPoint
 from tests.support.commands import start
 from tests.support.journals import journal_path
-from tests.support.made_runs import begin, leave, make_run
+from tests.support.made_runs import end_run, make_run, start_run
 from tests.support.waiting import wait_for
 
 HOLDER = "tests.support.holding_journal"
@@ -80,10 +80,10 @@ def test_a_killed_run_is_distinguished_from_a_running_one(here: Path) -> None:
 def test_the_end_of_a_run_is_the_one_without_a_later_resume(here: Path) -> None:
     directory = make_run(here / "runs" / "a", {1: 3.0, 2: 2.0}, status="failed", error="OSError: no room")
     assert (listed()[0]["status"], listed()[0]["error"]) == ("failed", "OSError: no room")
-    again = begin(directory)
+    again = start_run(directory)
     again.resumed(1)
     again.track_point(MetricPoint({"loss": 1.0}, "train", 2))
-    leave(again, status=None)
+    end_run(again, status=None)
     (run,) = listed()
     assert (run["status"], run["error"], run["loss"], run["sessions"]) == ("killed", None, 1.0, 2)
 
@@ -177,10 +177,10 @@ def change_nothing(directory: Path) -> None:
 
 
 def append(directory: Path) -> None:
-    again = begin(directory)
+    again = start_run(directory)
     again.resumed(1)
     again.track(0.5, "loss", "train", step=9)
-    leave(again, "interrupted")
+    end_run(again, "interrupted")
 
 
 def rewrite_in_place(directory: Path) -> None:

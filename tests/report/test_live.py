@@ -21,7 +21,7 @@ from fmstune.report.live_state import Delivered, Follower, LiveState
 from fmstune.report.live_view import drawn
 from fmstune.trackers.records import MetricPoint
 from tests.support.commands import FAST, fmstune
-from tests.support.made_runs import begin, leave, make_run, with_settings
+from tests.support.made_runs import end_run, make_run, start_run, with_settings
 from tests.support.terminals import in_terminal
 from tests.support.tuned import weights
 
@@ -33,7 +33,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_display_follows_the_journal_as_it_grows() -> None:
-    recorder = begin(Path("a"))
+    recorder = start_run(Path("a"))
     state, follower = LiveState(), Follower(Path("a"))
     recorder.set_params(with_settings({"training.max_steps": 40}), "config")
     follower.update(state)
@@ -48,7 +48,7 @@ def test_a_display_follows_the_journal_as_it_grows() -> None:
     follower.update(state)
     assert (state.epoch, state.eval_loss, state.memory_mb) == (1.0, 1.25, 512.0)
     assert state.deliveries == [Delivered("aim", 3, 5, "connection refused")]
-    leave(recorder)
+    end_run(recorder)
     follower.update(state)
     assert state.status == "finished"
 
@@ -147,7 +147,7 @@ def test_watching_waits_for_the_end_of_a_running_run(tmp_path: Path) -> None:
     from tests.support.journals import last_step
     from tests.support.waiting import wait_for
 
-    recorder = begin(tmp_path / "a")
+    recorder = start_run(tmp_path / "a")
     recorder.track_point(MetricPoint({"loss": 2.0}, "train", 1, None))
     wait_for(lambda: last_step(tmp_path / "a") == 1)
     watching = start("runs", "watch", "a", cwd=tmp_path, light=True)
@@ -156,7 +156,7 @@ def test_watching_waits_for_the_end_of_a_running_run(tmp_path: Path) -> None:
     assert watching.poll() is None
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 2, None))
     assert watching.stdout.readline() == "step     2  loss 1\n"
-    leave(recorder)
+    end_run(recorder)
     rest, _ = watching.communicate()
     assert rest.startswith("finished a\n")
 

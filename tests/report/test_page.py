@@ -24,9 +24,9 @@ from fmstune.report.html import element, escaped
 from fmstune.report.page import MOST_BYTES, page, write_report
 from fmstune.report.page_charts import page_charts
 from fmstune.trackers.records import MetricPoint, Table
-from tests.support.browser import CHROMIUM, look
+from tests.support.browser import CHROMIUM, open_page
 from tests.support.commands import fmstune
-from tests.support.made_runs import begin, leave, make_run, with_settings
+from tests.support.made_runs import end_run, make_run, start_run, with_settings
 
 EVIL = '"><script>console.error("obeyed")</script><img src=http://127.0.0.1:9/x onerror=f()>\u2028</script>'
 
@@ -37,7 +37,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def evil_run(directory: Path, steps: int = 50) -> Path:
-    recorder = begin(directory)
+    recorder = start_run(directory)
     recorder.set_params({EVIL: EVIL, "team": EVIL}, "params")
     recorder.set_params(with_settings({"model.path": EVIL, "data.train": EVIL}), "config")
     recorder.set_params({"source": EVIL, "unused": [{"column": EVIL}]}, "data")
@@ -45,7 +45,7 @@ def evil_run(directory: Path, steps: int = 50) -> Path:
         values = {"loss": 3 / step, EVIL: 1.0 * step, "grad_norm": float("nan")}
         recorder.track_point(MetricPoint(values, "train", step, None))
     recorder.track_table(Table("samples", ({"question": EVIL, "answer": EVIL, EVIL: EVIL},), "eval", 1, None))
-    leave(recorder, "failed", EVIL)
+    end_run(recorder, "failed", EVIL)
     Path(directory, "data_rows.json").write_text(
         json.dumps([{"name": EVIL, "tokens": 3, "trained": 1, "pieces": [{"text": EVIL, "trained": True}]}])
     )
@@ -105,11 +105,11 @@ def test_the_drawn_points_are_points_of_the_journal_including_extremes(values: l
 
 
 def test_a_run_with_many_points_and_metrics_stays_within_the_size_limit(tmp_path: Path) -> None:
-    recorder = begin(Path("large"))
+    recorder = start_run(Path("large"))
     for step in range(3000):
         values = {f"metric_{number}": step / 7 + number for number in range(30)}
         recorder.track_point(MetricPoint(values, "train", step, None))
-    leave(recorder)
+    end_run(recorder)
     run = read_run(Path("large"))
     text = page(run, pages._bokeh())
     assert len(text.encode()) <= MOST_BYTES
@@ -133,7 +133,7 @@ def test_in_a_browser_it_draws_the_points_of_the_journal_and_requests_nothing(tm
     asking = text.replace(own, own + asks).replace(pages._hash(own), pages._hash(own + asks))
     probe = tmp_path / "probe.html"
     probe.write_text(asking)
-    seen = look(probe, tmp_path)
+    seen = open_page(probe, tmp_path)
     assert not [line for line in seen.console if "[bokeh 3." not in line], seen.console
     assert seen.requests == []
     (found,) = re.findall(r'data-drawn="([^"]*)"', seen.dom)
@@ -197,7 +197,7 @@ HUGE = '<&">' * 100_000
 
 @pytest.mark.parametrize("kind", ["params", "metrics", "names", "tables", "data", "settings", "error"])
 def test_a_page_stays_within_its_size_limit_whatever_a_run_contains(kind: str) -> None:
-    recorder = begin(Path("huge"))
+    recorder = start_run(Path("huge"))
     if kind == "params":
         recorder.set_params({"huge": HUGE, **{f"p{number}": "<" * 500 for number in range(2_000)}}, "params")
     recorder.set_params(with_settings({"model.path": HUGE} if kind == "settings" else {}), "config")
@@ -209,7 +209,7 @@ def test_a_page_stays_within_its_size_limit_whatever_a_run_contains(kind: str) -
         rows = tuple({f"c{column}": "<" * 1_000 for column in range(60)} for _ in range(30))
         for number in range(30):
             recorder.track_table(Table(f"t{number}", rows[:3], "eval", 1, None))
-    leave(recorder, "failed", HUGE if kind == "error" else "no")
+    end_run(recorder, "failed", HUGE if kind == "error" else "no")
     if kind == "data":
         pieces = [{"text": "<" * 2_000, "trained": True}] * 3_000
         row = {"name": "r", "tokens": 3, "trained": 1, "pieces": pieces}

@@ -25,7 +25,7 @@ from fmstune.report.curves import read_run
 from fmstune.report.table import columns
 from fmstune.report.text_chart import text_chart
 from fmstune.trackers.records import MetricPoint
-from tests.support.made_runs import begin, leave, make_run
+from tests.support.made_runs import end_run, make_run, start_run
 
 
 def plotted(*arguments: str | Path) -> str:
@@ -40,12 +40,12 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_points_are_those_of_the_journal_with_the_newest_of_each_step(run: Path) -> None:
-    again = begin(run)
+    again = start_run(run)
     again.resumed(6)
     for step, loss in ((7, 9.0), (8, math.nan), (9, 3)):
         again.track_point(MetricPoint({"loss": loss}, "train", step))
     again.track("text", "loss", "train", step=10)
-    leave(again)
+    end_run(again)
     (chart,) = json.loads(plotted(run, "--metric", "train/loss", "--json"))
     (line,) = chart["lines"]
     assert line["xs"] == [1, 2, 3, 4, 5, 6, 7, 9]
@@ -150,12 +150,12 @@ def test_an_image_of_an_unknown_type_is_an_error(run: Path) -> None:
 
 
 def test_the_x_axis_can_be_the_number_of_seen_tokens(tmp_path: Path) -> None:
-    recorder = begin(tmp_path / "run")
+    recorder = start_run(tmp_path / "run")
     for step in (0, 10, 20):
         recorder.track_point(MetricPoint({"num_tokens": 100 * step, "loss": 1.0}, "train", step, None))
     for step in (5, 17, 21):
         recorder.track_point(MetricPoint({"loss": float(step)}, "eval", step, None))
-    leave(recorder)
+    end_run(recorder)
     (chart,) = charts([read_run(tmp_path / "run")], ["eval/loss"], x="tokens")
     assert chart.x == "tokens"
     (line,) = chart.lines

@@ -24,7 +24,7 @@ from fmstune.report.show import view_of
 from fmstune.trackers.records import MetricPoint
 from tests.support.commands import FAST, start
 from tests.support.journals import journal_path
-from tests.support.made_runs import begin, leave, make_run
+from tests.support.made_runs import end_run, make_run, start_run
 
 
 @pytest.fixture(autouse=True)
@@ -39,20 +39,20 @@ def test_each_point_of_a_chart_has_the_time_that_the_journal_has(
 ) -> None:
     """An integer is a tracked step, one in brackets a step from which the run is resumed."""
     directory = tmp_path_factory.mktemp("points") / "run"
-    recorder = begin(directory)
+    recorder = start_run(directory)
     expected: dict[int, tuple[int, list[float]]] = {}
     session = 0
     for number, step in enumerate(happens):
         if isinstance(step, tuple):
-            leave(recorder, None)
-            recorder = begin(directory)
+            end_run(recorder, None)
+            recorder = start_run(directory)
             recorder.resumed(step[0])
             session += 1
             continue
         recorder.track_point(MetricPoint({"loss": float(number)}, "train", step))
         known, there = expected.get(step, (session, []))
         expected[step] = session, [*(there if known == session else []), float(number)]
-    leave(recorder)
+    end_run(recorder)
     at = {
         event.values["loss"]: event.time
         for event in JournalReader(journal_path(directory))
@@ -77,16 +77,16 @@ def test_the_pause_before_a_resume_uses_no_energy(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("time.time", lambda: 1_700_000_000.0 + second)
         recorder.track_sample({"gpu_0_power_watts": 300.0}, "system", 1)
 
-    recorder = begin(Path("a"))
+    recorder = start_run(Path("a"))
     sample(0)
     sample(10)
-    leave(recorder, None)
-    recorder = begin(Path("a"))
+    end_run(recorder, None)
+    recorder = start_run(Path("a"))
     recorder.resumed(1)
     sample(36_000)
     sample(36_010)
     sample(35_000)  # the clock was set back
-    leave(recorder)
+    end_run(recorder)
     assert ending(Path("a")).energy == pytest.approx(300 * 20 / 3600)
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from fmstune.cli.app import app
 from fmstune.report import remove
-from tests.support.made_runs import begin, leave, make_run
+from tests.support.made_runs import end_run, make_run, start_run
 from tests.support.terminals import in_terminal
 
 
@@ -59,24 +59,24 @@ def test_in_a_terminal_it_asks(run: Path, answer: str, stays: bool) -> None:
 
 
 def test_a_running_run_is_never_deleted(run: Path) -> None:
-    recorder = begin(run)
+    recorder = start_run(run)
     before = tree(run)
     try:
         done = rm(run, "--yes")
     finally:
-        leave(recorder)
+        end_run(recorder)
     assert "is running this run" in str(done.exception)
     assert tree(run) == before
 
 
 def test_a_run_that_is_resumed_between_question_and_answer_is_not_deleted(run: Path) -> None:
     plan = remove.planned(run)
-    recorder = begin(run)
+    recorder = start_run(run)
     try:
         with pytest.raises(remove.ConfigError, match="running this run"):
             remove.remove(plan)
     finally:
-        leave(recorder)
+        end_run(recorder)
     assert (run / "model.safetensors").exists()
 
 

@@ -27,7 +27,7 @@ from fmstune.report.replay import replay
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.records import MetricPoint, Table
 from tests.support.journals import journal_path, open_journal
-from tests.support.made_runs import begin, leave, make_run, with_settings
+from tests.support.made_runs import end_run, make_run, start_run, with_settings
 
 
 def said(*arguments: str) -> Any:
@@ -117,7 +117,7 @@ def word(value: Any) -> Any:
 
 
 def play(directory: Path, happenings: list[Any]) -> Expected:
-    recorder, expected = begin(directory), Expected()
+    recorder, expected = start_run(directory), Expected()
     recorder.track(0, "begun")
     expected.point(None, None, {"begun": 0})
     for kind, *what in happenings:
@@ -136,8 +136,8 @@ def play(directory: Path, happenings: list[Any]) -> Expected:
             expected.tables[stage, ("none", expected.number) if step is None else step] = rows
         elif kind == "resume":
             step, status = what
-            leave(recorder, status)
-            recorder = begin(directory)
+            end_run(recorder, status)
+            recorder = start_run(directory)
             recorder.resumed(step)
             recorder.set_params({"s": expected.sessions}, "config")
             expected.params["config"] = {"s": expected.sessions}
@@ -147,8 +147,8 @@ def play(directory: Path, happenings: list[Any]) -> Expected:
             with journal_path(directory).open("ab") as file:
                 file.write(what[0])
             expected.damaged += what[0] != b"\n"
-            recorder = begin(directory)
-    leave(recorder)
+            recorder = start_run(directory)
+    end_run(recorder)
     return expected
 
 
@@ -226,12 +226,12 @@ def test_damage_and_missing_events_are_reported(tmp_path: Path) -> None:
 def test_terminal_control_characters_are_escaped_everywhere(tmp_path: Path) -> None:
     evil = "\x1b[2J\x1b]0;x\x07\nerror: y\u202e"
     directory = tmp_path / f"run{evil}"
-    recorder = begin(directory)
+    recorder = start_run(directory)
     recorder.set_params({evil: evil}, "params")
     recorder.set_params(with_settings({f"training.{evil}": evil, "model.path": evil}), "config")
     recorder.track(evil, f"loss{evil}", f"train{evil}", step=1)
     recorder.track_table(Table(evil, ({evil: evil},), evil, 1))
-    leave(recorder, "failed", evil)
+    end_run(recorder, "failed", evil)
     other = make_run(tmp_path / "other")
     for command in (
         ["show", str(directory)],
@@ -282,10 +282,10 @@ def test_a_comparison_shows_differing_settings_then_metrics_then_resources(tmp_p
         make_run(tmp_path / name, {1: loss}, params={"team": name}, settings={"training.learning_rate": rate})
         for name, loss, rate in (("a", 1.0, 1e-4), ("b", 2.0, 2e-4), ("c", 3.0, 1e-4))
     ]
-    again = begin(directories[1])
+    again = start_run(directories[1])
     again.track(50.0, "cpu", "system", step=1)
     again.track(0.5, "loss", "eval", step=1)
-    leave(again)
+    end_run(again)
     found = said("compare", *map(str, directories), "--json")
     assert found["settings"]["training.learning_rate"] == [1e-4, 2e-4, 1e-4]
     assert found["settings"]["params.team"] == ["a", "b", "c"]
@@ -303,10 +303,10 @@ def test_a_comparison_shows_differing_settings_then_metrics_then_resources(tmp_p
 
 def test_csv_and_parquet_have_the_points_of_the_json_export(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run", {1: 3.0, 2: math.nan, 3: -math.inf, 4: 0.1})
-    again = begin(directory)
+    again = start_run(directory)
     again.resumed(1)
     again.track_point(MetricPoint({"loss": 2.5, "note": 'ü,\n"x\ud800', "long": 2**60 + 1}, "train", 2))
-    leave(again)
+    end_run(again)
     points = [
         (metric["stage"], metric["name"], point["step"], point["value"])
         for metric in said("export", str(directory), "--to", "json")["metrics"]

@@ -8,19 +8,19 @@ from pathlib import Path
 import fmstune
 from fmstune.delivery.recorder import active
 from tests.support.commands import fmstune as command
-from tests.support.made_runs import begin, leave
+from tests.support.made_runs import end_run, start_run
 
 
 def test_tracked_media_are_listed_with_their_files(tmp_path: Path) -> None:
     directory = tmp_path / "runs" / "a"
-    recorder = begin(directory)
+    recorder = start_run(directory)
     (tmp_path / "notes.md").write_text("notes")
     with active(recorder):
         for step, text in ((1, "first"), (2, "x" * 5000), (2, "y" * 5000)):
             fmstune.track_text(text, "answer", "eval", step=step)
         fmstune.track_histogram([1, 2], "weights", step=1, bins=2)
         fmstune.track_artifact(tmp_path / "notes.md")
-    leave(recorder)
+    end_run(recorder)
 
     shown = command("runs", "show", "runs/a", cwd=tmp_path, light=True)
     assert "media     text eval/answer (2), histogram weights, artifact notes.md\n" in shown.stdout

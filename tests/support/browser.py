@@ -23,7 +23,7 @@ class Seen:
     requests: list[str]
 
 
-def look(page: Path, folder: Path) -> Seen:
+def open_page(page: Path, folder: Path) -> Seen:
     """Open a page, and wait for its scripts."""
     log = folder / "net.json"
     done = subprocess.run(

@@ -6,11 +6,11 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.support.made_runs import begin
+from tests.support.made_runs import start_run
 
 if __name__ == "__main__":
     directory = Path(sys.argv[1])
-    recorder = begin(directory)
+    recorder = start_run(directory)
     recorder.track(1.0, "loss", "train", step=1)
     (directory / "ready").touch()
     signal.pause()

@@ -1,7 +1,7 @@
 """A run in which every input holds a secret of its own, and everything that can print or store prints it.
 
-`PLANTED` holds what must not appear in any output; its keys name the inputs. `Rude` is a tracker of such a
-run; the user's own code is in `leaky_code`.
+`PLANTED` holds what must not appear in any output; its keys name the inputs. `LeakyTracker` is a tracker of
+such a run; the user's own code is in `leaky_code`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def configuration(collected: Path) -> str:
     return f"""\
 [training]
 hub_token = "{PLANTED["hub"]}"
-[trackers."tests.support.leaks:Rude"]
+[trackers."tests.support.leaks:LeakyTracker"]
 collected = "{collected}"
 api_key = "{PLANTED["toml"]}"
 uri = "https://bob:{PLANTED["toml_url"]}@localhost/x"
@@ -85,7 +85,7 @@ PARAMS_FILE = {
 }
 
 
-class Rude(Tracker):
+class LeakyTracker(Tracker):
     """Writes what it receives and the processes that it sees to files, prints secrets, and raises them."""
 
     registered_name = "rude"

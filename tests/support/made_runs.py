@@ -26,14 +26,14 @@ SETTINGS: Mapping[str, Any] = {
 }
 
 
-def begin(directory: Path, id_: str = "") -> Recorder:
+def start_run(directory: Path, id_: str = "") -> Recorder:
     """The Recorder of a run that is in progress."""
     (directory / TRACKING_DIR).mkdir(parents=True, exist_ok=True)
     header = Header(id_ or directory.name, directory.name, time.time(), str(directory.parent))
     return Recorder(JournalWriter(journal_path(directory), header), Redactor({}))
 
 
-def leave(recorder: Recorder, status: Status | None = "finished", error: str | None = None) -> None:
+def end_run(recorder: Recorder, status: Status | None = "finished", error: str | None = None) -> None:
     """End a run's process: with a status, or without one, as a kill does."""
     if status is not None:
         recorder.close(status, error)
@@ -51,7 +51,7 @@ def make_run(
     eval_loss: float | None = None,
 ) -> Path:
     """A run that has ended, with a loss at each of the given steps; returns its directory."""
-    recorder = begin(directory)
+    recorder = start_run(directory)
     if params:
         recorder.set_params(params, "params")
     recorder.set_params(with_settings(settings or {}), "config")
@@ -60,7 +60,7 @@ def make_run(
         recorder.track_point(MetricPoint(values, "train", step, step / 10))
     if eval_loss is not None:
         recorder.track(eval_loss, "loss", "eval", step=max(losses or {2: 0}))
-    leave(recorder, status, error)
+    end_run(recorder, status, error)
     return directory
 
 

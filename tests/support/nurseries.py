@@ -34,8 +34,8 @@ class SharedNursery(Nursery):
 
     def _ask(self, request: Mapping[str, Any]) -> Any:
         life = start(
-            json.dumps(request), cwd=Path.cwd(), module="tests.support.a_life", life=self._tracker, stderr=2,
-            FMSTUNE_CONFORMANCE_SECRET=SECRET, **_quiet(),
+            json.dumps(request), cwd=Path.cwd(), module="tests.support.run_life", life=self._tracker,
+            stderr=2, FMSTUNE_CONFORMANCE_SECRET=SECRET, **_quiet(),
         )  # fmt: skip
         with life:
             assert life.stdout is not None

@@ -60,14 +60,14 @@ class Slow(TrainerCallback):
 CURSED = "ValueError: the second step is cursed"
 
 
-def together(
+def run_ranks(
     processes: int, *arguments: str, cwd: Path, module: str = "fmstune"
 ) -> list[subprocess.CompletedProcess[str]]:
     """Run a command to its end in several processes that train together, as torchrun starts them."""
-    return ended(begun(processes, *arguments, cwd=cwd, module=module))
+    return wait_for_ranks(start_ranks(processes, *arguments, cwd=cwd, module=module))
 
 
-def begun(processes: int, *arguments: str, cwd: Path, module: str = "fmstune") -> list[Command]:
+def start_ranks(processes: int, *arguments: str, cwd: Path, module: str = "fmstune") -> list[Command]:
     """Start a command in several processes that train together."""
     port, size = str(free_port()), str(processes)
     world = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -78,7 +78,7 @@ def begun(processes: int, *arguments: str, cwd: Path, module: str = "fmstune") -
     ]
 
 
-def ended(processes: Sequence[Command]) -> list[subprocess.CompletedProcess[str]]:
+def wait_for_ranks(processes: Sequence[Command]) -> list[subprocess.CompletedProcess[str]]:
     """Wait until processes that train together have ended."""
     with ThreadPoolExecutor(len(processes)) as threads:  # an unread pipe would block its rank, and so all
         said = threads.map(lambda process: process.communicate(), processes)
@@ -99,7 +99,7 @@ def pids(directory: Path) -> list[int]:
     return [int(file.name.rpartition("-")[2]) for file in directory.glob("rank-*")]
 
 
-def gone(processes: list[int]) -> bool:
+def have_ended(processes: list[int]) -> bool:
     """Whether all of these processes have ended."""
     running = []
     for pid in processes:

@@ -22,7 +22,7 @@ from tests.support.end_to_end import (
     swanlab_scalars,
     tensorboard_points,
 )
-from tests.support.no_room import NoRoom
+from tests.support.full_disk import FullDisk
 from tests.support.scenario import Scenario
 from tests.support.warm_shippers import around
 
@@ -40,7 +40,7 @@ def comet_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scenario]:
 
         return comet_points(point for archive in archives(place) for point in archive.points())
 
-    with NoRoom(name) as disk:
+    with FullDisk(name) as disk:
         options = {"mode": "offline", "dir": str(place)}
         yield Scenario(name, options, points, inject, recover=disk.free)
 
@@ -53,7 +53,7 @@ def swanlab_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scenario]:
     def inject() -> None:
         disk.fill(50)
 
-    with NoRoom(name) as disk:
+    with FullDisk(name) as disk:
         options = {"mode": "offline", "dir": str(place)}
         points = functools.partial(_swanlab_points_in, place)
         yield Scenario(name, options, points, inject, recover=disk.free)
@@ -77,7 +77,7 @@ def file_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scenario]:
     def inject() -> None:
         disk.fill(path.stat().st_size + 50)
 
-    with NoRoom(name) as disk:
+    with FullDisk(name) as disk:
         yield Scenario(name, {"path": str(path)}, lambda: file_points(path), inject, recover=disk.free)
 
 
@@ -87,7 +87,7 @@ def aim_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scenario]:
     repository = folder / "repository"
     shutil.copytree(empty_repository(), repository)
 
-    with NoRoom(name) as disk:
+    with FullDisk(name) as disk:
 
         def inject() -> None:
             disk.fill(2048)
@@ -105,7 +105,7 @@ def tensorboard_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scenar
     def inject() -> None:
         disk.fill(50)  # each process starts a file, and gets no further than this
 
-    with NoRoom(name) as disk:
+    with FullDisk(name) as disk:
         points = functools.partial(tensorboard_points, logs)
         yield Scenario(name, {"dir": str(logs)}, points, inject, recover=disk.free)
 
@@ -118,7 +118,7 @@ def dvclive_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scenario]:
     def inject() -> None:
         disk.fill(50)
 
-    with NoRoom(name) as disk:
+    with FullDisk(name) as disk:
         points = functools.partial(dvclive_points, place)
         yield Scenario(name, {"dir": f"{place}/{{run}}"}, points, inject, recover=disk.free)
 

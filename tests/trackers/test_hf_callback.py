@@ -16,7 +16,7 @@ from fmstune.trackers.records import TrackerError
 from fmstune.trackers.registry import BUILT_IN
 from fmstune.trackers.values.stages import split_stages
 from tests.support.logs import Logs
-from tests.support.own_trainer import TRACKERS, Rude, log, own_callback, seen_in_file, user_trainer
+from tests.support.user_trainer import TRACKERS, RaisingTracker, log, own_callback, seen_in_file, user_trainer
 
 
 @pytest.mark.parametrize("name", TRACKERS)
@@ -75,7 +75,7 @@ def test_no_secret_reaches_the_tracker_or_the_log(
     trainer.train()
     trainer.log({"said": secrets, KNOWN: 1.0, "api_key": NAMED, "x": 2.0})
     callback.close("failed", secrets)
-    failing = own_callback(Rude("track", RuntimeError(secrets)))
+    failing = own_callback(RaisingTracker("track", RuntimeError(secrets)))
     log(failing, {"x": 1.0})
     written = path.read_text() + caplog.text
     assert [each for each in (KNOWN, FORM, NAMED, "hunter2secret") if each in written] == []
@@ -113,7 +113,7 @@ def test_requesting_a_callback_twice_returns_the_same_one_and_a_closed_one_track
 
 
 def test_a_trainer_that_has_the_callback_twice_tracks_once() -> None:
-    tracker = Rude("nothing", RuntimeError())
+    tracker = RaisingTracker("nothing", RuntimeError())
     callback = own_callback(tracker)
     logs, args = {"x": 1.0}, SimpleNamespace(run_name="by-hand", output_dir="out")
     state: Any = SimpleNamespace(is_world_process_zero=True, global_step=1, epoch=0.5, log_history=[logs])

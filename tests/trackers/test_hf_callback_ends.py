@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.aim_servers import provide_database
 from tests.support.commands import fmstune, start
-from tests.support.own_trainer import TRACKERS, seen_by_aim, seen_in_file
+from tests.support.user_trainer import TRACKERS, seen_by_aim, seen_in_file
 
 _SCRIPT = """
 import sys

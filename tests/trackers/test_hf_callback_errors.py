@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from transformers import TrainerCallback
 
 from tests.support.logs import Logs
-from tests.support.own_trainer import Rude, log, own_callback, user_trainer
+from tests.support.user_trainer import RaisingTracker, log, own_callback, user_trainer
 
 
 @pytest.mark.parametrize("error", [RuntimeError("on fire"), SystemExit(3)], ids=["raises", "exits"])
@@ -28,7 +28,7 @@ from tests.support.own_trainer import Rude, log, own_callback, user_trainer
 def test_tracker_errors_do_not_reach_the_training_and_are_logged_once(
     at: str, error: BaseException, tmp_path: Path, caplog: Logs
 ) -> None:
-    tracker = Rude(at, error)
+    tracker = RaisingTracker(at, error)
     callback = own_callback(tracker)
     trainer = user_trainer(callback, tmp_path)
     trainer.train()
@@ -46,7 +46,9 @@ def test_tracker_errors_do_not_reach_the_training_and_are_logged_once(
 
 
 def test_strict_raises_what_the_tracker_raises(tmp_path: Path) -> None:
-    trainer = user_trainer(own_callback(Rude("track", RuntimeError("on fire")), strict=True), tmp_path)
+    trainer = user_trainer(
+        own_callback(RaisingTracker("track", RuntimeError("on fire")), strict=True), tmp_path
+    )
     with pytest.raises(RuntimeError, match="on fire"):
         trainer.train()
 
@@ -107,7 +109,7 @@ EVENTS = [name for name in vars(TrainerCallback) if name.startswith("on_")]
 def test_no_event_raises_whatever_its_arguments_and_whatever_the_tracker_does(
     events: list[str], logs: Any, args: Any, state: Any, config: Any, at: str, error: BaseException
 ) -> None:
-    callback = own_callback(Rude(at, error))
+    callback = own_callback(RaisingTracker(at, error))
     for event in ["on_train_begin", *events, "on_log"]:
         given = {"logs": logs} if event == "on_log" else {"metrics": logs} if event == "on_predict" else {}
         getattr(callback, event)(args, state, None, model=SimpleNamespace(config=config), **given)
@@ -115,7 +117,7 @@ def test_no_event_raises_whatever_its_arguments_and_whatever_the_tracker_does(
 
 
 def test_a_raising_value_does_not_affect_other_values() -> None:
-    tracker = Rude("nothing", RuntimeError())
+    tracker = RaisingTracker("nothing", RuntimeError())
     log(own_callback(tracker), {"bad": Hostile(SystemExit(3)), 0: 1.0, "x": 2.0})
     assert tracker.got == ["bad", "0", "x"]
 
@@ -123,7 +125,7 @@ def test_a_raising_value_does_not_affect_other_values() -> None:
 def test_strict_also_raises_errors_from_outside_the_tracker() -> None:
     logs: Any = Hostile(SystemExit(3))
     with pytest.raises(SystemExit):
-        log(own_callback(Rude("nothing", RuntimeError()), strict=True), logs)
+        log(own_callback(RaisingTracker("nothing", RuntimeError()), strict=True), logs)
 
 
 def test_interrupts_and_exceptions_of_signal_handlers_are_passed_on() -> None:
@@ -136,7 +138,7 @@ def test_interrupts_and_exceptions_of_signal_handlers_are_passed_on() -> None:
             (lambda: os.kill(os.getpid(), signal.SIGUSR1), SystemExit),
             (stop_by_hand, KeyboardInterrupt),
         ):
-            tracker = Rude("nothing", RuntimeError())
+            tracker = RaisingTracker("nothing", RuntimeError())
             tracker.track = lambda *_, call=call, **__: call()  # type: ignore[method-assign]
             with pytest.raises(kind):
                 log(own_callback(tracker), {"x": 1.0})

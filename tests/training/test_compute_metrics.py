@@ -13,7 +13,7 @@ import pytest
 
 from fmstune.config.methods.known import METHODS
 from tests.support.evaluated import ROWS, SIZE, Found, built, given, write_rows
-from tests.support.ranks import together
+from tests.support.ranks import run_ranks
 
 TWO = """\
 import json, os
@@ -36,7 +36,7 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("two")
     write_rows(folder)
     (folder / "two.py").write_text(TWO)
-    done = together(2, cwd=folder, module=str(folder / "two.py"))
+    done = run_ranks(2, cwd=folder, module=str(folder / "two.py"))
     assert [rank.returncode for rank in done] == [0, 0], done[0].stderr + done[1].stderr
     return json.loads(done[0].stdout.splitlines()[-1])
 

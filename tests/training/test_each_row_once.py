@@ -27,7 +27,7 @@ from fmstune.training.trainers.row_batches import RowLengths, first_rows, row_le
 from tests.support.aim_servers import free_port
 from tests.support.end_to_end import journal_points
 from tests.support.once import made_once
-from tests.support.ranks import together
+from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.usefixtures("small_demo")
 
@@ -134,7 +134,7 @@ def trained_by_two(folder: Path) -> None:
         )
         expected.append(f"{place} 0")
     (folder / "runs.json").write_text(json.dumps(runs))
-    for done in together(2, cwd=folder, module=str(folder / "each_row_once_runs.py")):
+    for done in run_ranks(2, cwd=folder, module=str(folder / "each_row_once_runs.py")):
         ended = [line for line in done.stdout.splitlines() if line in expected]
         assert ended == expected, done.stderr
         assert done.stderr.count("in the middle of the last epoch") >= len(RESUMED), done.stderr

@@ -23,7 +23,7 @@ from fmstune.training.memory.workload import activations_in_half
 from tests.support.commands import fmstune
 from tests.support.end_to_end import journal_points
 from tests.support.measured import held
-from tests.support.ranks import together
+from tests.support.ranks import run_ranks
 from tests.support.tuned import dry_run_shown, tune, weights
 from tests.support.workloads import SEVEN
 
@@ -81,7 +81,7 @@ def test_the_estimate_of_a_large_batch_is_within_a_third_of_the_measured_growth(
 
 def test_processes_on_one_machine_are_counted_together(expected: Expected, tmp_path: Path) -> None:
     large = [*LARGE, "--batch-size", "160"]
-    done, _ = together(2, *large, "--output-dir", "out", cwd=tmp_path)
+    done, _ = run_ranks(2, *large, "--output-dir", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     measured, estimated = peak_and_estimate(tmp_path / "out", 2 * expected.program)
     assert measured > 200e6

@@ -13,7 +13,7 @@ from fmstune import demo
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.errors import RunError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
-from tests.support.ranks import together
+from tests.support.ranks import run_ranks
 from tests.support.tuned import SHORT, tune, weights
 
 pytestmark = pytest.mark.usefixtures("small_demo")
@@ -176,7 +176,7 @@ def test_without_bad_batches_the_setting_changes_no_weight() -> None:
 
 def test_two_processes_make_the_same_decision(tmp_path: Path) -> None:
     sets = [part for setting in [*SHORT, *TOO_FAST] for part in ("--set", setting)]
-    done, other = together(2, "train", "--output-dir", "out", *sets, cwd=tmp_path)
+    done, other = run_ranks(2, "train", "--output-dir", "out", *sets, cwd=tmp_path)
     assert (done.returncode, other.returncode) == (1, 1)
     assert "at step 2, because the weights are no longer finite" in done.stderr
 

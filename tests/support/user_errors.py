@@ -24,7 +24,7 @@ def fmstune(here: Path, *arguments: str, light: bool = True) -> subprocess.Compl
     return commands.fmstune(*arguments, cwd=here, light=light, PYTHONPATH=path, COLUMNS="100")
 
 
-def told(here: Path, *arguments: str) -> str:
+def error_line(here: Path, *arguments: str) -> str:
     """The only line that a command prints when it is refused as a user error."""
     before = files(here)
     done = fmstune(here, *arguments)

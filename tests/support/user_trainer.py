@@ -140,7 +140,7 @@ def seen_by_tensorboard(folder: Path) -> list[Seen]:
     return runs
 
 
-class Known(NamedTuple):
+class TrackerCase(NamedTuple):
     """A tracker's options, a reader of what its service stores in a folder, and how to prepare that
     folder."""
 
@@ -155,11 +155,11 @@ class Known(NamedTuple):
 
 
 TRACKERS = {
-    "aim": Known({"repo": "."}, seen_by_aim),
-    "wandb": Known({"mode": "offline"}, seen_by_wandb),
-    "mlflow": Known({"tracking_uri": "sqlite:///{folder}/mlflow.db"}, seen_by_mlflow, store_in),
-    "tensorboard": Known({"dir": "tensorboard"}, seen_by_tensorboard),
-    "file": Known({"path": "m.jsonl"}, seen_in_file),
+    "aim": TrackerCase({"repo": "."}, seen_by_aim),
+    "wandb": TrackerCase({"mode": "offline"}, seen_by_wandb),
+    "mlflow": TrackerCase({"tracking_uri": "sqlite:///{folder}/mlflow.db"}, seen_by_mlflow, store_in),
+    "tensorboard": TrackerCase({"dir": "tensorboard"}, seen_by_tensorboard),
+    "file": TrackerCase({"path": "m.jsonl"}, seen_in_file),
 }
 
 
@@ -169,7 +169,7 @@ def log(callback: OwnRunCallback, logs: dict[Any, Any], step: int = 1, name: str
     callback.on_log(args, state, None, logs)
 
 
-class Rude(Tracker):
+class RaisingTracker(Tracker):
     """Raises in one of its hooks, or for one metric."""
 
     registered_name = "rude"

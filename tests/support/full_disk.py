@@ -10,7 +10,7 @@ import psutil
 from tests.support.warm_shippers import around
 
 
-class NoRoom:
+class FullDisk:
     """Prevents the processes of a tracker from growing any file beyond a size, until it is freed.
 
     A full disk would need a file system of its own, and so root. The kernel's file-size limit for a process
@@ -40,7 +40,7 @@ class NoRoom:
         """Lift the limit for new processes; a process that has it keeps it."""
         around[self._tracker].limits = []
 
-    def __enter__(self) -> NoRoom:
+    def __enter__(self) -> FullDisk:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mistakes import fmstune, told
+from tests.support.user_errors import error_line, fmstune
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ from tests.support.mistakes import fmstune, told
     ],
 )
 def test_a_user_error_is_reported_in_one_line(here: Path, arguments: str, says: str) -> None:
-    assert says in told(here, *arguments.split())
+    assert says in error_line(here, *arguments.split())
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_errors_in_the_first_row_or_the_model_directory_are_reported_before_torc
     (here / "empty").mkdir()
     (here / "bad.jsonl").write_text('{"messages": 5}\n')
     (here / "good.jsonl").write_text('{"text": "a word"}\n')
-    assert says in told(here, "train", *arguments.split(), *more)
+    assert says in error_line(here, "train", *arguments.split(), *more)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,11 @@ def test_errors_in_the_first_row_or_the_model_directory_are_reported_before_torc
 )
 def test_an_error_in_the_file_is_reported_with_its_location(here: Path, text: str, says: str) -> None:
     (here / "fmstune.toml").write_text(text)
-    assert says in told(here, "train")
+    assert says in error_line(here, "train")
 
 
 def test_invalid_utf8_is_reported(here: Path) -> None:
-    assert "is not UTF-8 text" in told(here, "train", "--param", os.fsdecode(b"team=\xe9"))
+    assert "is not UTF-8 text" in error_line(here, "train", "--param", os.fsdecode(b"team=\xe9"))
 
 
 def test_a_traceback_is_shown_only_on_request(here: Path) -> None:
