@@ -99,7 +99,7 @@ def test_a_rotated_checkpoint_arrives_and_its_disk_space_is_freed(
     assert line.artifacts == "2 artifacts, 0.0 MB"
 
 
-def test_without_hard_links_files_are_copied_before_the_checkpoint_is_deleted(
+def test_without_hard_links_files_are_copied_and_arrive_though_the_checkpoint_is_deleted(
     run_directory: Path, recorder: Recorder, no_links: None
 ) -> None:
     said: list[str] = []

@@ -185,7 +185,7 @@ def play(
             service.older = list(service.stored)
         elif action in ("removed", "older"):
             service.lose(action, knows_again=made.idempotent)
-            # A report only covers runs that something delivers.
+            # Without another event, no process would look at the storage.
             expected[record(world.recorder, "metrics", step) or 0] = "metrics"
         elif (seq := record(world.recorder, action, step)) is not None:
             expected[seq] = action

@@ -274,7 +274,7 @@ def test_an_aim_server_that_dies_and_comes_back_gets_every_point_and_blocks_noth
     assert run.params["status"] == "finished"
 
 
-def test_without_fmstune_values_that_would_break_the_run_are_adapted(tmp_path: Path) -> None:
+def test_standalone_values_that_would_break_the_run_are_adapted(tmp_path: Path) -> None:
     tracker = AimStackTracker(tracker_config={"repo": str(tmp_path)})
     tracker.track(2.0, "", "eval", step=1)
     tracker.track(2**70, "large", step=1)
@@ -286,7 +286,7 @@ def test_without_fmstune_values_that_would_break_the_run_are_adapted(tmp_path: P
     assert run.params["params"] == {"_": 1, "half\\ud800": str(2**70)}
 
 
-def test_without_fmstune_a_forked_child_is_refused_with_a_clear_error(tmp_path: Path) -> None:
+def test_standalone_a_forked_child_is_refused_with_a_clear_error(tmp_path: Path) -> None:
     tracker = AimStackTracker(tracker_config={"repo": str(tmp_path)})
     tracker.track(1.0, "loss", step=1)
     reads, writes = os.pipe()

@@ -253,7 +253,7 @@ def test_names_that_the_service_would_merge_stay_separate_and_are_reported(
     assert {" a is called _a_2", "train_loss is called train_loss_2"} <= set(ledger.changes)
 
 
-def test_without_fmstune_it_needs_no_journal(cloud: ClearmlCloud) -> None:
+def test_standalone_it_needs_no_journal(cloud: ClearmlCloud) -> None:
     tracker = get_tracker("clearml", project="alone")
     tracker.track(0.5, "f1(macro)", "eval", step=1)
     tracker.set_params({"a": {"b": None}})

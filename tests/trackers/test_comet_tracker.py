@@ -222,7 +222,7 @@ def test_an_unwritable_folder_is_an_error_and_nothing_is_written_elsewhere(
         tracker.open(START)
 
 
-def test_without_fmstune_it_writes_what_it_receives(tmp_path: Path) -> None:
+def test_standalone_it_writes_what_it_receives(tmp_path: Path) -> None:
     tracker = CometTracker("comet", {"mode": "offline"})
     tracker.set_params({"lr": 0.1, "path": Path("a")}, "config")
     tracker.track(1.0, "loss", "train", step=1)

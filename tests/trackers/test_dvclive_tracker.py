@@ -224,7 +224,7 @@ def test_an_image_format_that_dvc_does_not_show_is_converted(
         assert image.getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_without_fmstune_it_needs_no_journal() -> None:
+def test_standalone_it_needs_no_journal() -> None:
     tracker = get_tracker("dvclive")
     tracker.track(0.5, "f1(macro)", "eval", step=1)
     tracker.set_params({"a": {"b": None}})

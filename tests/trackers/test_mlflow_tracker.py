@@ -223,7 +223,7 @@ def test_more_points_than_a_batch_allows_are_sent_in_several(
     assert "param long was cut from 9000 to 6000 characters" in ledger.changes
 
 
-def test_without_fmstune_it_needs_no_journal(client: MlflowClient) -> None:
+def test_standalone_it_needs_no_journal(client: MlflowClient) -> None:
     tracker = get_tracker("mlflow", tracking_uri=shared_server()[0], experiment="alone")
     tracker.track(0.5, "f1(macro)", "eval", step=1)
     tracker.set_params({"a": {"b": None}})

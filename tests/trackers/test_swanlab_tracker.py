@@ -134,7 +134,7 @@ def test_a_disabled_run_is_stored_nowhere(recorder: Recorder, run_directory: Pat
     assert not Path("swanlog").exists()
 
 
-def test_without_fmstune_it_counts_steps_as_swanlab_does(tmp_path: Path) -> None:
+def test_standalone_it_counts_steps_as_swanlab_does(tmp_path: Path) -> None:
     tracker = SwanLabTracker("swanlab", {"mode": "offline"})
     tracker.set_params({"lr": 0.1})
     for value in (3.0, 2.0):

@@ -258,7 +258,7 @@ def test_several_values_of_a_step_are_kept_and_what_is_plotted_is_reported(
     assert scalars(Path("tensorboard/run")) == {"train/reward": [(2, 2.0), (2, 2.0), (1, 1.0)]}
 
 
-def test_without_fmstune_it_needs_no_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_standalone_it_needs_no_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
     tracker = get_tracker("tensorboard", run_name="mine")
     tracker.track(0.5, "f1", "eval", step=1)

@@ -190,7 +190,7 @@ def test_on_a_network_file_system_trackios_inbox_is_used(
     assert (held["params"], held["data"], held["status"]) == ({"a": 1}, {"b": 2}, "finished")
 
 
-def test_without_fmstune_it_needs_no_journal() -> None:
+def test_standalone_it_needs_no_journal() -> None:
     tracker = get_tracker("trackio", project="alone")
     tracker.track(0.5, "f1(macro)", "eval", step=1)
     tracker.set_params({"a": {"b": None}})

@@ -160,7 +160,7 @@ def test_a_name_that_is_too_long_for_wandb_is_cut_with_a_note(cloud: WandbCloud)
     assert "cut to 128 characters" in (opened.note or "")
 
 
-def test_without_fmstune_in_process_rows_are_numbered_by_wandb() -> None:
+def test_standalone_rows_are_numbered_by_wandb() -> None:
     before = children()
     tracker = WandbTracker(tracker_config={"mode": "offline", "name": "mine"})
     tracker.track(0.5, "loss", "train", step=10)
