@@ -124,7 +124,7 @@ def test_sorting_supports_non_numeric_params_and_the_order_of_conditions_does_no
 
 def test_watching_a_long_finished_run_shows_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(Path("a"), {step: 1 / step for step in range(1, 41)})
-    monkeypatch.setitem(Follower.look.__kwdefaults__, "most", 10)  # type: ignore[arg-type]
+    monkeypatch.setitem(Follower.update.__kwdefaults__, "most", 10)  # type: ignore[arg-type]
     state = LiveState()
     _shown(Path("a"), state, Follower(Path("a")), Console(file=io.StringIO(), force_terminal=True))
     assert (state.step, state.status) == (40, "finished")
