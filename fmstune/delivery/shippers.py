@@ -285,5 +285,5 @@ class Fleet:
             follow=True,
             close_timeout=self._close_timeout,
             secrets=self._secrets,
-            beside=not self._ending.is_set(),
+            during_training=not self._ending.is_set(),
         )

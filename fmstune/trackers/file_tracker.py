@@ -13,7 +13,7 @@ from typing import Any
 
 from fmstune.system.files import is_writable
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.file.event_file import EventFile, stored_in, why_not_appended_to
+from fmstune.trackers.file.event_file import EventFile, append_obstacle, stored_in
 from fmstune.trackers.file.formats import Record
 from fmstune.trackers.records import (
     Artifact,
@@ -106,7 +106,7 @@ class FileTracker(Tracker):
         if self._file is None:
             self.open_alone()
         assert self._file is not None
-        self._file.make_room()
+        self._file.flush_if_full()
         taken = list(points)
         if not self._file.append_points(self._run, taken):
             super().track_points(iter(taken))
@@ -173,7 +173,7 @@ class FileTracker(Tracker):
                 return Check("no_permission", f"{path} cannot be read and written to", remedy)
         elif not is_writable(folder):
             return Check("no_permission", f"{folder} cannot be written to", remedy)
-        if why := why_not_appended_to(path):
+        if why := append_obstacle(path):
             return Check("bad_option", f"{path} is not a file of fmstune's events: {why}", remedy)
         return Check("ok", f"writes {self.config.path}", server=str(folder))
 

@@ -210,12 +210,12 @@ def _entry(name: str, tracker: type[Tracker], origin: str) -> TrackerEntry:
         origin,
         getattr(tracker, "description", "") if issubclass(tracker, Tracker) else "",
         version or "",
-        _brings_callback(tracker, name),
+        _provides_callback(tracker, name),
         (hint or f"pip install {package}") if version is None else "",
     )
 
 
-def _brings_callback(tracker: Any, name: str) -> bool:
+def _provides_callback(tracker: Any, name: str) -> bool:
     """Whether a tracker must run in the training process, if that is known without its options."""
     own = getattr(tracker, "get_hf_callback", None)
     if own is None or own is Tracker.get_hf_callback:

@@ -63,7 +63,7 @@ class Guard:
             self._in_a_row += 1
             most = _MOST_OUTAGES if isinstance(error, OSError) else _MOST_REFUSALS
             self.given_up = vital or self._in_a_row >= most
-            self._tell_error(error)
+            self._report_error(error)
             return False
         self._in_a_row = 0
         return True
@@ -76,16 +76,16 @@ class Guard:
         except BaseException as error:
             if self._strict or _is_from_outside(error):
                 raise
-            self._tell_error(error)
+            self._report_error(error)
 
     def refuse(self, why: str) -> None:
         """Report, once, why no more calls are made; the number of lost values is logged when the process
         ends."""
         if why not in self._told:
             self.report(why)
-            atexit.register(self.tell_lost)
+            atexit.register(self.report_lost)
 
-    def tell_lost(self) -> None:
+    def report_lost(self) -> None:
         """Report how many values did not reach the tracker, if any."""
         if self.lost:
             self.report(f"{counted(self.lost, 'value')} did not reach it.")
@@ -100,7 +100,7 @@ class Guard:
         except Exception:  # a user's log handler; there is nowhere else to report it
             self._told.discard(text)
 
-    def _tell_error(self, error: BaseException) -> None:
+    def _report_error(self, error: BaseException) -> None:
         cause = described(error).rstrip(".")
         if self.given_up:
             self.report(f"{cause}. The training continues without this tracker.")
@@ -155,7 +155,7 @@ class _Ending:
         if os.getpid() != self.pid:
             return
         self.guard.attempt(self.tracker.close, status, error, values=0)
-        self.guard.tell_lost()
+        self.guard.report_lost()
 
 
 _endings: dict[int, _Ending] = {}

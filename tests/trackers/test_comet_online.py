@@ -265,7 +265,7 @@ def test_a_rate_limited_request_waits_as_long_as_the_server_says(
 def test_an_experiment_is_kept_alive_while_its_run_is_silent_and_not_after_its_end(
     cloud: CometCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.trackers.comet.service._FIRST_BEAT", 0.05)
+    monkeypatch.setattr("fmstune.trackers.comet.service._FIRST_HEARTBEAT", 0.05)
     before = set(threading.enumerate())
     tracker, _ = opened()
     wait_for(lambda: sum("status-report" in path for path in cloud.requests) > 1)

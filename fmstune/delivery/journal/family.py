@@ -1,8 +1,8 @@
 """State that a process shares with its forked children: one lock, and a few counters.
 
-A fork copies a `threading` lock, held or not; it shares a `flock` lock, which then excludes nobody. A POSIX
-record lock belongs to one process and ends with it: it separates parent and children, however they die. It is
-on an unnamed file, so that no one releases it by closing another descriptor of the file.
+A fork copies a `threading` lock, held or not; it shares a `flock` lock, which then excludes no process. A
+POSIX record lock belongs to one process and ends with it: it separates parent and children, however they die.
+It is on an unnamed file, so that no one releases it by closing another descriptor of the file.
 """
 
 from __future__ import annotations

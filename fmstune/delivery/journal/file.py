@@ -1,4 +1,4 @@
-"""The file that a journal is written to: whatever happens to it from outside, the next line is written.
+"""The file that a journal is written to; it is repaired if anything else changes it.
 
 During the run it may be deleted, replaced with or without its folder, truncated or overwritten. Then it is
 rewritten: from the open file, which outlives its name, and from the lines that were written last.

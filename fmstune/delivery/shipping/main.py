@@ -175,7 +175,9 @@ def _ship(
         delivery = Delivery(directory, tracker, ledger, parent if follow else None, forgive=order["forgive"])
         if order["look"]:
             _leave(EXIT_DONE if delivery.look() else EXIT_RETRY, log, trainer)
-        delivery.run(lambda: not follow or trainer.gone, Pauses(orders, beside=order["beside"]))
+        delivery.run(
+            lambda: not follow or trainer.gone, Pauses(orders, during_training=order["during_training"])
+        )
     except DeliveryFailed as error:
         print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)
         # Not through the interpreter's exit: Aim and others join their queues there, forever.

@@ -61,23 +61,25 @@ class Orders:
 
 
 class Pauses:
-    """The pauses of a shipper that has delivered everything so far. `beside` training, it gives way until
-    training ends, along with the processes of its SDK."""
+    """The pauses of a shipper that has delivered everything so far. With `during_training`, it gives way
+    until training ends, along with the processes of its SDK."""
 
-    def __init__(self, orders: Orders, *, beside: bool) -> None:
+    def __init__(self, orders: Orders, *, during_training: bool) -> None:
         orders.wait(0)
         self._orders = orders
-        self._beside = beside and not orders.last  # it may have ended before this process was ready
+        self._during_training = (
+            during_training and not orders.last
+        )  # it may have ended before this process was ready
         self._settled = True
         self._count, self._next = 0, 1
         self._supervisor = os.getppid()
         self._used = time.process_time()
-        if self._beside:
+        if self._during_training:
             self._settled = lower_priority(self._processes())
 
     def __call__(self, seconds: float) -> None:
         """Pause, at most until training ends; during training, longer after much work."""
-        if not self._beside:
+        if not self._during_training:
             self._orders.wait(seconds)
             return
         now = time.process_time()
@@ -85,7 +87,7 @@ class Pauses:
         self._orders.wait(max(seconds, min(worked / _SHARE, _MOST_SECONDS)))
         self._count += 1
         if self._orders.last:
-            self._beside = not restore_priority(self._processes())
+            self._during_training = not restore_priority(self._processes())
         elif not (self._settled and has_lower_priority()) or self._count >= self._next:
             # The trainer raises the priority of a shipper that falls behind; now it has caught up. And an SDK
             # may start processes at any time, in their own sessions (W&B's core).

@@ -26,14 +26,14 @@ _ENABLED = Path("/proc/sys/kernel/sched_autogroup_enabled")
 
 
 def lower_while_importing() -> None:
-    """Give priority to the imports of the training process while this one imports its SDK."""
+    """Lower this process's priority while it imports its SDK, so that the training's imports come first."""
     os.nice(_NICE)
     _renice_session(os.getpid(), _NICE)
 
 
 def lower_priority(processes: Iterable[int]) -> bool:
-    """Use only the processor time that training leaves over. Return whether this is complete; if not, call it
-    again a moment later."""
+    """Let processes use only the processor time that training leaves over. Return whether this is complete;
+    if not, call it again a moment later."""
     settled, policy = True, None
     if hasattr(os, "SCHED_IDLE"):  # Linux
         policy = os.SCHED_IDLE if _can_leave_idle() else os.SCHED_BATCH
@@ -47,12 +47,12 @@ def lower_priority(processes: Iterable[int]) -> bool:
 
 
 def has_lower_priority() -> bool:
-    """Whether this process still gives way, as far as its scheduling policy shows."""
+    """Whether this process still has a lower priority, as far as its scheduling policy shows."""
     return not hasattr(os, "SCHED_IDLE") or os.sched_getscheduler(0) in (os.SCHED_IDLE, os.SCHED_BATCH)
 
 
 def restore_priority(processes: Iterable[int]) -> bool:
-    """Give processes that gave way the same share as this one, as far as the system permits. Return whether
+    """Give processes the same priority as this one again, as far as the system permits. Return whether
     this is complete; if not, call it again a moment later."""
     settled = True
     for process in processes:

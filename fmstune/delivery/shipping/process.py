@@ -93,7 +93,7 @@ class ShipperProcess:
 
     def __init__(self, job: Job, *, check_within: float | None, in_background: bool = False) -> None:
         """Start the process; with `check_within` (seconds) it begins by checking the tracker. With
-        `in_background`, it does so beside something more urgent."""
+        `in_background`, it does so at a low priority."""
         self.job = job
         self.in_process = False
         self.repeated_steps = "kept"
@@ -213,19 +213,19 @@ class ShipperProcess:
         secrets: Sequence[str] = (),
         forgive: bool = False,
         look: bool = False,
-        beside: bool = False,
+        during_training: bool = False,
     ) -> None:
         """Order the delivery of the run in `directory`; with `follow`, until its writer has ended. `secrets`
         are hidden in all that it writes, as are those of its options and those that this process knows.
         For `forgive` see `Delivery`. With `look`, it delivers nothing, and only sees whether a run that is
-        complete is still there. `beside` says that a training goes on meanwhile, to which it gives way."""
+        complete is still there. With `during_training`, it runs at a lower priority than the training."""
         order = {
             "directory": str(directory.resolve()),
             "follow": follow,
             "close_timeout": close_timeout,
             "forgive": forgive,
             "look": look,
-            "beside": beside,
+            "during_training": during_training,
         }
         known = [*secrets, *process_secrets(), *secret_texts(self.job.options)]
         self._send({**order, "secrets": list(dict.fromkeys(known))})

@@ -106,7 +106,7 @@ class ServerStore:
                 "events", "add_batch", version=_VERSION, json=lines, method="post"
             )
             for answer in answers:
-                said = _said(answer, "events.add_batch")
+                said = _response_data(answer, "events.add_batch")
                 if said.get("errors"):
                     raise TrackerError(f"ClearML's server refused events: {said.get('errors_info')}.")
         if mark:
@@ -206,7 +206,7 @@ class ServerStore:
     def _ask(self, action: str, **asked: Any) -> dict[str, Any]:
         service, _, name = action.partition(".")
         answer = self._session.send_request(service, name, version=_VERSION, method="post", json=asked)
-        return _said(answer, action)
+        return _response_data(answer, action)
 
     def _upload(self, target: str, key: str, file: Path) -> None:
         """Send a file to ClearML's files server, in a separate request: the SDK's upload would retry for
@@ -222,7 +222,7 @@ class ServerStore:
             raise TrackerError(f"ClearML's files server {target} answers {answer.status_code}.")
 
 
-def _said(answer: requests.Response | None, action: str) -> dict[str, Any]:
+def _response_data(answer: requests.Response | None, action: str) -> dict[str, Any]:
     """The server's response data; raises `TrackerError` with its reason."""
     assert answer is not None  # except in an offline session
     try:
@@ -237,7 +237,7 @@ def _said(answer: requests.Response | None, action: str) -> dict[str, Any]:
     return data
 
 
-class _Patient:
+class _BoundedRetries:
     """ClearML's configuration, without the settings that make it wait forever."""
 
     def __init__(self, config: Any) -> None:
@@ -272,5 +272,5 @@ def _connected(place: Place) -> Session:
     return _session_class()(
         worker=os.environ.get("CLEARML_WORKER_NAME") or "fmstune", host=place.api,
         api_key=place.access_key or None, secret_key=place.secret_key or None,
-        config=_Patient(place.config), http_retries_config=retries,
+        config=_BoundedRetries(place.config), http_retries_config=retries,
     )  # fmt: skip

@@ -100,7 +100,7 @@ class Archive:
         # Archives may have been sent and removed since.
         self._unseen = start.tracker_run_id is not None and newest is None and not start.redelivery
         if self._in_hand:
-            self._take_back()
+            self._truncate_partial()
             self._note_state()
 
     @property
@@ -168,7 +168,7 @@ class Archive:
         except BaseException:
             self._state = before
             with contextlib.suppress(OSError):  # then the next process does it
-                self._take_back()
+                self._truncate_partial()
             raise
         items.clear()
 
@@ -251,7 +251,7 @@ class Archive:
             path.write_bytes(asset.content)
         return path
 
-    def _take_back(self) -> None:
+    def _truncate_partial(self) -> None:
         """Truncate what a killed process may have written beyond the state."""
         messages = self._staging / _MESSAGES
         if messages.exists() and messages.stat().st_size > self._state.size:

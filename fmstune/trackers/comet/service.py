@@ -30,12 +30,12 @@ _LONGEST_PAUSE = 25.0
 _MOST_ITEMS = 1000
 """The number of points and params that the SDK sends at once."""
 _MOST_TEXT = 1000
-_FIRST_BEAT = 10
+_FIRST_HEARTBEAT = 10
 _EXISTS = 90999
 """Comet's code for an experiment that already exists."""
 
 
-class CometAway(OSError):
+class CometUnavailable(OSError):
     """The server accepts nothing now: it is overloaded, or the limit of this minute is reached."""
 
 
@@ -65,11 +65,11 @@ class Http:
             # The rate limit per minute. A new process could do no better, and would read everything again.
             time.sleep(pause)
             answer = self._client.post(url, payload, compress=compress)
-        return self._judged(answer, path)
+        return self._checked(answer, path)
 
     def get(self, path: str, **params: str) -> Any:
         """The REST API's data."""
-        return self._judged(self._client.get(urljoin(self._rest, path), params), path)
+        return self._checked(self._client.get(urljoin(self._rest, path), params), path)
 
     def ask(self, path: str, **params: str) -> requests.Response:
         """The REST API's response, whatever its status."""
@@ -91,20 +91,20 @@ class Http:
             answer = send_file_like(url, asset.content, **rest)
         else:
             answer = send_file(url, str(asset.content), **rest)
-        self._judged(answer, asset.name)
+        self._checked(answer, asset.name)
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
-    def _judged(self, answer: requests.Response, what: str) -> Any:
+    def _checked(self, answer: requests.Response, what: str) -> Any:
         code = answer.status_code
         if code < 300:
             return _json(answer)
         if code == 429 or code >= 500:
             why = "more than it accepts per minute" if code == 429 else "an error of the server"
-            raise CometAway(f"{self._shown} answers {code}, {why}")
-        raise Refused(f"{self._shown} refuses {what} ({code}): {_said(answer)}", _code(answer))
+            raise CometUnavailable(f"{self._shown} answers {code}, {why}")
+        raise Refused(f"{self._shown} refuses {what} ({code}): {_reason(answer)}", _code(answer))
 
 
 class Refused(TrackerError):
@@ -135,7 +135,7 @@ def _pause(answer: requests.Response) -> float | None:
     return min(float(said) + 0.5, _LONGEST_PAUSE) if re.fullmatch(r"\d+(\.\d*)?", said) else None
 
 
-def _said(answer: requests.Response) -> str:
+def _reason(answer: requests.Response) -> str:
     text = str(_json(answer).get("msg") or answer.text)
     return " ".join(text.split())[:300].rstrip(".") or "it does not say why"
 
@@ -181,12 +181,12 @@ class Service:
         if not own:
             self.events = Events()
         if self.mark and not self.mark.get("ended"):
-            self._look_what_is_there()
+            self._query_stored()
             self._all_known = not own
         self._mark = dict(mark)
         self._write_mark(ended=False)
-        self._beat()
-        self._begin_to_beat()
+        self._send_heartbeat()
+        self._start_heartbeat()
 
     def write(self, items: list[Item], events: Sequence[int]) -> None:
         """Send the items, which belong to these events, and remove each from `items` once it has arrived."""
@@ -194,7 +194,7 @@ class Service:
             kind, few = next(itertools.groupby(items[:_MOST_ITEMS], type))
             some = list(few)
             if kind is Point:
-                self._send_batch("metric", [item for item in some if not self._is_there(item)])
+                self._send_batch("metric", [item for item in some if not self._is_stored(item)])
             elif kind is Param:
                 self._send_batch("parameter", some)
             else:
@@ -210,10 +210,10 @@ class Service:
 
     def end(self, status: Status, error: str | None, others: list[Item], tags: Sequence[str]) -> None:
         """End the experiment: Comet's states are running, finished and crashed."""
-        self._stop_beating()
+        self._stop_heartbeat()
         self.write(others, ())
         self._write_mark(ended=True)
-        self._beat(alive=False)
+        self._send_heartbeat(alive=False)
         self._http.post(
             "write/experiment/update-status",
             {
@@ -273,7 +273,7 @@ class Service:
         said = {**self._mark, "events": spans if whole else spans[:1], "ended": ended and whole}
         self._send_one(Other(MARK, json.dumps(said)))
 
-    def _look_what_is_there(self) -> None:
+    def _query_stored(self) -> None:
         for point in (
             self._http.get("experiment/metrics/get-all", experimentKey=self.key).get("metrics") or ()
         ):
@@ -281,14 +281,14 @@ class Service:
         assets = self._http.get("experiment/asset/list", experimentKey=self.key, type="all")
         self._assets = {str(each["assetId"]) for each in assets.get("assets") or () if each.get("assetId")}
 
-    def _is_there(self, item: Any) -> bool:
+    def _is_stored(self, item: Any) -> bool:
         where = (item.name, item.step, item.time)
         if not self._there[where]:
             return False
         self._there[where] -= 1
         return True
 
-    def _beat(self, *, alive: bool = True) -> None:
+    def _send_heartbeat(self, *, alive: bool = True) -> None:
         """Send a heartbeat: Comet considers an experiment without one as ended."""
         self._http.post(
             "status-report/update",
@@ -298,7 +298,7 @@ class Service:
             },
         )  # fmt: skip
 
-    def _begin_to_beat(self) -> None:
+    def _start_heartbeat(self) -> None:
         from comet_ml.connection.connection_api import RestServerConnection
         from comet_ml.heartbeat import HeartbeatThread
 
@@ -307,10 +307,10 @@ class Service:
             verify_tls=self._settings.config["comet.internal.check_tls_certificate"],
         )  # fmt: skip
         connection.run_id, connection.project_id = self._run_id, self._project_id
-        self._heart = HeartbeatThread(_FIRST_BEAT, connection.heartbeat)
+        self._heart = HeartbeatThread(_FIRST_HEARTBEAT, connection.heartbeat)
         self._heart.start()
 
-    def _stop_beating(self) -> None:
+    def _stop_heartbeat(self) -> None:
         if self._heart is not None:
             self._heart.close()
             self._heart.join(_TIMEOUT)  # else a heartbeat in flight could mark it alive again

@@ -80,7 +80,7 @@ class RunFolder:
         self.state.mark = mark
         self._written: dict[str, str] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        self._take_back()
+        self._truncate_partial()
 
     def holds(self, last: int) -> bool:
         """Whether the folder still holds what was written, and the event of this number or a later one."""
@@ -99,7 +99,7 @@ class RunFolder:
         except BaseException:
             state.sizes, state.summary, state.last_event, state.gaps = before
             with contextlib.suppress(OSError):  # then the next process does it
-                self._take_back()
+                self._truncate_partial()
             raise
 
     def _write(self, rows: Sequence[Row]) -> None:
@@ -130,7 +130,7 @@ class RunFolder:
             temporary.unlink(missing_ok=True)
         self._written[name] = text
 
-    def _take_back(self) -> None:
+    def _truncate_partial(self) -> None:
         """Truncate metric files to their recorded length."""
         for path in self._tables_of_metrics():
             size = self.state.sizes.get(str(path.relative_to(self._metrics)), 0)

@@ -86,14 +86,14 @@ class EventFile:
             return self._has_all_parts() or self._find().covers(self.held)
         return os.pread(self._file, len(self._tail), self._end - len(self._tail)) == self._tail
 
-    def make_room(self) -> None:
+    def flush_if_full(self) -> None:
         """Write what is buffered, if it is much."""
         if self._waiting or len(self._seqs) >= _MOST_WAITING:
             self.flush()
 
     def append_points(self, run: str, points: Sequence[MetricPoint]) -> bool:
-        """Buffer a line for each point, after `make_room`. Return `False`, with nothing buffered, if `append`
-        must be used for them."""
+        """Buffer a line for each point, after `flush_if_full`. Return `False`, with nothing buffered, if
+        `append` must be used for them."""
         seqs = [point.seq for point in points if point.seq is not None]
         last = self._seqs[-1] if self._seqs else self.held.last_seq
         if not self._regular or len(seqs) < len(points) or any(map(operator.ge, (last, *seqs), seqs)):
@@ -251,7 +251,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def why_not_appended_to(path: Path) -> str | None:
+def append_obstacle(path: Path) -> str | None:
     """Why no events can be appended to what is at `path`; `None` when they can. Changes nothing."""
     if path.is_dir():
         return "it is a directory"

@@ -187,11 +187,11 @@ class OwnRunCallback(TrackerCallback):
             self._open = False
             text = None if error is None else hide(error)
             self._guard.attempt(self.tracker.close, status, text, values=0)
-            self._guard.tell_lost()
+            self._guard.report_lost()
             self._guard.lost = 0
             closed(self.tracker)
 
-    def tell_shared(self) -> None:
+    def report_shared(self) -> None:
         """Report that this callback was requested again."""
         self._guard.report(
             "get_hf_callback() returned the same callback again, since a tracker has one run; for "
@@ -217,12 +217,12 @@ class OwnRunCallback(TrackerCallback):
         found = process_redactor().mapping(plain(params), name, tracked=True)
         namespace = self._normaliser.namespace(name)
         self.tracker.set_params(self._normaliser.params(found, namespace), namespace)
-        self._tell_changes()
+        self._report_changes()
 
     def _track(self, point: MetricPoint) -> None:
         numbers = {name: number(value) for name, value in point.values.items()}
         values = self._normaliser.metrics(self._redacted(numbers), point.stage)
-        self._tell_changes()
+        self._report_changes()
         if not values:
             return
         tracker = self.tracker
@@ -249,7 +249,7 @@ class OwnRunCallback(TrackerCallback):
             self._clear_names |= values.keys() & redacted.keys()
         return redacted
 
-    def _tell_changes(self) -> None:
+    def _report_changes(self) -> None:
         for change in self._normaliser.changes:
             self._guard.report(adapted(change))
 
@@ -267,7 +267,7 @@ def own_callback(tracker: Receiver, *, strict: bool = False) -> OwnRunCallback:
                 f"The callback of this tracker {tracker.name} was created with strict={given.strict}; "
                 "request the same, or create another tracker with get_tracker()."
             )
-        given.tell_shared()
+        given.report_shared()
         return given
     # transformers warns about two callbacks of the same class in a Trainer.
     of_its_own = type(f"{type(tracker).__name__}Callback", (OwnRunCallback,), {})

@@ -176,7 +176,7 @@ class Experiment:
             raise
         for seq in batch.events:
             account.add(seq)
-        self._tell_alive()
+        self._send_heartbeat()
 
     def finish(self, end: Record) -> None:
         """Send the run's status."""
@@ -250,7 +250,7 @@ class Experiment:
         where = self._context
         self.params = _params_there(self._client, where.username, where.project, where.experiment_id)
 
-    def _tell_alive(self) -> None:
+    def _send_heartbeat(self) -> None:
         from swanlab.sdk.internal.core_python.api.experiment import send_experiment_heartbeat
 
         if time.monotonic() - self._alive > _ALIVE_SECONDS:
