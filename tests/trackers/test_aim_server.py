@@ -1,4 +1,4 @@
-"""The tracker `aim` with a real `aim server` that loses what it had: it is delivered again."""
+"""The tracker `aim` with a real `aim server` that loses what it had, or refuses what it gets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.process import Job
+from fmstune.trackers.aimstack_tracker import AimStackTracker
+from fmstune.trackers.records import RunStart
 from tests.support.aim_servers import aim_server, free_port
 from tests.support.readers import read_aim
 from tests.support.shipping import record_steps
@@ -59,3 +61,15 @@ def test_a_server_that_comes_back_without_what_it_had_gets_the_whole_run(
     assert [step for step, _ in run.points["reward", "eval"]] == ([9, 20] if backed_up else [20])
     assert run.params["config"] == {"lr": 0.1}
     assert run.params["status"] == "finished"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # Aim's thread ends by it
+def test_what_a_server_refuses_is_an_error_rather_than_a_wait_forever(tmp_path: Path) -> None:
+    port = free_port()
+    with aim_server(tmp_path / "remote", port):
+        tracker = AimStackTracker(tracker_config={"repo": f"aim://127.0.0.1:{port}"})
+        tracker.open(RunStart("run", str(tmp_path), run_id="an id"))
+        tracker.flush()
+        tracker._run.repo._client.run_instruction(0, "nobody's", "method", (), is_write_only=True)
+        with pytest.raises(Exception, match="nobody's"):
+            tracker.flush()

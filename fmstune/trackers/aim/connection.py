@@ -7,6 +7,7 @@ SDK fails on its contexts. A new process opens the run anew, and finds out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 _LOOK_SECONDS = 0.1
@@ -16,25 +17,33 @@ class Connection:
     """The connection of a remote `Repo`, which does not reconnect any more."""
 
     def __init__(self, repo: Any) -> None:
-        self._sender = repo._client.get_queue()
-        self._lost = False
-        repo._client.reconnect = self._end
+        client = repo._client
+        self._sender = client.get_queue()
+        self._send: Callable[[Any], None] = client._run_write_instructions
+        self._error: BaseException | None = None
+        client._run_write_instructions, client.reconnect = self._sent, self._end
 
     def wait(self) -> None:
-        """Wait until the server has received everything. Raises `ConnectionError` when it never will."""
+        """Wait until the server has received everything. Raises the error because of which it never will."""
         tasks = self._sender._queue
         with tasks.all_tasks_done:
-            while tasks.unfinished_tasks and self._works:
+            while tasks.unfinished_tasks and self._error is None:
                 tasks.all_tasks_done.wait(_LOOK_SECONDS)
-            unsent = tasks.unfinished_tasks
-        if unsent:
-            raise ConnectionError("the connection to the Aim server was lost")
+        if self._error is not None:
+            raise self._error
 
-    @property
-    def _works(self) -> bool:
-        # Aim's thread that sends ends at any error of the server.
-        return not self._lost and self._sender._thread.is_alive()
+    def _sent(self, instructions: Any) -> None:
+        """Send, in Aim's thread, which ends at any error but a lost connection."""
+        from websockets.exceptions import ConnectionClosedError
+
+        try:
+            self._send(instructions)
+        except ConnectionClosedError:  # it calls `reconnect`
+            raise
+        except BaseException as error:
+            self._error = error
+            raise
 
     def _end(self) -> None:
-        self._lost = True
-        raise ConnectionError
+        self._error = ConnectionError("the connection to the Aim server was lost")
+        raise self._error
