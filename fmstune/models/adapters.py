@@ -54,7 +54,7 @@ def peft_config(config: RunConfig, model: PreTrainedModel | PeftModel) -> PeftCo
     if config.prompt_tuning.enabled:
         return _prompt_tuning(config)
     lora, where = config.lora, config.at("lora.target_modules")
-    tied = {"ensure_weight_tying": True} if _touches_embeddings(lora) and _can_keep_tied() else {}
+    tied = {"ensure_weight_tying": True} if _trains_embeddings(lora, model) and _can_keep_tied() else {}
     return PeftLoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -227,12 +227,12 @@ def _targets(given: str | Sequence[str], model: PreTrainedModel, where: str) -> 
                 f"{setting} = {shown(given)} matches none of the model's full module names, which look "
                 f"like {modules[0]}. There are {there}."
             )
-        _refuse_head(fitting, setting)
+        _refuse_head(fitting, model, setting)
         return given
     names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
     if not names:
         raise ConfigError(f"{setting} is empty. There are {there}.")
-    _refuse_head(names, setting)
+    _refuse_head([path for path in modules if _is_named(path, names)], model, setting)
     for name in names:
         _require_module(name, modules, setting, there)
     return names
@@ -286,12 +286,19 @@ def _matched(pattern: str, modules: Sequence[str], setting: str) -> list[str]:
         raise ConfigError(f"{setting} = {shown(pattern)} is not a regular expression: {error}.") from error
 
 
-def _refuse_head(names: Sequence[str], setting: str) -> None:
-    if any(name.rpartition(".")[2] == "lm_head" for name in names):
-        raise ConfigError(
-            f"{setting} contains lm_head, on which the trainer supports no adapter; put it into "
-            "lora.modules_to_save to train it whole."
-        )
+def _refuse_head(paths: Sequence[str], model: PreTrainedModel, setting: str) -> None:
+    """Refuse an adapter on the head, or on embeddings that share their weights with it: merged into these, it
+    would change the head too."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = getattr(head, "weight", None) is getattr(embeddings, "weight", embeddings)
+    for path in paths:
+        module, name = model.get_submodule(path), path.rpartition(".")[2]
+        if module is head or (tied and module is embeddings):
+            why = ", which share their weights with the head" if module is not head else ""
+            raise ConfigError(
+                f"{setting} contains {name}{why}, on which the trainer supports no adapter; put {name} into "
+                "lora.modules_to_save to train the weights whole."
+            )
 
 
 def _whole_modules(config: RunConfig, model: PreTrainedModel) -> list[str] | None:
@@ -304,7 +311,7 @@ def _whole_modules(config: RunConfig, model: PreTrainedModel) -> list[str] | Non
 
 
 def _require_module(name: str, modules: Sequence[str], setting: str, there: str) -> None:
-    if not any(path == name or path.endswith(f".{name}") for path in modules):
+    if not any(_is_named(path, [name]) for path in modules):
         close = hint(name, sorted(_last_parts(modules)))
         raise ConfigError(f"{setting}: the model has no module {shown(name)}.{close} There are {there}.")
 
@@ -317,9 +324,19 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _touches_embeddings(lora: LoraConfig) -> bool:
-    targets = lora.target_modules if not isinstance(lora.target_modules, str) else ()
-    return bool(_EMBEDDINGS & {*lora.modules_to_save, *targets})
+def _is_named(path: str, names: Iterable[str]) -> bool:
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def _trains_embeddings(lora: LoraConfig, model: PreTrainedModel) -> bool:
+    """Whether the embeddings or the head are trained whole."""
+    if not lora.modules_to_save:
+        return False
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return any(
+        any(module is end for end in ends) and _is_named(path, lora.modules_to_save)
+        for path, module in model.named_modules()
+    )
 
 
 def _can_keep_tied() -> bool:

@@ -9,9 +9,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fmstune.config.load.load import load
+from fmstune.errors import ConfigError
 from fmstune.models.adapted_modules import unreached_experts
 from fmstune.models.adapters import describe, peft_config
 from fmstune.models.load import load_model
+from fmstune.training.trainers.preferences import refused_by_trl
 
 SIZES = {
     "vocab_size": 64,
@@ -24,7 +26,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("named", ["lm_head", "embed_tokens"])
+@pytest.mark.parametrize("named", ["lm_head", "embed_tokens", "model.embed_tokens"])
 def test_modules_that_share_their_weights_are_both_reported(named: str) -> None:
     config = load(
         None,
@@ -56,3 +58,24 @@ def test_experts_are_adapted_and_reported_or_reported_as_left_out(
     assert (said is None) == reached
     assert said is None or "does not reach the experts" in said
     assert unreached_experts(made, ("q_proj",)) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"use_dora": True}, "lora.dora"),
+        ({"lora_dropout": 0.1}, "lora.dropout"),
+        ({"modules_to_save": ["gate"]}, "lora.modules_to_save for the experts or their router"),
+        ({"modules_to_save": ["experts"]}, "lora.modules_to_save for the experts or their router"),
+    ],
+)
+def test_what_peft_cannot_do_beside_an_adapter_on_experts_is_refused_by_the_name_of_its_setting(
+    settings: dict[str, Any], named: str
+) -> None:
+    kind = AutoConfig.for_model("mixtral", **SIZES, num_local_experts=4)
+    everywhere = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", **settings)
+    message = rf"^{named} does not work beside an adapter on the experts"
+    with pytest.raises(ConfigError, match=message), refused_by_trl():
+        get_peft_model(AutoModelForCausalLM.from_config(kind), everywhere)
+    named_modules = LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **settings)
+    get_peft_model(AutoModelForCausalLM.from_config(kind), named_modules)

@@ -163,8 +163,17 @@ def test_settings_that_differ_from_those_of_the_adapter_are_reported(plain: Path
         (["lora.target_modules=(q"], "is not a regular expression: "),
         (["lora.target_modules=[]"], "lora.target_modules is empty"),
         (['lora.target_modules=["norm"]'], "no module 'norm'"),
-        (["lora.target_modules=.*_head"], "put it into lora.modules_to_save"),
-        (["lora.target_modules=lm_head"], "put it into lora.modules_to_save"),
+        (["lora.target_modules=.*_head"], "put lm_head into lora.modules_to_save"),
+        (
+            ["lora.target_modules=lm_head"],
+            "contains lm_head, on which .*; put lm_head into lora.modules_to_save",
+        ),
+        (
+            ['lora.target_modules=["q_proj", "embed_tokens"]'],
+            "contains embed_tokens, which share their weights",
+        ),
+        (["lora.target_modules=q_proj,embed_tokens"], "put embed_tokens into lora.modules_to_save"),
+        (["lora.target_modules=.*(q_proj|embed_tokens)"], "contains embed_tokens, which share"),
         (['lora.modules_to_save=["head"]'], r"--set: lora.modules_to_save: the model has no module 'head'"),
     ],
 )

@@ -148,6 +148,25 @@ def _of_prompts(data: PreparedData) -> Iterator[str]:
         )
 
 
+_ON_EXPERTS = "ParamWrapper"
+"""PEFT's adapter on a parameter of a module, like the experts of a mixture, in its messages."""
+_NOT_WITH_EXPERTS = {
+    "use_dora": "lora.dora",
+    "DoRA": "lora.dora",
+    "lora_dropout": "lora.dropout",
+    "modules_to_save": "lora.modules_to_save for the experts or their router",
+}
+
+
+def _not_with_experts(text: str) -> ConfigError:
+    setting = next((ours for name, ours in _NOT_WITH_EXPERTS.items() if name in text), first_sentence(text))
+    return ConfigError(
+        f"{setting} does not work beside an adapter on the experts, which PEFT adds to this model for "
+        "lora.target_modules = all-linear: leave it out, or name the modules to adapt, such as "
+        'lora.target_modules = ["q_proj", "v_proj"].'
+    )
+
+
 _REFUSE = ("trl", "transformers", "accelerate", "peft", "datasets")
 
 
@@ -158,7 +177,11 @@ def refused_by_trl() -> Iterator[None]:
     such as torch, the same types are faults of the program, and are raised as they are."""
     try:
         yield
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError, TypeError) as error:
+        if _ON_EXPERTS in str(error):
+            raise _not_with_experts(str(error)) from error
+        if isinstance(error, TypeError):
+            raise
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if frame.f_globals.get("__name__", "").partition(".")[0] not in _REFUSE:
             raise
