@@ -46,7 +46,9 @@ def system(content: str) -> dict[str, Any]:
     return {"role": "system", "content": content}
 
 
-def said(folder: Path, row: Any, using: PreTrainedTokenizerBase, method: str = "sft", **options: Any) -> str:
+def unused_parts(
+    folder: Path, row: Any, using: PreTrainedTokenizerBase, method: str = "sft", **options: Any
+) -> str:
     path = folder / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")
     data = prepare(DataConfig(train=str(path), cache=False, **options), using, None, seed=0, method=method)
@@ -65,11 +67,11 @@ def test_omitted_reasoning_is_reported_though_its_answer_repeats_it(
     tmp_path: Path, reasoning: str, content: str, fields: dict[str, Any]
 ) -> None:
     messages = [user("q"), answer(content, reasoning_content=reasoning)]
-    assert LOST_REASONING in said(tmp_path, {"messages": messages}, tokenizer(PLAIN))
+    assert LOST_REASONING in unused_parts(tmp_path, {"messages": messages}, tokenizer(PLAIN))
     pair = {"prompt": [messages[0]], "chosen": [messages[1]], "rejected": [answer("bad")]}
-    assert LOST_REASONING in said(tmp_path, pair, tokenizer(PLAIN), "dpo")
-    assert said(tmp_path, {"messages": messages}, tokenizer(PLAIN), reasoning="keep") == ""
-    assert said(tmp_path, {"messages": messages}, tokenizer(LAST_THINKS)) == ""
+    assert LOST_REASONING in unused_parts(tmp_path, pair, tokenizer(PLAIN), "dpo")
+    assert unused_parts(tmp_path, {"messages": messages}, tokenizer(PLAIN), reasoning="keep") == ""
+    assert unused_parts(tmp_path, {"messages": messages}, tokenizer(LAST_THINKS)) == ""
 
 
 def test_omitted_reasoning_is_reported_though_a_call_repeats_it(tmp_path: Path) -> None:
@@ -77,8 +79,8 @@ def test_omitted_reasoning_is_reported_though_a_call_repeats_it(tmp_path: Path) 
     asks = answer("", reasoning_content="Rome", tool_calls=[call])
     result = {"role": "tool", "tool_call_id": "1", "content": "sun"}
     row = {"messages": [user("q"), asks, result, answer("Sun.")], "tools": TOOLS}
-    assert LOST_REASONING in said(tmp_path, row, tokenizer_with("llama3_1"))
-    assert LOST_REASONING not in said(tmp_path, row, tokenizer_with("qwen3"))
+    assert LOST_REASONING in unused_parts(tmp_path, row, tokenizer_with("llama3_1"))
+    assert LOST_REASONING not in unused_parts(tmp_path, row, tokenizer_with("qwen3"))
 
 
 @pytest.mark.parametrize("second", ["hmm", "so: hmm, yes"])
@@ -86,11 +88,11 @@ def test_omitted_reasoning_is_reported_though_later_reasoning_repeats_it(tmp_pat
     first, last = answer("a", reasoning_content="hmm"), answer("b", reasoning_content=second)
     row = {"messages": [user("q"), first, user("z"), last]}
     using = tokenizer(LAST_THINKS)
-    assert NOT_WRITTEN in said(tmp_path, row, using, train_on="all")
-    assert NOT_WRITTEN in said(tmp_path, row, using, history="template")
-    assert said(tmp_path, row, using) == ""
+    assert NOT_WRITTEN in unused_parts(tmp_path, row, using, train_on="all")
+    assert NOT_WRITTEN in unused_parts(tmp_path, row, using, history="template")
+    assert unused_parts(tmp_path, row, using) == ""
     given_before = {"messages": [user("q"), first | {"weight": 0}, user("z"), last]}
-    assert NOT_READ in said(tmp_path, given_before, using)
+    assert NOT_READ in unused_parts(tmp_path, given_before, using)
 
 
 def test_omitted_text_next_to_a_call_is_reported_though_a_later_answer_repeats_it(tmp_path: Path) -> None:
@@ -104,8 +106,10 @@ def test_omitted_text_next_to_a_call_is_reported_though_a_later_answer_repeats_i
         answer("Let me check."),
     ]
     row = {"messages": messages, "tools": TOOLS}
-    assert NO_WORDS.format("words of the assistant") in said(tmp_path, row, tokenizer_with("llama3_1"))
-    assert said(tmp_path, row, tokenizer_with("qwen3")) == ""
+    assert NO_WORDS.format("words of the assistant") in unused_parts(
+        tmp_path, row, tokenizer_with("llama3_1")
+    )
+    assert unused_parts(tmp_path, row, tokenizer_with("qwen3")) == ""
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
@@ -116,13 +120,15 @@ def test_omitted_system_messages_are_reported_though_another_one_contains_them(
     row: dict[str, Any] = {"messages": [*earlier, answer("b")]}
     if method == "dpo":
         row = {"prompt": earlier, "chosen": [answer("b")], "rejected": [answer("c")]}
-    assert NO_WORDS.format("words of the system") in said(tmp_path, row, tokenizer_with("gptoss"), method)
-    assert said(tmp_path, row, tokenizer_with("qwen2_5"), method) == ""
+    assert NO_WORDS.format("words of the system") in unused_parts(
+        tmp_path, row, tokenizer_with("gptoss"), method
+    )
+    assert unused_parts(tmp_path, row, tokenizer_with("qwen2_5"), method) == ""
 
 
 def test_text_of_the_template_itself_is_not_mistaken_for_the_rows(tmp_path: Path) -> None:
     row = {"messages": [system("Be kind."), system("assistant"), user("q"), answer("a")]}
-    assert NO_WORDS.format("words of the system") in said(tmp_path, row, tokenizer_with("gptoss"))
+    assert NO_WORDS.format("words of the system") in unused_parts(tmp_path, row, tokenizer_with("gptoss"))
 
 
 DROPS = (
@@ -142,19 +148,19 @@ def test_a_dropped_message_is_reported_whatever_the_others_say(
     words = words[: len(words) // 2 * 2]
     messages = [(answer if number % 2 else user)(each) for number, each in enumerate(words)]
     at = at % (len(words) - 1) // 2 * 2  # a question: without it, its answer would follow another prompt
-    lines = said(tmp_path, {"messages": messages}, tokenizer(DROPS.replace("DROPPED", str(at))))
+    lines = unused_parts(tmp_path, {"messages": messages}, tokenizer(DROPS.replace("DROPPED", str(at))))
     assert NO_WORDS.format("words of the user") in lines
-    assert said(tmp_path, {"messages": messages}, tokenizer(PLAIN)) == ""
+    assert unused_parts(tmp_path, {"messages": messages}, tokenizer(PLAIN)) == ""
 
 
 def test_an_answer_that_forms_one_token_with_its_prompt_is_reported(tmp_path: Path) -> None:
     using = tokenizer(PLAIN)
     pair = next(token for token in sorted(using.get_vocab()) if len(token) == 2 and token.isalpha())
     row = {"prompt": pair[0], "completion": pair[1]}
-    assert NO_FIRST in said(tmp_path, row, using)
+    assert NO_FIRST in unused_parts(tmp_path, row, using)
     for other in ({"prompt": f"{pair[0]}\n", "completion": pair[1]}, {"text": pair}, row):
-        assert NO_FIRST not in said(tmp_path, other, using, train_on="all")
-        assert other is row or NO_FIRST not in said(tmp_path, other, using)
+        assert NO_FIRST not in unused_parts(tmp_path, other, using, train_on="all")
+        assert other is row or NO_FIRST not in unused_parts(tmp_path, other, using)
 
 
 @pytest.mark.parametrize("template", ["gemma", "lfm2", "qwen3", "phi3_5"])

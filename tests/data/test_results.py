@@ -69,7 +69,7 @@ def test_results_are_matched_by_ids_names_or_order(drawn: tuple[list[dict[str, A
     assert unused.entries() == ()
 
 
-def said(*messages: dict[str, Any]) -> list[str]:
+def unused_parts(*messages: dict[str, Any]) -> list[str]:
     unused = Unused("x")
     read_messages(list(messages), "line 1", "messages", unused)
     return [entry.what for entry in unused.entries()]
@@ -82,13 +82,13 @@ SAYS, ASKS = {"role": "assistant", "content": "so"}, {"role": "user", "content":
 
 def test_a_call_without_a_result_is_reported_if_the_conversation_continues() -> None:
     two = {**CALL, "tool_calls": [*CALL["tool_calls"], *conversation([0], anthropic=False)[0]["tool_calls"]]}
-    assert said(CALL, ASKS, SAYS) == [NO_RESULT]
-    assert said(two, RESULT, SAYS) == [NO_RESULT]
-    assert said(two, RESULT, CALL) == [NO_RESULT]
+    assert unused_parts(CALL, ASKS, SAYS) == [NO_RESULT]
+    assert unused_parts(two, RESULT, SAYS) == [NO_RESULT]
+    assert unused_parts(two, RESULT, CALL) == [NO_RESULT]
     for whole in ([CALL], [ASKS, CALL], [CALL, RESULT, SAYS], [CALL, CALL, RESULT, RESULT, SAYS]):
-        assert said(*whole) == []
-    assert said(CALL, SAYS, RESULT, SAYS) == []
-    assert said(CALL, {**RESULT, "name": "g"}, SAYS) == [OTHER_NAME]
+        assert unused_parts(*whole) == []
+    assert unused_parts(CALL, SAYS, RESULT, SAYS) == []
+    assert unused_parts(CALL, {**RESULT, "name": "g"}, SAYS) == [OTHER_NAME]
 
 
 @pytest.mark.parametrize("anthropic", [True, False])

@@ -102,7 +102,7 @@ def test_a_folder_of_save_to_disk_is_read(tmp_path: Path) -> None:
     assert "has no split validation; it has train, test. Choose one with split under [[data.eval]]" in told
 
 
-def said(source: str | DataSource, split: Any = "train") -> list[str]:
+def reported(source: str | DataSource, split: Any = "train") -> list[str]:
     """What the reader of a source reports besides its rows."""
     given = DataSource(source) if isinstance(source, str) else source
     reader = Reader(given, split, DataConfig(), BadRows())
@@ -125,7 +125,7 @@ def test_files_of_a_directory_that_are_not_read_are_reported(
 ) -> None:
     for name in files:
         write(tmp_path / name, name)
-    told = " ".join(said(str(tmp_path)))
+    told = " ".join(reported(str(tmp_path)))
     assert [name for name in files if Path(name).name in told] == [
         each for each in files if Path(each).name in named
     ]
@@ -146,23 +146,23 @@ def test_unused_splits_are_reported(tmp_path: Path, form: str) -> None:
         saved = {name: datasets.Dataset.from_list([{"text": name}]) for name in names}
         datasets.DatasetDict(saved).save_to_disk(str(path))
     told = "the splits test, validation are not trained on; choose another than train with split"
-    assert told in " ".join(said(str(path)))
-    assert said(DataSource(str(path), split="train")) == []
-    assert said(str(path), "eval") == []
+    assert told in " ".join(reported(str(path)))
+    assert reported(DataSource(str(path), split="train")) == []
+    assert reported(str(path), "eval") == []
 
 
 def test_folders_that_match_a_glob_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", "a")
     write(tmp_path / "deep" / "b.jsonl", "b")
-    assert "deep not read" in " ".join(said(f"{tmp_path}/*"))
-    assert said(f"{tmp_path}/**/*.jsonl") == []
+    assert "deep not read" in " ".join(reported(f"{tmp_path}/*"))
+    assert reported(f"{tmp_path}/**/*.jsonl") == []
 
 
 def test_splits_of_a_saved_folder_with_unknown_names_are_reported(tmp_path: Path) -> None:
     parts = {name: datasets.Dataset.from_list([{"text": "a"}]) for name in ("train", "extra", "test")}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "x")
-    assert ["extra not read" in each for each in said(str(tmp_path / "x"))] == [True, False]
-    assert said(DataSource(str(tmp_path / "x"), split="extra")) == []
+    assert ["extra not read" in each for each in reported(str(tmp_path / "x"))] == [True, False]
+    assert reported(DataSource(str(tmp_path / "x"), split="extra")) == []
 
 
 def test_a_damaged_folder_of_save_to_disk_is_refused(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def written(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def told(data: PreparedData) -> tuple[Any, ...]:
+def outcome(data: PreparedData) -> tuple[Any, ...]:
     return data.train[:], data.summary, data.places, data.bad.count, data.bad.first
 
 
@@ -76,7 +76,7 @@ def test_rows_reports_and_bad_rows_equal_those_of_one_process(
     )  # fmt: skip
     made = prepare(config, tokenizer, 40, 0, tmp_path / "listed.jsonl")
     listed = (tmp_path / "listed.jsonl").read_text()
-    assert told(made) == told(alone(config, tokenizer, tmp_path / "again.jsonl"))
+    assert outcome(made) == outcome(alone(config, tokenizer, tmp_path / "again.jsonl"))
     assert listed == (tmp_path / "again.jsonl").read_text()
     assert not multiprocessing.active_children()
 
@@ -99,7 +99,7 @@ def test_pairs_of_answers_equal_those_of_one_process(tokenizer: Any, several: No
     made = prepare(config, tokenizer, 40, 0, method="dpo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenise, "processors", lambda: Processors(1, "this test"))
-        assert told(made) == told(prepare(config, tokenizer, 40, 0, method="dpo"))
+        assert outcome(made) == outcome(prepare(config, tokenizer, 40, 0, method="dpo"))
 
 
 def test_a_killed_worker_is_reported(

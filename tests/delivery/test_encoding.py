@@ -39,7 +39,7 @@ WORDS += [
 PLACES = ["seq", "time", "stage", "step", "epoch", "values", "loss", "texts"]
 
 
-def said(read: Any, line: bytes) -> str:
+def outcome(read: Any, line: bytes) -> str:
     """The result of a reader for a line, with the type of each value."""
     try:
         return repr(read(line))
@@ -62,7 +62,7 @@ def test_a_line_is_parsed_as_json_parses_it(values: dict[str, Any], at: str, dat
         line = line[:cut] + data.draw(st.sampled_from(["", "", "}", " ", "{}", "\r"]))
     encoded = line.encode("utf-8", data.draw(st.sampled_from(["backslashreplace", "surrogatepass"]))
                           if data is not None else "backslashreplace") + b"\n"  # fmt: skip
-    assert said(loads, encoded) == said(lambda given: json.loads(given.decode()), encoded)
+    assert outcome(loads, encoded) == outcome(lambda given: json.loads(given.decode()), encoded)
 
 
 @given(st.dictionaries(TEXTS, st.integers() | st.floats(allow_nan=False, allow_infinity=False), max_size=4))

@@ -96,7 +96,7 @@ def test_ranks_whose_launcher_is_killed_save_a_checkpoint_and_end(tmp_path: Path
     assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1
 
 
-def told(directory: Path, local_rank: int, **cause: Any) -> Path:
+def write_cause(directory: Path, local_rank: int, **cause: Any) -> Path:
     path = directory / str(local_rank) / "error.json"
     path.parent.mkdir()
     cause = {"message": "x", "exit_code": 1, "expected": True, "time": 0.0, "local_rank": local_rank, **cause}
@@ -107,7 +107,7 @@ def told(directory: Path, local_rank: int, **cause: Any) -> Path:
 def test_the_first_rank_to_fail_is_the_cause_and_the_others_report_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late, early = told(tmp_path, 0, time=10.2), told(tmp_path, 1, time=10.1)
+    late, early = write_cause(tmp_path, 0, time=10.2), write_cause(tmp_path, 1, time=10.1)
     (tmp_path / "2").mkdir()
     (tmp_path / "2" / "error.json").write_text('{"message": "of a program that is not fmstune"}')
     assert [cause.local_rank for cause in ranks.reported_causes(tmp_path)] == [1, 0]

@@ -74,7 +74,7 @@ def one_by_one(lines: Sequence[bytes]) -> Iterator[Event | None]:
     return map(parse, filter(bytes.strip, lines))
 
 
-def said(directory: Path) -> list[Any]:
+def results(directory: Path) -> list[Any]:
     """Everything that is derived from a run."""
     run, text = read_run(directory), io.StringIO()
     write_csv(directory, text)
@@ -95,9 +95,9 @@ def test_columns_equal_the_lines(lines: list[str], in_file: bool, at_once: int) 
         path.parent.mkdir()
         path.write_text("\n".join([json.dumps(HEADER), *lines, '{"seq":99,"torn']))
         with mock.patch.object(columns, "_MOST_IN_MEMORY", 0 if in_file else 1 << 20):
-            found = said(Path(name))
+            found = results(Path(name))
         with mock.patch.object(replay, "batches", one_by_one):
-            assert repr(found) == repr(said(Path(name)))
+            assert repr(found) == repr(results(Path(name)))
 
 
 def test_csv_has_each_number_of_a_point_as_it_is_read(tmp_path: Path) -> None:

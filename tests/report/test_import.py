@@ -30,16 +30,16 @@ from tests.support.nurseries import lives
 
 
 @dataclass(frozen=True)
-class Place:
+class TrackerCase:
     reference: str
     options: dict[str, Any]
 
 
-PLACES = {
-    "aim": Place("aimstack_tracker:AimStackTracker", {"repo": "."}),
-    "wandb": Place("wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."}),
-    "mlflow": Place("mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"}),
-    "trackio": Place("trackio_tracker:TrackioTracker", {}),
+TRACKER_CASES = {
+    "aim": TrackerCase("aimstack_tracker:AimStackTracker", {"repo": "."}),
+    "wandb": TrackerCase("wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."}),
+    "mlflow": TrackerCase("mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"}),
+    "trackio": TrackerCase("trackio_tracker:TrackioTracker", {}),
 }
 STATE = {
     "global_step": 4, "max_steps": 4, "num_train_epochs": 1, "best_metric": 1.5,
@@ -56,10 +56,10 @@ STATE = {
 def delivered(name: str, run: Path) -> list[Event]:
     """A run with one event of each kind, in the storage of a tracker next to it."""
     runs.write(run, runs.whole)
-    place = PLACES[name]
+    case = TRACKER_CASES[name]
     if name == "mlflow":
         store_in(run.parent)
-    assert lives(name).deliver(run, f"fmstune.trackers.{place.reference}", place.options)
+    assert lives(name).deliver(run, f"fmstune.trackers.{case.reference}", case.options)
     return events(run)
 
 
@@ -80,7 +80,7 @@ def stored_in(found: list[Event]) -> Stored:
     return Stored(points, {key: value for key, value in params.items() if key != "imported"}, status)
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", TRACKER_CASES)
 def test_what_a_tracker_received_is_imported_from_it(name: str, tmp_path: Path) -> None:
     run = tmp_path / "there" / "run"
     tracked = delivered(name, run)

@@ -30,7 +30,7 @@ from tests.support.journals import journal_path, open_journal
 from tests.support.made_runs import end_run, make_run, start_run, with_settings
 
 
-def said(*arguments: str) -> Any:
+def run_json(*arguments: str) -> Any:
     done = CliRunner().invoke(app, ["runs", *arguments])
     assert done.exit_code == 0, (done.output, done.exception)
     return json.loads(done.stdout, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
@@ -159,7 +159,10 @@ def test_what_is_shown_and_exported_is_what_was_tracked(
 ) -> None:
     directory = tmp_path_factory.mktemp("shown") / "run"
     expected = play(directory, happenings)
-    found, exported = said("show", str(directory), "--json"), said("export", str(directory), "--to", "json")
+    found, exported = (
+        run_json("show", str(directory), "--json"),
+        run_json("export", str(directory), "--to", "json"),
+    )
     assert (found["status"], len(found["sessions"])) == ("finished", expected.sessions)
     assert found["damaged"] == expected.damaged
     assert found["missing"] == 0
@@ -286,7 +289,7 @@ def test_a_comparison_shows_differing_settings_then_metrics_then_resources(tmp_p
     again.track(50.0, "cpu", "system", step=1)
     again.track(0.5, "loss", "eval", step=1)
     end_run(again)
-    found = said("compare", *map(str, directories), "--json")
+    found = run_json("compare", *map(str, directories), "--json")
     assert found["settings"]["training.learning_rate"] == [1e-4, 2e-4, 1e-4]
     assert found["settings"]["params.team"] == ["a", "b", "c"]
     assert "model.path" not in found["settings"]
@@ -309,7 +312,7 @@ def test_csv_and_parquet_have_the_points_of_the_json_export(tmp_path: Path) -> N
     end_run(again)
     points = [
         (metric["stage"], metric["name"], point["step"], point["value"])
-        for metric in said("export", str(directory), "--to", "json")["metrics"]
+        for metric in run_json("export", str(directory), "--to", "json")["metrics"]
         for point in metric["values"]
     ]
     assert ("train", "loss", 2, 2.5) in points

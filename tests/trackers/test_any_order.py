@@ -27,7 +27,7 @@ KINDS = ("text", "image", "histogram")
 
 
 @dataclass(frozen=True)
-class Place:
+class TrackerCase:
     """A tracker, the kinds that it supports, and how often delivery is attempted."""
 
     reference: str
@@ -37,19 +37,19 @@ class Place:
     examples: int = 3
 
 
-PLACES = {
-    "aim": Place("aimstack_tracker:AimStackTracker", {"repo": "."}),
-    "wandb": Place(
+TRACKER_CASES = {
+    "aim": TrackerCase("aimstack_tracker:AimStackTracker", {"repo": "."}),
+    "wandb": TrackerCase(
         "wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."}, examples=2,
     ),
-    "mlflow": Place(
+    "mlflow": TrackerCase(
         "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"}, ("text", "image"),
         examples=2,
     ),
-    "tensorboard": Place(
+    "tensorboard": TrackerCase(
         "tensorboard_tracker:TensorBoardTracker", {"dir": "."}, files=False, examples=6,
     ),
-    "file": Place("file_tracker:FileTracker", {"path": "stored.jsonl"}, examples=8),
+    "file": TrackerCase("file_tracker:FileTracker", {"path": "stored.jsonl"}, examples=8),
 }  # fmt: skip
 
 EVENTS = st.lists(st.sampled_from([*KINDS, "artifact", "metric", "params", "table"]), min_size=1, max_size=8)
@@ -87,12 +87,12 @@ def track(kind: str, number: int, folder: Path) -> list[Any]:
     return []
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", TRACKER_CASES)
 def test_each_value_is_stored_once_or_reported(name: str) -> None:
-    place = PLACES[name]
+    case = TRACKER_CASES[name]
 
     @settings(
-        max_examples=place.examples, deadline=None, phases=[Phase.explicit, Phase.generate],
+        max_examples=case.examples, deadline=None, phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck), derandomize=True,
     )  # fmt: skip
     @given(EVENTS, EVENTS, TROUBLES, TROUBLES)
@@ -102,7 +102,7 @@ def test_each_value_is_stored_once_or_reported(name: str) -> None:
             (run / TRACKING_DIR).mkdir(parents=True)
             if name == "mlflow":
                 store_in(root)
-            where = (run, f"fmstune.trackers.{place.reference}", place.options)
+            where = (run, f"fmstune.trackers.{case.reference}", case.options)
             expected = []
             recorder = Recorder(open_journal(run), Redactor({}))
             with active(recorder):
@@ -120,15 +120,15 @@ def test_each_value_is_stored_once_or_reported(name: str) -> None:
             assert (line.state, line.delivered) == ("complete", line.total), line
             found = lives(name).read(f"tests.support.media:from_{name}", root)
             found = [each for each in found if each[1] != "eval/rows"]  # Aim stores tables as text
-            wanted = [each for each in expected if each and each[0] in place.kinds]
+            wanted = [each for each in expected if each and each[0] in case.kinds]
             assert sorted(map(repr, found)) == sorted(map(repr, wanted))
             files = [each for each in expected if each and each[0] == "artifact"]
-            if place.files:
+            if case.files:
                 held = lives(name).read(f"tests.support.media:files_from_{name}", root) if files else {}
                 got = sorted(data for key, data in held.items() if "/file-" in f"/{key}")
                 assert got == sorted(data for _, _, data in files)
             for kind in {each[0] for each in expected if each}:
-                room = place.files if kind == "artifact" else kind in place.kinds
+                room = case.files if kind == "artifact" else kind in case.kinds
                 named = any(f"the {kind} " in change and "journal only" in change for change in line.changes)
                 assert named != room
 

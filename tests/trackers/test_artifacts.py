@@ -18,7 +18,7 @@ from tests.support.journals import events, journal_path
 from tests.support.mlflow_servers import store_in
 from tests.support.nurseries import lives
 
-PLACES = {
+TRACKER_CASES = {
     "aim": ("aimstack_tracker:AimStackTracker", {"repo": "."}),
     "wandb": (
         "wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."},
@@ -47,7 +47,7 @@ def given(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kills", [(), (Kill(2, True), Kill(1, False), Kill(2, True))], ids=["", "killed"])
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", TRACKER_CASES)
 def test_files_arrive_as_they_were_when_handed_over(
     name: str,
     kills: tuple[Kill, ...],
@@ -64,7 +64,7 @@ def test_files_arrive_as_they_were_when_handed_over(
     shutil.rmtree(given / "deep")
     if name == "mlflow":
         store_in(run_directory.parent)
-    reference, options = PLACES[name]
+    reference, options = TRACKER_CASES[name]
     where = (run_directory, f"fmstune.trackers.{reference}", options)
     for kill in kills:
         lives(name).deliver(*where, kill)

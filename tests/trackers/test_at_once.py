@@ -16,7 +16,7 @@ from tests.support.journals import open_journal
 from tests.support.nurseries import lives
 
 NAMES = ["a", "b", "c"]
-PLACES: dict[str, tuple[str, dict[str, Any]]] = {
+TRACKER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "aim": ("aimstack_tracker:AimStackTracker", {"repo": "."}),
     "mlflow": (
         "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
@@ -28,7 +28,7 @@ PLACES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", TRACKER_CASES)
 def test_three_simultaneous_runs_create_one_storage(name: str, tmp_path: Path) -> None:
     for run in NAMES:
         (tmp_path / run / TRACKING_DIR).mkdir(parents=True)
@@ -37,7 +37,7 @@ def test_three_simultaneous_runs_create_one_storage(name: str, tmp_path: Path) -
         recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
         recorder.close("finished")
         recorder.journal.close()
-    reference, options = PLACES[name]
+    reference, options = TRACKER_CASES[name]
     at_once = (f"fmstune.trackers.{reference}", options, NAMES)
     assert lives(name).read("tests.support.at_once:deliver", tmp_path, *at_once) == [0, 0, 0]
     for run in NAMES:

@@ -23,39 +23,39 @@ from tests.support.nurseries import lives
 
 
 @dataclass(frozen=True)
-class Place:
+class TrackerCase:
     reference: str
     options: dict[str, Any]
     own: dict[str, Any]
     """Options of the tracker itself, for `OWN`."""
 
 
-PLACES = {
-    "aim": Place(
+TRACKER_CASES = {
+    "aim": TrackerCase(
         "aimstack_tracker:AimStackTracker", {"repo": "."},
         {"run_name": "own", "experiment": "own group", "tags": ["own"]},
     ),
-    "wandb": Place(
+    "wandb": TrackerCase(
         "wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."},
         {"name": "own", "group": "own group", "tags": ["own"], "notes": "own notes"},
     ),
-    "mlflow": Place(
+    "mlflow": TrackerCase(
         "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
         {"run_name": "own", "experiment": "own group", "tags": {"own": ""}},
     ),
-    "trackio": Place(
+    "trackio": TrackerCase(
         "trackio_tracker:TrackioTracker", {},
         {"name": "own", "group": "own group"},
     ),
-    "swanlab": Place(
+    "swanlab": TrackerCase(
         "swanlab_tracker:SwanLabTracker", {"mode": "offline"},
         {"experiment_name": "own", "group": "own group", "tags": ["own"], "description": "own notes"},
     ),
-    "comet": Place(
+    "comet": TrackerCase(
         "comet_tracker:CometTracker", {"mode": "offline"},
         {"experiment_name": "own", "tags": ["own"]},
     ),
-    "clearml": Place(
+    "clearml": TrackerCase(
         "clearml_tracker:ClearmlTracker", {"offline": True, "dir": "clearml"},
         {"task_name": "own", "project": "own group", "tags": ["own"]},
     ),
@@ -71,7 +71,7 @@ def said(run_directory: Path) -> Said:
     """The labels that a tracker stored for a run, and what the report says about them."""
 
     def find(name: str, called: Labels, again: Labels | None = None, own: Any = None) -> tuple[Any, str]:
-        place = PLACES[name]
+        case = TRACKER_CASES[name]
         if name == "mlflow":
             store_in(run_directory.parent)
         for number, each in enumerate((called, again)):
@@ -86,8 +86,8 @@ def said(run_directory: Path) -> Said:
             recorder.track(1.0, "loss", "train", step=1 + number)
             recorder.close("finished")
             recorder.journal.close()
-            where = f"fmstune.trackers.{place.reference}"
-            assert lives(name).deliver(run_directory, where, place.options | (own or {}))
+            where = f"fmstune.trackers.{case.reference}"
+            assert lives(name).deliver(run_directory, where, case.options | (own or {}))
         ledger = load_ledger(run_directory, "t")
         assert ledger is not None
         assert ledger.state == "complete"
@@ -97,7 +97,7 @@ def said(run_directory: Path) -> Said:
     return find
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", TRACKER_CASES)
 def test_each_tracker_stores_the_labels_in_its_own_fields(name: str, said: Said) -> None:
     found, _ = said(name, CALLED)
     assert found == {
@@ -105,16 +105,16 @@ def test_each_tracker_stores_the_labels_in_its_own_fields(name: str, said: Said)
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", TRACKER_CASES)
 def test_the_options_of_a_tracker_take_precedence(name: str, said: Said) -> None:
-    own = PLACES[name].own
+    own = TRACKER_CASES[name].own
     found, _ = said(name, CALLED, own=own)
     assert (found["name"], found["group"]) == ("own", "own group" if name != "comet" else "ablations")
     assert found["tags"] == (["own"] if "tags" in own else ["a", "team=nlp"])
     assert found["notes"] == own.get("notes", own.get("description", "with a\nlonger warm-up"))
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", TRACKER_CASES)
 def test_a_resumed_run_has_its_current_labels(name: str, said: Said, run_directory: Path) -> None:
     found, _ = said(name, CALLED, Labels("second", "ablations", ("a", "c"), "shorter"))
     assert (found["name"], found["notes"]) == ("second", "shorter")
@@ -122,7 +122,7 @@ def test_a_resumed_run_has_its_current_labels(name: str, said: Said, run_directo
     assert labels(journal_path(run_directory)).tags == ("a", "c")
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", TRACKER_CASES)
 def test_labels_that_a_tracker_cannot_store_are_adapted_and_reported(name: str, said: Said) -> None:
     found, noted = said(name, RUDE)
     assert found["name"].startswith("half")
@@ -134,7 +134,7 @@ def test_labels_that_a_tracker_cannot_store_are_adapted_and_reported(name: str, 
     )
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", TRACKER_CASES)
 def test_a_run_without_labels_has_none(name: str, said: Said) -> None:
     found, noted = said(name, Labels("plain"))
     assert (found["name"], found["tags"]) == ("plain", [])

@@ -25,38 +25,38 @@ LONG = "a line with <tags> & ünïcode\n" * 1000
 
 
 @dataclass(frozen=True)
-class Place:
+class TrackerCase:
     reference: str
     options: dict[str, Any]
     kinds: tuple[str, ...] = ("text", "image", "histogram")
     captions: bool = True
 
 
-PLACES = {
-    "aim": Place("aimstack_tracker:AimStackTracker", {"repo": "."}),
-    "wandb": Place(
+TRACKER_CASES = {
+    "aim": TrackerCase("aimstack_tracker:AimStackTracker", {"repo": "."}),
+    "wandb": TrackerCase(
         "wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."},
     ),
-    "mlflow": Place(
+    "mlflow": TrackerCase(
         "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"}, ("text", "image"), False,
     ),
-    "trackio": Place(
+    "trackio": TrackerCase(
         "trackio_tracker:TrackioTracker", {},
     ),
-    "tensorboard": Place(
+    "tensorboard": TrackerCase(
         "tensorboard_tracker:TensorBoardTracker", {"dir": "."}, captions=False,
     ),
-    "dvclive": Place(
+    "dvclive": TrackerCase(
         "dvclive_tracker:DvcLiveTracker", {}, ("image",), False
     ),
-    "swanlab": Place(
+    "swanlab": TrackerCase(
         "swanlab_tracker:SwanLabTracker", {"mode": "offline"},
     ),
-    "comet": Place("comet_tracker:CometTracker", {"mode": "offline"}),
-    "clearml": Place(
+    "comet": TrackerCase("comet_tracker:CometTracker", {"mode": "offline"}),
+    "clearml": TrackerCase(
         "clearml_tracker:ClearmlTracker", {"offline": True, "dir": "clearml"}, captions=False,
     ),
-    "file": Place("file_tracker:FileTracker", {"path": "stored.jsonl"}),
+    "file": TrackerCase("file_tracker:FileTracker", {"path": "stored.jsonl"}),
 }  # fmt: skip
 
 
@@ -83,18 +83,18 @@ def track(recorder: Recorder) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize("kills", [(), (Kill(4, True), Kill(3, False), Kill(3, True))], ids=["", "killed"])
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", TRACKER_CASES)
 def test_each_kind_arrives_once_where_it_is_supported(
     name: str,
     kills: tuple[Kill, ...],
     run_directory: Path,
     recorder: Recorder,
 ) -> None:
-    place = PLACES[name]
+    case = TRACKER_CASES[name]
     expected = track(recorder)
     if name == "mlflow":
         store_in(run_directory.parent)
-    where = (run_directory, f"fmstune.trackers.{place.reference}", place.options)
+    where = (run_directory, f"fmstune.trackers.{case.reference}", case.options)
     for kill in kills:
         lives(name).deliver(*where, kill)
     assert lives(name).deliver(*where)
@@ -103,16 +103,16 @@ def test_each_kind_arrives_once_where_it_is_supported(
     (line,) = report(run_directory, ["t"])
     assert (line.state, line.delivered) == ("complete", line.total)
     found = lives(name).read(f"tests.support.media:from_{name}", run_directory.parent)
-    wanted = [each for each in expected if each[0] in place.kinds]
-    if not place.captions:
+    wanted = [each for each in expected if each[0] in case.kinds]
+    if not case.captions:
         wanted = [[*each[:3], [each[3][0], ""]] if each[0] == "image" else each for each in wanted]
     assert sorted(map(repr, found)) == sorted(map(repr, wanted))
     left_out = "captions of the image eval/sample are left out: there is no place for them here"
-    assert (left_out in line.changes) == (not place.captions)
+    assert (left_out in line.changes) == (not case.captions)
     only = "the histogram train/weights is kept in the journal only: there is no room for histograms here"
-    assert (only in line.changes) == ("histogram" not in place.kinds)
+    assert (only in line.changes) == ("histogram" not in case.kinds)
     assert ("the histogram train/weights leaves out numbers that are not finite (1)" in line.changes) == (
-        "histogram" in place.kinds
+        "histogram" in case.kinds
     )
 
 
