@@ -43,8 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from hypothesis import settings  # takes pytest two seconds to rewrite; the controller needs none
 
-    # The same examples every time, of which more would find nothing new in unchanged code;
-    # `HYPOTHESIS_PROFILE=search` looks for new ones, and for longer.
+    # The same examples on every run: more of them would find nothing new in unchanged code;
+    # `HYPOTHESIS_PROFILE=search` looks for new ones, and runs more.
     settings.register_profile("same", derandomize=True, deadline=None, max_examples=50)
     settings.register_profile("search", deadline=None, max_examples=200)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))

@@ -161,7 +161,7 @@ def test_several_runs_share_a_file_and_each_recognizes_its_own_events(tmp_path: 
     ]  # fmt: skip
 
 
-# -- files of others ------------------------------------------------------------------------------
+# -- existing files -------------------------------------------------------------------------------
 
 OLD = "run,seq,time,kind,stage,step,epoch,name,value\r\n"
 
