@@ -16,7 +16,7 @@ from fmstune.delivery.shipping.crashes import can_progress
 from fmstune.testing import runs
 from fmstune.testing.compare import differences
 from fmstune.testing.findings import Delivered, Findings, Read, Stored, found
-from fmstune.testing.lives import SECRET, Failure, Kill, LifeError, Nursery
+from fmstune.testing.fork_server import SECRET, ChildError, Failure, ForkServer, Kill
 from fmstune.trackers.registry import reference as reference_of
 
 _INSIDE = "fmstune.testing.inside"
@@ -48,7 +48,7 @@ class Examination:
         self.options = dict(options or {})
         self.folder = folder
         self._read = read
-        self._lives = _nursery((self.reference.partition(":")[0], *modules))
+        self._server = _fork_server((self.reference.partition(":")[0], *modules))
         self._life_timeout = life_timeout
         self._slowest_event = slowest_event
         self._prepare = prepare
@@ -107,13 +107,13 @@ class Examination:
         run = self._new("kills") / "run"
         runs.write(run, runs.plain)
         for kill in (Kill(1, False), Kill(2, True), Kill(4, True), Kill(3, False)):
-            self._live(run, kill)
+            self._deliver_once(run, kill)
         self._deliver(run)
         at_end = self._new("killed at its end") / "run"
         runs.write(at_end, runs.plain)
         last = len(runs.events_of(at_end))
         for kill in (Kill(last, False), Kill(1, True)):
-            self._live(at_end, kill)
+            self._deliver_once(at_end, kill)
         self._deliver(at_end)
         once = self._declared["idempotent"] or self._declared["durable_on"] == "close"
         repeats = 0 if once else 3
@@ -125,7 +125,7 @@ class Examination:
         """An event fails, and arrives after later ones, or they wait for it if the tracker requires that."""
         run = self._new("late") / "run"
         runs.write(run, runs.plain)
-        self._live(run, Failure(4))
+        self._deliver_once(run, Failure(4))
         self._deliver(run)
         keeps = "arrives after later ones" if self._declared["takes_late"] else "delays later ones"
         breaks = self._compared(run)
@@ -135,20 +135,20 @@ class Examination:
 
     def rude_values(self) -> Findings:
         """Values that some services cannot store, each in its own event."""
-        run = self._new("rude") / "run"
-        runs.write(run, runs.rude)
+        run = self._new("edge-cases") / "run"
+        runs.write(run, runs.edge_cases)
         self._deliver(run)
         suspicion = self._ledger(run).suspicion
         breaks = []
-        for number, rude in enumerate(runs.RUDE, 1):
+        for number, case in enumerate(runs.EDGE_CASES, 1):
             if number in suspicion.refused or suspicion.mark(number) is not None:
                 cause = suspicion.cause(number)
-                remedy = f" {rude.remedy}" if rude.declare else ""
-                breaks.append(f"It fails at {rude.what}: {cause}.{remedy}")
+                remedy = f" {case.remedy}" if case.declare else ""
+                breaks.append(f"It fails at {case.what}: {cause}.{remedy}")
         if not breaks:
             breaks = self._compared(run, status="failed")
         return found(
-            breaks, f"{len(runs.RUDE)} edge-case values arrive, or the report lists what was adapted."
+            breaks, f"{len(runs.EDGE_CASES)} edge-case values arrive, or the report lists what was adapted."
         )
 
     def two_at_once(self) -> Findings:
@@ -199,7 +199,7 @@ class Examination:
     def _declared(self) -> dict[str, Any]:
         if self._guarantees is None:
             where = (self.folder, self.reference, self._options(self.folder))
-            self._guarantees = self._lives.read(f"{_INSIDE}:declared", *where)
+            self._guarantees = self._server.read(f"{_INSIDE}:declared", *where)
         return self._guarantees
 
     def _options(self, folder: Path) -> dict[str, Any]:
@@ -217,10 +217,10 @@ class Examination:
 
     def _inside(self, name: str, folder: Path, *arguments: Any) -> list[str]:
         try:
-            said: list[str] = self._lives.read(
+            said: list[str] = self._server.read(
                 f"{_INSIDE}:{name}", folder, self.reference, self._options(folder), *arguments
             )
-        except LifeError as error:
+        except ChildError as error:
             return [f"{name.replace('_', ' ')}: {error}; its traceback is above."]
         return said
 
@@ -230,15 +230,15 @@ class Examination:
         self._deliver(run)
         return run
 
-    def _live(self, run: Path, trouble: Kill | Failure | None, *, forgive: bool = True) -> bool:
+    def _deliver_once(self, run: Path, trouble: Kill | Failure | None, *, forgive: bool = True) -> bool:
         where = (run, self.reference, self._options(run.parent))
-        return self._lives.deliver(*where, trouble, self._life_timeout, forgive=forgive)
+        return self._server.deliver(*where, trouble, self._life_timeout, forgive=forgive)
 
     def _deliver(self, run: Path) -> None:
         """Deliver as `trackers sync` does: start new processes while they may make progress."""
         for number in range(_MOST_LIVES):
             before = self._ledger(run)
-            if self._live(run, None, forgive=number == 0):
+            if self._deliver_once(run, None, forgive=number == 0):
                 return
             now = self._ledger(run)
             died = now.suspicion != before.suspicion or not before.careful
@@ -300,8 +300,8 @@ def examine(
 
 
 @functools.cache
-def _nursery(modules: tuple[str, ...]) -> Nursery:
-    made = Nursery(modules)
+def _fork_server(modules: tuple[str, ...]) -> ForkServer:
+    made = ForkServer(modules)
     atexit.register(made.close)
     return made
 

@@ -29,7 +29,7 @@ _PNG = bytes.fromhex(
 
 
 @dataclass(frozen=True, slots=True)
-class Rude:
+class EdgeCase:
     """A value that some services cannot store: its description, the call that tracks it, and the declaration
     of `Limits` that makes fmstune adapt it."""
 
@@ -127,40 +127,42 @@ def _image(recorder: Recorder) -> None:
     _item("image", store_file(recorder.journal.path, data, suffix) | {"caption": "ü"})(recorder)
 
 
-RUDE = (
-    Rude("a metric that is NaN", _metric(math.nan, "nan"), "nan=False"),
-    Rude("a metric that is infinite", _metric(math.inf, "infinite"), "infinite=False"),
-    Rude("a metric of 71 bits", _metric(HUGE, "huge"), "integer_bits=64"),
-    Rude("a metric that is a string", _metric("good", "text"), "text_metrics=False"),
-    Rude("a metric without a stage", _metric(1.5, "alone", None), "joins=True"),
-    Rude("a metric's name with odd characters", _metric(1.5, "f1 (macro): ü/%"), "name_chars=r'\\w/'"),
-    Rude("a metric's name of 300 characters", _metric(1.5, "x" * 300), "max_name=250"),
-    Rude("an empty name of a metric", _metric(1.5, ""), "name_chars=r'\\w/'"),
-    Rude("a metric's name with the character NUL", _metric(1.5, "nul\0"), "nul=False"),
-    Rude("a metric's name in lower case", _metric(1.5, "recall"), "ignores_case=True"),
-    Rude("the same name in upper case", _metric(2.5, "RECALL"), "ignores_case=True"),
-    Rude("nested params", _params({"a": {"b": {"c": 1}, "d": {}}}), "nested=False"),
-    Rude("params of each type", _params({"t": "x", "b": True, "n": None, "l": [1, "a"]}), "text_params=True"),
-    Rude("a param's name with odd characters", _params({"a.b (c): ü/%": 1}), "name_chars=r'\\w/'"),
-    Rude("a param of 20,000 characters", _params({"long": "y" * 20_000}), "max_value=5000"),
-    Rude("a param with the character NUL", _params({"nul": "a\0b"}), "nul=False"),
-    Rude("a param of 71 bits", _params({"bits": HUGE}), "integer_bits=64"),
-    Rude("params of the namespace `status`", _params({"a": 1}, "status"), "reserved_params={'status'}"),
-    Rude("a param", _params({"changed": 1}), "params_change=False"),
-    Rude("another value of the same param", _params({"changed": 2}), "params_change=False"),
-    Rude(
+EDGE_CASES = (
+    EdgeCase("a metric that is NaN", _metric(math.nan, "nan"), "nan=False"),
+    EdgeCase("a metric that is infinite", _metric(math.inf, "infinite"), "infinite=False"),
+    EdgeCase("a metric of 71 bits", _metric(HUGE, "huge"), "integer_bits=64"),
+    EdgeCase("a metric that is a string", _metric("good", "text"), "text_metrics=False"),
+    EdgeCase("a metric without a stage", _metric(1.5, "alone", None), "joins=True"),
+    EdgeCase("a metric's name with odd characters", _metric(1.5, "f1 (macro): ü/%"), "name_chars=r'\\w/'"),
+    EdgeCase("a metric's name of 300 characters", _metric(1.5, "x" * 300), "max_name=250"),
+    EdgeCase("an empty name of a metric", _metric(1.5, ""), "name_chars=r'\\w/'"),
+    EdgeCase("a metric's name with the character NUL", _metric(1.5, "nul\0"), "nul=False"),
+    EdgeCase("a metric's name in lower case", _metric(1.5, "recall"), "ignores_case=True"),
+    EdgeCase("the same name in upper case", _metric(2.5, "RECALL"), "ignores_case=True"),
+    EdgeCase("nested params", _params({"a": {"b": {"c": 1}, "d": {}}}), "nested=False"),
+    EdgeCase(
+        "params of each type", _params({"t": "x", "b": True, "n": None, "l": [1, "a"]}), "text_params=True"
+    ),
+    EdgeCase("a param's name with odd characters", _params({"a.b (c): ü/%": 1}), "name_chars=r'\\w/'"),
+    EdgeCase("a param of 20,000 characters", _params({"long": "y" * 20_000}), "max_value=5000"),
+    EdgeCase("a param with the character NUL", _params({"nul": "a\0b"}), "nul=False"),
+    EdgeCase("a param of 71 bits", _params({"bits": HUGE}), "integer_bits=64"),
+    EdgeCase("params of the namespace `status`", _params({"a": 1}, "status"), "reserved_params={'status'}"),
+    EdgeCase("a param", _params({"changed": 1}), "params_change=False"),
+    EdgeCase("another value of the same param", _params({"changed": 2}), "params_change=False"),
+    EdgeCase(
         "a table's name with odd characters",
         lambda recorder: recorder.track_table(Table("a/b: ü", ({"x": "1", "y": None},), "eval", 1)),
         "table_chars=r'\\w'",
     ),
-    Rude("a text", _item("text", {"text": "<b>ü</b>\0\n" * 9}), ""),
-    Rude(
+    EdgeCase("a text", _item("text", {"text": "<b>ü</b>\0\n" * 9}), ""),
+    EdgeCase(
         "a histogram",
         _item("histogram", {"counts": [1, 0, 2], "low": -1e30, "high": 1e30}),
         "",
     ),
-    Rude("an image", _image, ""),
-    Rude(
+    EdgeCase("an image", _image, ""),
+    EdgeCase(
         "a table without rows",
         lambda recorder: recorder.track_table(Table("empty", (), "eval", 1)),
         "",
@@ -168,8 +170,8 @@ RUDE = (
 )
 
 
-def rude(recorder: Recorder) -> None:
-    """A run of edge-case values, one per event: event number n is `RUDE[n - 1]`."""
-    for each in RUDE:
+def edge_cases(recorder: Recorder) -> None:
+    """A run of edge-case values, one per event: event number n is `EDGE_CASES[n - 1]`."""
+    for each in EDGE_CASES:
         each.call(recorder)
     recorder.close("failed", "RuntimeError: it had to be")

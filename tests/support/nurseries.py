@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.delivery.shipping.quiet import QUIET
-from fmstune.testing.lives import SECRET, LifeError, Nursery, answer_of
+from fmstune.testing.fork_server import SECRET, ChildError, ForkServer, answer_of
 from tests.support.aim_servers import provide_database
 from tests.support.commands import fmstune, start
 from tests.support.sdks import MODULES
 
 
-class SharedNursery(Nursery):
+class SharedNursery(ForkServer):
     """The lives of one tracker, each with the test's environment; `""` is for trackers without an SDK, `None`
     for code that needs transformers.
 
-    A `Nursery` spends a second or two on importing the SDK, and each test file in each worker would have
+    A `ForkServer` spends a second or two on importing the SDK, and each test file in each worker would have
     one."""
 
     def __init__(self, tracker: str | None) -> None:
@@ -43,11 +43,11 @@ class SharedNursery(Nursery):
             code = life.wait()
         answer = answer_of(request, code, text)
         if "error" in answer:
-            raise LifeError(answer["error"])
+            raise ChildError(answer["error"])
         return answer
 
 
-def lives(tracker: str) -> Nursery:
+def lives(tracker: str) -> ForkServer:
     """The lives of a tracker; all trackers without an SDK share one interpreter."""
     return SharedNursery(tracker if tracker in MODULES else "")
 

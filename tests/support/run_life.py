@@ -6,9 +6,9 @@ import json
 import os
 import sys
 
-from fmstune.testing.lives import live
+from fmstune.testing.fork_server import run_request
 
 if __name__ == "__main__":
     answers = os.dup(1)
     os.dup2(2, 1)  # what SDKs print is not part of the answer
-    live(json.loads(sys.argv[1]), answers)
+    run_request(json.loads(sys.argv[1]), answers)

@@ -69,7 +69,7 @@ _WORKERS = (
 )  # fmt: skip
 """What test modules import, except trackio, which reads each test's variables at import."""
 _LIVES = (
-    "fmstune.testing.inside", "fmstune.testing.lives", "fmstune.trackers.file_tracker",
+    "fmstune.testing.inside", "fmstune.testing.fork_server", "fmstune.trackers.file_tracker",
     "fmstune.delivery.shipping.main", "fmstune.delivery.sync", "fmstune.trackers.registry",
     "tests.support.labelled", "tests.support.media", "tests.support.stored",
     "PIL.Image",

@@ -20,7 +20,7 @@ class BuiltIn(TrackerConformance):
     @pytest.fixture(autouse=True)
     def _shared(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fork its processes from interpreters that other tests use, too."""
-        monkeypatch.setattr(examination, "_nursery", lambda modules: lives(self.tracker))
+        monkeypatch.setattr(examination, "_fork_server", lambda modules: lives(self.tracker))
 
     def read(self, delivered: Delivered) -> Stored:
         held = lives(self.tracker).read(f"tests.support.stored:{self.reader}", delivered.folder)

@@ -18,7 +18,7 @@ from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import report
 from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
-from fmstune.testing.lives import Failure, Kill
+from fmstune.testing.fork_server import Failure, Kill
 from tests.support.journals import open_journal
 from tests.support.mlflow_servers import store_in
 from tests.support.nurseries import lives

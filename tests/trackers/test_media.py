@@ -14,7 +14,7 @@ import fmstune
 from fmstune.delivery.ledger import load_ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import report
-from fmstune.testing.lives import Kill
+from fmstune.testing.fork_server import Kill
 from tests.support.journals import journal_path
 from tests.support.mlflow_servers import store_in
 from tests.support.nurseries import lives

@@ -28,7 +28,7 @@ from fmstune.delivery.report import report
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from fmstune.testing.compare import Points, as_single, comparable, is_named, params_of, points_of
-from fmstune.testing.lives import Kill, Nursery
+from fmstune.testing.fork_server import ForkServer, Kill
 from fmstune.trackers.records import MetricPoint, Table
 from fmstune.trackers.values.normalise import as_text
 from tests.support.journals import open_journal
@@ -186,7 +186,7 @@ def test_everything_counted_as_delivered_can_be_read_back_or_is_reported(name: s
 
 
 def read_back(
-    back: Back, life: Nursery, directory: Path, script: list[Action | str], kills: list[Kill | None]
+    back: Back, life: ForkServer, directory: Path, script: list[Action | str], kills: list[Kill | None]
 ) -> None:
     """Journal a script, deliver it with these kills, and compare the storage with the journal."""
     (directory / TRACKING_DIR).mkdir(parents=True)

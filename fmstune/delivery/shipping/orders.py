@@ -67,9 +67,8 @@ class Pauses:
     def __init__(self, orders: Orders, *, during_training: bool) -> None:
         orders.wait(0)
         self._orders = orders
-        self._during_training = (
-            during_training and not orders.last
-        )  # it may have ended before this process was ready
+        # It may have ended before this process was ready.
+        self._during_training = during_training and not orders.last
         self._settled = True
         self._count, self._next = 0, 1
         self._supervisor = os.getppid()

@@ -1,8 +1,7 @@
 """Run shippers that may be killed or fail, in processes that cost only a fork instead of an import.
 
-A `Nursery` is a process that has imported an SDK without using it. For each request it forks a child (a
-"life"), which delivers a run's journal to a tracker as a shipper does, or reads data back from the tracker's
-storage.
+A `ForkServer` is a process that has imported an SDK without using it. For each request it forks a child,
+which delivers a run's journal to a tracker as a shipper does, or reads data back from the tracker's storage.
 """
 
 from __future__ import annotations
@@ -47,17 +46,17 @@ class Failure:
     call: int
 
 
-class LifeError(Exception):
-    """A function called in a life raised, or ended its process."""
+class ChildError(Exception):
+    """A function called in a child raised, or ended its process."""
 
 
-class Nursery:
-    """Forks lives from a process that has imported `modules`."""
+class ForkServer:
+    """Forks children from a process that has imported `modules`."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
         path = os.pathsep.join(each or "." for each in sys.path)  # a test run may have extended it
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from fmstune.testing import lives; lives.main()", *modules],
+            [sys.executable, "-c", "from fmstune.testing import fork_server; fork_server.main()", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -74,7 +73,7 @@ class Nursery:
         *,
         forgive: bool = True,
     ) -> bool:
-        """Run one life of a shipper for at most `seconds`; return whether it finished. With `forgive`, events
+        """Run one shipper for at most `seconds`; return whether it finished. With `forgive`, events
         that failed before are tried again, as at the start of each `sync`."""
         order: dict[str, Any] = {"directory": str(directory), "reference": reference, "options": options}
         order |= {"seconds": seconds, "forgive": forgive}
@@ -90,12 +89,12 @@ class Nursery:
 
     def read(self, reader: str, folder: Path, *arguments: Any) -> Any:
         """Return the result of `reader` (`module:function`) for a folder and arguments, converted to JSON.
-        Raises `LifeError` if it raises, or ends its process."""
+        Raises `ChildError` if it raises, or ends its process."""
         request = {"do": "read", "reader": reader, "directory": str(folder), "arguments": arguments}
         return self._ask(request)["answer"]
 
     def close(self) -> None:
-        """End the process; all lives have ended already."""
+        """End the process; all of its children have ended already."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -107,28 +106,28 @@ class Nursery:
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline() or '{"error": "a module cannot be imported"}')
         if "error" in answer:
-            raise LifeError(answer["error"])
+            raise ChildError(answer["error"])
         return answer
 
 
 @contextlib.contextmanager
-def nursery(*modules: str) -> Iterator[Nursery]:
-    """A `Nursery` that ends with the block."""
-    made = Nursery(modules)
+def fork_server(*modules: str) -> Iterator[ForkServer]:
+    """A `ForkServer` that ends with the block."""
+    made = ForkServer(modules)
     try:
         yield made
     finally:
         made.close()
 
 
-def _live(order: Mapping[str, Any]) -> int:
+def _deliver(order: Mapping[str, Any]) -> int:
     directory = Path(order["directory"])
     os.chdir(directory.parent)
     tracker = build_tracker(order["reference"], "t", order["options"])
     if "kill" in order:
-        _spoil(tracker, Kill(*order["kill"]))
+        _inject(tracker, Kill(*order["kill"]))
     elif "failure" in order:
-        _spoil(tracker, Failure(order["failure"]))
+        _inject(tracker, Failure(order["failure"]))
     try:
         ledger = load_ledger(directory, "t") or Ledger("t")
         Delivery(directory, tracker, ledger, forgive=order["forgive"]).run(lambda: True)
@@ -138,10 +137,10 @@ def _live(order: Mapping[str, Any]) -> int:
     return 0
 
 
-def _spoil(tracker: Tracker, trouble: Kill | Failure) -> None:
+def _inject(tracker: Tracker, trouble: Kill | Failure) -> None:
     calls = 0
 
-    def spoilt(hook: Callable[..., Any]) -> Callable[..., Any]:
+    def failing(hook: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls += 1
@@ -158,30 +157,30 @@ def _spoil(tracker: Tracker, trouble: Kill | Failure) -> None:
         return call
 
     for name in _HOOKS:
-        setattr(tracker, name, spoilt(getattr(tracker, name)))
+        setattr(tracker, name, failing(getattr(tracker, name)))
 
 
 def _in_a_child(request: Mapping[str, Any]) -> dict[str, Any]:
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
-        live(request, writes)
+        run_request(request, writes)
     os.close(writes)
     with os.fdopen(reads) as pipe:
         text = pipe.read()
     return answer_of(request, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text)
 
 
-def live(request: Mapping[str, Any], answers: int) -> NoReturn:
+def run_request(request: Mapping[str, Any], answers: int) -> NoReturn:
     """Execute a request in this process, write a result to the file descriptor `answers`, and exit."""
     code = 2
     try:
         # The kernel kills a hung process, even inside an extension that holds the GIL.
         signal.alarm(request.get("seconds", 600))
         if request["do"] == "deliver":
-            code = _live(request)
+            code = _deliver(request)
         else:
-            answer = _called(request)
+            answer = _read(request)
             with os.fdopen(answers, "w") as pipe:
                 json.dump(answer, pipe, default=str)
             code = 0
@@ -193,13 +192,13 @@ def live(request: Mapping[str, Any], answers: int) -> NoReturn:
 
 
 def answer_of(request: Mapping[str, Any], code: int, text: str) -> dict[str, Any]:
-    """The answer to a request, from the exit code of its life and the text that it wrote."""
+    """The answer to a request, from the exit code of its child and the text that it wrote."""
     if request["do"] == "read":
         return {"answer": json.loads(text)} if code == 0 else {"error": f"its process {ended_by(code)}"}
     return {"code": code}
 
 
-def _called(request: Mapping[str, Any]) -> Any:
+def _read(request: Mapping[str, Any]) -> Any:
     module, _, name = request["reader"].partition(":")
     return getattr(importlib.import_module(module), name)(Path(request["directory"]), *request["arguments"])
 
