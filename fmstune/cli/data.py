@@ -104,6 +104,7 @@ def data(
         keep_end=training.get("truncation_mode") == "keep_end",
         unweighted=unweighted_by(training),
         divided_by=divided_by(training),
+        as_given=training.get("train_sampling_strategy") == "sequential",
     )
     views = view_rows(prepared.train, tokenizer, rows, prepared.places)
     lengths: list[int] = []

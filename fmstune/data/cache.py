@@ -55,6 +55,7 @@ def prepare_once(
     keep_end: bool = False,
     unweighted: str = "",
     divided_by: tuple[str, str] = ("", ""),
+    as_given: bool = False,
     worth: float = _WORTH_SECONDS,
 ) -> PreparedData:
     """Like `prepare`, reusing what an earlier run or another process has prepared, if it is the same.
@@ -75,12 +76,13 @@ def prepare_once(
             keep_end=keep_end,
             unweighted=unweighted,
             divided_by=divided_by,
+            as_given=as_given,
         )
 
     if files is None:
         return made_now()
     how: dict[str, Any] = {"max_length": max_length, "seed": seed, "method": method, "keep_end": keep_end}
-    how |= {"unweighted": unweighted, "divided_by": divided_by}
+    how |= {"unweighted": unweighted, "divided_by": divided_by, "as_given": as_given}
     entry = cache_directory() / _key(config, tokenizer, how, files)
     with _locked(entry):
         found = _load(entry)

@@ -61,10 +61,12 @@ def prepare(
     keep_end: bool = False,
     unweighted: str = "",
     divided_by: tuple[str, str] = ("", ""),
+    as_given: bool = False,
 ) -> PreparedData:
     """Read, render and tokenise the data for a method. Rows longer than `max_length` tokens are truncated at
     their end, or with `keep_end` at their start; those of preferences later. `unweighted` is the setting
-    under which the loss only supports the weights 0 and 1, if there is one.
+    under which the loss only supports the weights 0 and 1, if there is one. `as_given` keeps the order of the
+    rows also for a method that would shuffle them here.
 
     Several sources with weights become a mixture (see `mixture`); without weights they are concatenated. Bad
     rows that are left out are listed in the file `skipped`; rows of a stream are counted in its directory.
@@ -80,6 +82,7 @@ def prepare(
     else:
         writer = Writer(tokenizer, config.reasoning == "keep", config.strict_chat)
         encoder = of_eval = AnswerEncoder(writer, method, max_length, keep_end)
+    shuffles = METHODS[method].in_order and not as_given
     bad = BadRows(config.skip_bad_rows, skipped, extends=config.streaming)
     if config.streaming:
         readers = [_reader(source, "train", config, encoder, bad, method) for source in config.train]
@@ -99,13 +102,13 @@ def prepare(
                 again = _parts(config.train, "train", config, of_eval, BadRows(config.skip_bad_rows), method)
                 whole = {id(part.of): other.of for part, other in zip(read, again, strict=True)}
                 held_out = [replace(part, of=whole[id(part.of)]) for part in held_out]
-        train, summary, places = _mixed(parts, max_length, seed, shuffled=METHODS[method].in_order)
+        train, summary, places = _mixed(parts, max_length, seed, shuffled=shuffles)
         seen = frozenset(value for part in parts for value in part.hashes().tolist())
         summary = replace(summary, unused=unused, eval_unused=eval_unused)
     if not held_out:
         return PreparedData(train, None, replace(summary, skipped=bad.count), bad, places)
     evaluation, held = _concatenated(held_out, max_length)
-    if METHODS[method].in_order:
+    if shuffles:
         evaluation = evaluation.select(_order(len(evaluation), seed))
     summary = replace(
         summary,

@@ -108,6 +108,7 @@ def build_trainer(
         keep_end=config.training.get("truncation_mode") == "keep_end",
         unweighted=unweighted_by(config.training),
         divided_by=divided_by(config.training),
+        as_given=config.training.get("train_sampling_strategy") == "sequential",
     )
     if not method.compares and not packing and config.training.get("shuffle_dataset"):
         data = shuffled(data, seed)  # packed rows are shuffled by TRL

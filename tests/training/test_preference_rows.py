@@ -34,6 +34,15 @@ def test_kto_trains_on_labelled_answers_in_an_order_of_the_seed() -> None:
     tune("kto", "out", "training.max_steps=2", data="labelled.jsonl")
 
 
+def test_kto_takes_rows_in_their_order_if_that_is_set() -> None:
+    rows = [{"prompt": pair["prompt"], "completion": pair["chosen"], "label": True} for pair in pairs(8)]
+    rows += [{**row, "label": False} for row in rows]
+    write("labelled.jsonl", rows)
+    sets = ("training.train_sampling_strategy=sequential", "data.eval=labelled.jsonl")
+    trainer = build("kto", *sets, data="labelled.jsonl").trainer
+    assert trainer.train_dataset["label"] == trainer.eval_dataset["label"] == [True] * 8 + [False] * 8
+
+
 def test_row_counts_are_reported_and_tracked() -> None:
     long = {"prompt": "word " * 60, "chosen": "yes", "rejected": "no"}
     cut = {"prompt": "Say", "chosen": "word " * 60, "rejected": "no"}

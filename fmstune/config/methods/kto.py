@@ -23,7 +23,8 @@ def _problems(training: Mapping[str, Any]) -> Iterator[Problem]:
         yield (
             "training.train_sampling_strategy",
             f"training.train_sampling_strategy = {training['train_sampling_strategy']!r} does not work with "
-            f"kto, which builds its batches in advance and shuffles once: leave it out, {instead}.",
+            f"kto, which builds its batches in advance and shuffles once: leave it out, set it to "
+            f"'sequential' for the order of the data, {instead}.",
         )
 
 

@@ -47,7 +47,8 @@ class Method:
     scores: bool = False
     """Whether the model scores text instead of generating it."""
     in_order: bool = False
-    """Whether its trainer takes the rows in order, so that they must be shuffled in advance."""
+    """Whether its trainer takes the rows in order, so that they are shuffled in advance, unless
+    `training.train_sampling_strategy` is set."""
     smooths_by: str = ""
     """The replacement for `training.label_smoothing_factor`, which is sft's."""
     shown: tuple[tuple[str, str], ...] = ()
