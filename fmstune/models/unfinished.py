@@ -44,7 +44,7 @@ def rename_into_place(folder: Path, target: Path) -> None:
             if not os.path.lexists(target):
                 waiting.rename(target)
             raise
-        # Never leave it half-removed under a name that `put_back` would find.
+        # Never leave it half-removed under a name that `restore_names` would find.
         waiting.rename(folder)
         discard(folder)
     else:
@@ -72,7 +72,7 @@ def discard(folder: Path) -> None:
     _remove_empty(folder.parent)
 
 
-def put_back(run: Path) -> None:
+def restore_names(run: Path) -> None:
     """Restore the name of each checkpoint that was waiting when a kill interrupted its replacement. Each
     rank may call this at once: the first one does it."""
     for waiting in (run / UNFINISHED).glob("checkpoint-*"):
@@ -83,8 +83,8 @@ def put_back(run: Path) -> None:
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove what a killed run left, except what `put_back` finds."""
-    put_back(run)
+    """Remove what a killed run left, except what `restore_names` finds."""
+    restore_names(run)
     shutil.rmtree(run / UNFINISHED, ignore_errors=True)
 
 

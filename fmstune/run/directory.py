@@ -41,7 +41,7 @@ from fmstune.models.checkpoints import (
     obstacle,
     step_of,
 )
-from fmstune.models.unfinished import put_back
+from fmstune.models.unfinished import restore_names
 from fmstune.system.files import is_writable
 
 # The files of a run; --overwrite removes only these.
@@ -210,7 +210,7 @@ def _given_checkpoint(path: Path) -> Path:
 
 def _newest(path: Path) -> Path | None:
     if not is_being_written(path / TRACKING_DIR / JOURNAL_NAME):
-        put_back(path)
+        restore_names(path)
     return newest_checkpoint(path)
 
 

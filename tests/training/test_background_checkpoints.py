@@ -359,7 +359,7 @@ def test_a_run_killed_at_a_random_file_change_has_a_checkpoint_to_resume_from(
     extra = ["--set", 'run.callbacks=["killing:Killing"]']
     killed = fmstune("--output-dir", "out", *sets, *extra, cwd=tmp_path)
     assert killed.returncode in (0, -signal.SIGKILL), killed.stderr
-    unfinished.put_back(Path("out"))
+    unfinished.restore_names(Path("out"))
     found = newest_checkpoint(Path("out"))
     assert found is not None, seed
     assert step_of(found) >= 2, seed
