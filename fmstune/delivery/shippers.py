@@ -81,13 +81,13 @@ class Fleet:
         """The names of the trackers that run in their own process."""
         return [ship.process.job.name for ship in self._ships]
 
-    def check(self) -> dict[str, Check]:
-        """The result of each tracker's check, by name."""
+    def check(self, longer: str = "--timeout SECONDS") -> dict[str, Check]:
+        """The result of each tracker's check, by name; `longer` is the option that extends its time limit."""
         settled_by = time.monotonic() + _SETTLE_SECONDS
         # Nothing else can be done meanwhile.
         while not self._restore_priorities() and time.monotonic() < settled_by:
             time.sleep(_POLL_SECONDS)
-        return {ship.process.job.name: ship.process.check() for ship in self._ships}
+        return {ship.process.job.name: ship.process.check(longer) for ship in self._ships}
 
     def dismiss_in_process(self) -> list[Job]:
         """The jobs whose tracker must run in the training process; their shippers are ended."""
@@ -98,8 +98,10 @@ class Fleet:
         return [ship.process.job for ship in guests]
 
     def repeated_steps(self) -> dict[str, str]:
-        """What each tracker does with steps that a resumed run logs again: `replaced` or `kept`."""
-        return {ship.process.job.name: ship.process.repeated_steps for ship in self._ships}
+        """What each tracker that answered does with steps that a resumed run logs again: `replaced` or
+        `kept`."""
+        found = {ship.process.job.name: ship.process.repeated_steps for ship in self._ships}
+        return {name: steps for name, steps in found.items() if steps is not None}
 
     def start_delivery(
         self, directory: Path, secrets: Sequence[str] = (), tend: Callable[[], None] = lambda: None

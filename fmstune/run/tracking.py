@@ -77,7 +77,7 @@ def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet
                 "with torchrun, or train with `fmstune train`."
             )
         check_deepspeed(config)
-        for name, check in fleet.check().items():
+        for name, check in fleet.check("--set tracking.check_timeout=SECONDS").items():
             _require_usable(name, check, config, out)
         yield fleet, fleet.dismiss_in_process()
     finally:

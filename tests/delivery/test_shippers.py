@@ -118,6 +118,19 @@ def test_a_hanging_tracker_is_ended_at_the_deadline(
     assert line.state == "behind"
 
 
+def test_a_check_without_an_answer_names_the_option_for_its_limit_and_claims_nothing_else(
+    tmp_path: Path,
+) -> None:
+    for options, longer in (((), "--timeout SECONDS"), (("--set a=SECONDS",), "--set a=SECONDS")):
+        made = job(tmp_path / "c", fault="hang", at="check")
+        fleet = Fleet([made], check_within=0.2, close_timeout=0)
+        (found,) = fleet.check(*options).values()
+        assert found.detail == "no answer within 0.2 s"
+        assert found.remedy.endswith(longer)
+        assert fleet.repeated_steps() == {}
+        fleet.abandon()
+
+
 def test_the_shipper_catches_up_by_itself_when_the_service_is_back(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:

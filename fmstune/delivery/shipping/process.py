@@ -96,7 +96,7 @@ class ShipperProcess:
         `in_background`, it does so at a low priority."""
         self.job = job
         self.in_process = False
-        self.repeated_steps = "kept"
+        self.repeated_steps: str | None = None
         self._ended_here = False
         self._hung: str | None = None
         self._began = time.monotonic()
@@ -178,11 +178,11 @@ class ShipperProcess:
                 held += int(psutil.Process(process).memory_info().rss)
         return held
 
-    def check(self) -> Check:
-        """Wait for the result of the check, until its time limit.
+    def check(self, longer: str = "--timeout SECONDS") -> Check:
+        """Wait for the result of the check, until its time limit; `longer` is the option that extends it.
 
         Afterwards `in_process` tells whether the tracker must run in the training process, and
-        `repeated_steps` what it does with steps that a resumed run logs again.
+        `repeated_steps` what it does with steps that a resumed run logs again, if it answered.
         """
         assert self._timeout is not None
         # Importing an SDK does not count as the service's time: as long again, and a second to start.
@@ -190,11 +190,8 @@ class ShipperProcess:
         answer = self._read_line(limit)
         if answer is None:
             self.kill()
-            return Check(
-                "unreachable",
-                f"no answer within {self._timeout:g} s",
-                "try again, or give it longer: --set tracking.check_timeout=SECONDS",
-            )
+            late = f"no answer within {self._timeout:g} s"
+            return Check("unreachable", late, f"try again, or give it longer: {longer}")
         if not answer:
             how = _describe_death(self._process.wait())
             return Check("crashed", f"its process {how} during the check", "try again, or install it again")
