@@ -14,15 +14,17 @@ from fmstune.errors import combined
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The precision of the computation, in addition to the float32 of trained weights, and the reason for
-    it."""
+    """The precision of the computation, in addition to the dtype of the weights, and the reason for it."""
 
     bf16: bool
     fp16: bool
     why: str
 
-    def line(self) -> str:
-        """The precision as text: `bf16: this GPU supports it`."""
+    def line(self, weights: str = "float32") -> str:
+        """The precision as text: `bf16: this GPU supports it`. Without mixed precision it is that of the
+        weights."""
+        if not self.bf16 and not self.fp16 and weights != "float32":
+            return f"{weights}: the dtype of the weights"
         return f"{'bf16' if self.bf16 else 'fp16' if self.fp16 else 'float32'}: {self.why}"
 
 

@@ -78,7 +78,9 @@ def test_deepspeed_from_python_needs_a_launcher_for_its_process_group(
 @on_a_cpu
 def test_an_unsupported_precision_is_reported_with_its_reason() -> None:
     assert "parameters · float32: the device is a CPU" in dry_run_shown()
-    assert precision({"bf16": True}).line() == "bf16: as set"
+    assert precision({"bf16": True}).line("bfloat16") == "bf16: as set"
+    assert precision({"bf16": False}).line("bfloat16") == "bfloat16: the dtype of the weights"
+    assert precision({"bf16": False}).line("float32") == "float32: as set"
 
 
 @on_a_cpu
