@@ -136,7 +136,7 @@ class CheckpointDelivery:
                 self._record(made)
             except Stopped:
                 there = f", from {made.checkpoint} if that is there then" if made.copies else ""
-                self._warn(f"{made.checkpoint} is handed to the trackers when the run is resumed{there}")
+                self._warn(f"{made.checkpoint} is passed to the trackers when the run is resumed{there}")
             except Exception as error:  # a thread that ended here would hold up all later checkpoints
                 shutil.rmtree(made.folder, ignore_errors=True)
                 why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -167,5 +167,5 @@ class CheckpointDelivery:
             copy.write(block)
 
     def _lost(self, name: str, step: int, type: str, why: str) -> None:
-        self._warn(f"the {type} of {name} is not handed to trackers: {why}")
+        self._warn(f"the {type} of {name} is not passed to trackers: {why}")
         self._recorder.record_files(name, step, {"type": type, "lost": why})

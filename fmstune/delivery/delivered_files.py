@@ -14,6 +14,9 @@ from fmstune.layout import FILES_DIR, JOURNAL_NAME, TRACKING_DIR
 from fmstune.system.files import open_file
 from fmstune.text import counted
 
+_NO_FILES = ("this tracker stores no files", "there is no room for files here")
+"""How the ledger records that a tracker accepts no files, now and in earlier versions."""
+
 
 def folders(journal: Path) -> Iterator[Event]:
     """The events of a journal that deliver files. Raises `OSError`."""
@@ -55,7 +58,7 @@ def release_links(directory: Path, used: Collection[str] = ()) -> None:
 def progress(directory: Path, ledger: Ledger) -> str | None:
     """How many of the folders a tracker has, and their size, for its line of the report; `None` when there
     are none, or it accepts none."""
-    if any("there is no room for files here" in change for change in ledger.changes):
+    if any(change.endswith(_NO_FILES) for change in ledger.changes):
         return None
     try:
         found = list(folders(directory / TRACKING_DIR / JOURNAL_NAME))

@@ -34,7 +34,7 @@ class Guard:
     """Call a tracker without ever raising into the caller's code, unless `strict`.
 
     The first error is logged. A tracker that cannot be opened, or that fails several times in a row, is not
-    called again. `lost` counts the values that did not reach it.
+    called again. `lost` counts the values that were not delivered.
     """
 
     def __init__(self, name: str, *, strict: bool = False) -> None:
@@ -88,7 +88,7 @@ class Guard:
     def report_lost(self) -> None:
         """Report how many values did not reach the tracker, if any."""
         if self.lost:
-            self.report(f"{counted(self.lost, 'value')} did not reach it.")
+            self.report(f"not delivered: {counted(self.lost, 'value')}.")
 
     def report(self, text: str) -> None:
         """Log a message about the tracker, once, without secrets."""

@@ -20,7 +20,7 @@ BAD = {
     2: ('{"prompt": ', "this is not valid JSON"),
     3: ('{"prompt": "a"}', "there is no `completion`"),
     4: ('{"prompt": "a", "completion": ""}', "the completion is empty"),
-    5: ('{"prompt": "a", "completion": "\\ud83d"}', "it contains half a character"),
+    5: ('{"prompt": "a", "completion": "\\ud83d"}', "it contains an unpaired surrogate"),
     6: ("7", "a row is a JSON object, this is a number"),
 }
 

@@ -212,7 +212,7 @@ def test_a_reward_pair_may_diverge_at_a_question_and_have_a_margin() -> None:
         ("reward", {**PAIR, "margin": "much"}, "`margin` takes a number"),
         ("kto", {"prompt": "a", "completion": "b", "label": 0.7}, "`label` is 0.7; use true for a good"),
         ("kto", {"prompt": [user("a")], "completion": [user("b")], "label": 1}, "`completion` does not end"),
-        ("dpo", {"prompt": "a", "chosen": "b \ud83d", "rejected": "c"}, "half a character .'.ud83d'."),
+        ("dpo", {"prompt": "a", "chosen": "b \ud83d", "rejected": "c"}, "unpaired surrogate .'.ud83d'."),
     ],
 )
 def test_an_invalid_row_is_reported_with_its_location_and_what_is_needed(

@@ -299,7 +299,7 @@ def test_a_tokenizer_without_an_end_token_trains_only_the_text(tmp_path: Path) -
 
 
 def test_an_unpaired_surrogate_is_reported_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="line 2: it contains half a character"):
+    with pytest.raises(DataError, match="line 2: it contains an unpaired surrogate"):
         prepared(tmp_path, [{"text": "a b"}, {"text": "a \ud83d"}], tokenizer())
 
 

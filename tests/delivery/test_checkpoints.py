@@ -136,7 +136,7 @@ def test_checkpoints_that_the_deadline_cuts_off_are_handed_over_by_the_resumed_r
     at_work._stopped = True  # as if the deadline had passed
     at_work.add(run_directory / "checkpoint-1", save(run_directory, 1, b"w1"), 1, "model")
     at_work.end(0)
-    assert said == ["checkpoint-1 is handed to the trackers when the run is resumed"]
+    assert said == ["checkpoint-1 is passed to the trackers when the run is resumed"]
     assert store(run_directory) == [".checkpoint-1.pending"]
     shutil.rmtree(run_directory / "checkpoint-1")
     again = handed(run_directory, recorder)
@@ -155,7 +155,7 @@ def test_a_full_disk_skips_only_the_hand_over_and_is_reported(
     with mock.patch.object(Path, "mkdir", side_effect=OSError(errno.ENOSPC, "No space left on device")):
         at_work.add(run_directory / "checkpoint-1", saved, 1, "model")
     at_work.end(None)
-    assert said == ["the model of checkpoint-1 is not handed to trackers: No space left on device"]
+    assert said == ["the model of checkpoint-1 is not passed to trackers: No space left on device"]
     (event,) = events(run_directory)
     assert event.item == {"type": "model", "lost": "No space left on device"}
 

@@ -326,7 +326,5 @@ def test_a_server_that_accepts_no_files_blocks_nothing_and_is_reported(
     handover = HandOver(recorder.journal.path, tracker, 0)
     (event, _) = events(run_directory)
     assert handover.deliver(event) is False
-    assert handover.changes == (
-        "the artifact a.txt is kept in the journal only: there is no room for files here",
-    )
+    assert handover.changes == ("the artifact a.txt stays in the journal only: this tracker stores no files",)
     assert AimStackTracker("aim", {"repo": "."}).takes_artifacts

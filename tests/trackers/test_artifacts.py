@@ -90,9 +90,7 @@ def test_a_plug_in_that_cannot_store_files_reports_it(
     recorder.close("finished")
     assert lives("file").deliver(run_directory, "tests.support.stored:Naive", {})
     (line,) = report(run_directory, ["t"])
-    assert line.changes == (
-        "the artifact given is kept in the journal only: there is no room for files here",
-    )
+    assert line.changes == ("the artifact given stays in the journal only: this tracker stores no files",)
 
 
 def test_files_of_the_run_are_hard_linked_and_a_later_change_is_detected(

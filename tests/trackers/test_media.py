@@ -107,9 +107,9 @@ def test_each_kind_arrives_once_where_it_is_supported(
     if not case.captions:
         wanted = [[*each[:3], [each[3][0], ""]] if each[0] == "image" else each for each in wanted]
     assert sorted(map(repr, found)) == sorted(map(repr, wanted))
-    left_out = "captions of the image eval/sample are left out: there is no place for them here"
+    left_out = "captions of the image eval/sample are left out: this tracker stores none"
     assert (left_out in line.changes) == (not case.captions)
-    only = "the histogram train/weights is kept in the journal only: there is no room for histograms here"
+    only = "the histogram train/weights stays in the journal only: this tracker stores no histograms"
     assert (only in line.changes) == ("histogram" not in case.kinds)
     assert ("the histogram train/weights leaves out numbers that are not finite (1)" in line.changes) == (
         "histogram" in case.kinds
@@ -124,9 +124,9 @@ def test_a_plug_in_that_does_not_support_them_reports_each_once(
     ledger = load_ledger(run_directory, "t")
     assert ledger is not None
     assert [change for change in ledger.changes if "journal only" in change] == [
-        "the text eval/answer is kept in the journal only: there is no room for texts here",
-        "the image eval/sample is kept in the journal only: there is no room for images here",
-        "the histogram train/weights is kept in the journal only: there is no room for histograms here",
+        "the text eval/answer stays in the journal only: this tracker stores no texts",
+        "the image eval/sample stays in the journal only: this tracker stores no images",
+        "the histogram train/weights stays in the journal only: this tracker stores no histograms",
     ]
 
 

@@ -334,8 +334,8 @@ def require_whole_characters(text: str, place: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{place}: it contains half a character ({error.object[error.start]!a}), like texts that were "
-            "cut in the middle of an emoji; remove it."
+            f"{place}: it contains an unpaired surrogate ({error.object[error.start]!a}), like texts "
+            "that were cut in the middle of an emoji; remove it."
         ) from None
 
 

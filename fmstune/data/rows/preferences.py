@@ -306,11 +306,11 @@ def _is_chat(row: Row) -> bool:
 
 
 def _require_characters(row: Row, where: str) -> None:
-    """Raise for texts that were cut in the middle of an emoji: tables cannot store half a character."""
+    """Raise for texts that were cut in the middle of an emoji: tables cannot store the remaining half."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{where}: it contains half a character ({error.object[error.start]!a}), like texts that were "
-            "cut in the middle of an emoji; remove it."
+            f"{where}: it contains an unpaired surrogate ({error.object[error.start]!a}), like texts "
+            "that were cut in the middle of an emoji; remove it."
         ) from None

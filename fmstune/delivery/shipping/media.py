@@ -22,14 +22,14 @@ def why_not(event: Event, takes: Collection[str]) -> str | None:
     if "lost" in event.item:
         return f"{what} could not be written beside the journal: {event.item['lost']}"
     if event.kind not in takes:
-        return f"{what} is kept in the journal only: there is no room for {_KINDS[event.kind]} here"
+        return f"{what} stays in the journal only: this tracker stores no {_KINDS[event.kind]}"
     return None
 
 
 def changed(event: Event, limits: Limits) -> Iterator[str]:
     """What was left out when it was recorded, or does not fit a tracker with these limits."""
     if event.item.get("caption") and not limits.captions:
-        yield f"captions of {_called(event)} are left out: there is no place for them here"
+        yield f"captions of {_called(event)} are left out: this tracker stores none"
     if left_out := event.item.get("not_finite"):
         yield f"{_called(event)} leaves out numbers that are not finite ({left_out})"
     if altered := event.item.get("altered"):
