@@ -103,7 +103,7 @@ class Suspicion:
         """Suspects without a strike whose failure was an exception: an outage would look the same."""
         return self._those(lambda mark: mark.open and mark.how != "died")
 
-    def hopeful(self, most_rounds: int) -> bool:
+    def worth_retrying(self, most_rounds: int) -> bool:
         """Whether a fresh process may progress at once: some suspect has not had its fair attempts."""
         leads = [mark.leads for mark, _ in self.suspects if mark.open]
         return self.rounds < most_rounds and any(count < MOST_ATTEMPTS for count in leads)
@@ -139,7 +139,7 @@ class Suspicion:
             causes = tuple(sorted((*causes, (seq, cause))))
         return dataclasses.replace(self._without(seq), causes=causes)._with(mark, spans_of([seq]))
 
-    def taken(self, seqs: Collection[int]) -> Suspicion:
+    def accepted(self, seqs: Collection[int]) -> Suspicion:
         """The tracker has accepted these events after all."""
         left = self
         for seq in seqs:

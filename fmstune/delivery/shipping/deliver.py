@@ -48,7 +48,7 @@ class Delivery(BatchDelivery):
         `writer_gone` tells whether the process that writes the journal has ended; a run that ended without a
         status is closed as interrupted. `pause` waits this many seconds for more. Raises `DeliveryFailed`.
         """
-        self._try_first()
+        self._retry_first()
         while True:
             gone = writer_gone()  # checked before the read: everything written before the end is read
             start, at = self._reader.offset, 0
@@ -75,7 +75,7 @@ class Delivery(BatchDelivery):
             else:
                 pause(POLL_SECONDS if self._opened else min(POLL_SECONDS, _FIRST_POLL_SECONDS))
             if not self._ended:
-                self._try_again(self.ledger.suspicion.confirmed)
+                self._retry(self.ledger.suspicion.confirmed)
 
     # -- one event ----------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ class Delivery(BatchDelivery):
         final = event.kind == "status" and last and self._reader.at_end
         mark = self.ledger.suspicion.mark(event.seq)
         known = mark is not None and not (final or self._waits_for(mark))
-        if known or event.seq in self.ledger.suspicion.refused or event.seq in self._returned:
+        if known or event.seq in self.ledger.suspicion.refused or event.seq in self._redelivered:
             self._advance(event.seq, offset)
             return
         if (mark is not None or event.seq in self.ledger.missing) and self._is_late(event):
@@ -96,7 +96,7 @@ class Delivery(BatchDelivery):
             return
         if final:  # everything possible must be delivered before the run is closed
             self._flush()
-            self._try_again(self.ledger.suspicion.confirmed)
+            self._retry(self.ledger.suspicion.confirmed)
             self._flush()
         if len(self._offsets) < 10_000:
             self._offsets[event.seq] = start
@@ -109,13 +109,13 @@ class Delivery(BatchDelivery):
 
     def _attempt(self, event: Event, final: bool = False, *, again: bool = False) -> bool:
         """Deliver one event; return whether it did not fail. Raises when the run cannot be opened."""
-        unheard = event.kind == "resume" and not self._tracker.hears_of_resumes
-        if unheard or (event.kind == "status" and not final):
-            self.ledger = self._with_suspicion(self.ledger.suspicion.taken([event.seq]))
+        ignored = event.kind == "resume" and not self._tracker.hears_of_resumes
+        if ignored or (event.kind == "status" and not final):
+            self.ledger = self._with_suspicion(self.ledger.suspicion.accepted([event.seq]))
             return True  # a status followed by more events was not final: the run was resumed
         self._open_run()
         if event.seq <= self._held and not again:
-            self._returned.add(event.seq)
+            self._redelivered.add(event.seq)
             return True
         if self._handover.takes(event):
             self._note_sending(int(event.item.get("size", 0)))
@@ -130,9 +130,9 @@ class Delivery(BatchDelivery):
             self._note_failure(event, error, fresh=not again or self.ledger.suspicion.rounds > 0)
             return False
         if event.kind == "status" and not self._holds():
-            self._begin_again()
+            self._start_over()
         if called:
-            self._took = True
+            self._any_accepted = True
             self._failing.clear()
         if called and event.kind in _ROWS:
             last_row = max(event.seq, self.ledger.last_row)
@@ -144,13 +144,13 @@ class Delivery(BatchDelivery):
             return True
         if event.seq > self._confirmed.safe_delivered:
             # If it is lost, it is delivered again with all others, in order.
-            self.ledger = self._with_suspicion(self.ledger.suspicion.taken([event.seq]))
+            self.ledger = self._with_suspicion(self.ledger.suspicion.accepted([event.seq]))
         else:
-            self._returned.add(event.seq)
+            self._redelivered.add(event.seq)
         return True
 
     def _deliver(self, event: Event) -> bool:
-        if (raised := self._take_raised(event)) is not None:
+        if (raised := self._pop_raised(event)) is not None:
             raise raised
         called = self._handover.deliver(event)
         if event.kind != "status":
@@ -176,19 +176,19 @@ class Delivery(BatchDelivery):
         # In the third one the others get a process that this event has not broken.
         return mark.open and mark.how != "died" and self.ledger.suspicion.rounds % 3 != 2
 
-    def _try_first(self) -> None:
+    def _retry_first(self) -> None:
         """Before anything else: suspects that an earlier process may have been too broken for."""
         suspicion = self.ledger.suspicion
         if self._tracker.takes_late:
-            self._try_again(suspicion.unproven, most=_MOST_PROBES)
+            self._retry(suspicion.unproven, most=_MOST_PROBES)
         elif self._tracker.durable_on == "call" and suspicion.rounds % 3 != 2:
-            self._try_again(suspicion.waiting)
+            self._retry(suspicion.waiting)
 
-    def _try_again(self, wanted: Spans, most: int | None = None) -> None:
+    def _retry(self, wanted: Spans, most: int | None = None) -> None:
         """Deliver suspects again, in the journal's order, until `most` consecutive ones have failed."""
         # The others come in order: a process died at them, or everything is delivered again.
         wanted = wanted.up_to(self.ledger.delivered)
-        todo = set(wanted) - self._returned - self._gone if wanted else set()
+        todo = set(wanted) - self._redelivered - self._not_in_journal if wanted else set()
         if not todo:
             return
         offset = min(self._offsets.get(seq, 0) for seq in todo)
@@ -197,14 +197,14 @@ class Delivery(BatchDelivery):
                 continue
             todo.remove(event.seq)
             if event.kind != "status":  # a status comes in order
-                self._try_one_again(event)
+                self._retry_one(event)
             if not todo or (most is not None and len(self._failing) >= most):
                 break
         else:
-            self._gone |= todo
+            self._not_in_journal |= todo
         self._flush()
 
-    def _try_one_again(self, event: Event) -> None:
+    def _retry_one(self, event: Event) -> None:
         if self._is_late(event):
             self._refuse_late(event)
         elif not self._attempt(event, again=True):
@@ -259,7 +259,7 @@ class Delivery(BatchDelivery):
                 raise ValueError(f"the id of the tracker's run has {len(run_id)} characters")
             opened: dict[str, Any] = {"run_id": run_id, "url": run.url, "note": run.note, "closed": False}
             opened |= {"new_run_id": None, "place": place_of(self._tracker), "cwd": str(Path.cwd())}
-            self._held = self._believed(int(run.delivered_through or 0))
+            self._held = self._plausible(int(run.delivered_through or 0))
             if ledger.run_id is not None and ledger.place is not None and not self._held:
                 # If the service reports that it holds the run's events, it is the same run at a new address.
                 opened["moved"] = other_place(self._tracker, ledger.place) or ledger.moved
@@ -267,13 +267,13 @@ class Delivery(BatchDelivery):
             self._end(error)
         self._open, self._opened, self._ended, self._redelivery = True, True, False, False
         if self._held in ledger.suspicion.unconfirmed:
-            self._returned.add(self._held)  # the process died after the call's effect
+            self._redelivered.add(self._held)  # the process died after the call's effect
         self.ledger = dataclasses.replace(ledger, **opened)
         self._confirmed = dataclasses.replace(self._confirmed, **opened)
         self._save()
         another = ledger.run_id is not None and run_id not in (None, ledger.run_id)
         if self.ledger.delivered > header.after and (another or not self._holds()):
-            self._begin_again()
+            self._start_over()
 
     def look(self) -> bool:
         """Whether the tracker's storage was seen to hold the complete run. If it does not, records that in
@@ -288,7 +288,7 @@ class Delivery(BatchDelivery):
         )
         stored = self._tracker.is_stored(start, self.ledger.last_given)
         if stored is False:
-            self._begin_again()
+            self._start_over()
         return stored is True
 
     def _holds(self) -> bool:
@@ -303,7 +303,7 @@ class Delivery(BatchDelivery):
         self.ledger = dataclasses.replace(self.ledger, closed=True)
 
     def _flush(self) -> None:
-        if self._open and self._took:
+        if self._open and self._any_accepted:
             try:
                 self._tracker.flush()
                 whole = self._tracker.holds(self.ledger.last_given)
@@ -313,13 +313,13 @@ class Delivery(BatchDelivery):
                 self._confirmed = dataclasses.replace(self._confirmed, careful=careful)
                 self._end(error)
             if not whole:
-                self._begin_again()
+                self._start_over()
         self._confirm(proved=True)
 
     def _finish(self) -> Ledger:
         for _ in range(MOST_STRIKES + 1):  # a retry may reopen the run
             self._flush()
-            self._try_again(self.ledger.suspicion.confirmed)
+            self._retry(self.ledger.suspicion.confirmed)
             if not self.ledger.closed and (self.ledger.delivered or self.ledger.run_id is not None):
                 self._close_as_recorded()
         if not self.ledger.delivered and self.ledger.run_id is None:
@@ -342,9 +342,9 @@ class Delivery(BatchDelivery):
         except BaseException as error:
             self._end(error)
         if not self._holds():
-            self._begin_again()
-        self._took = True
+            self._start_over()
+        self._any_accepted = True
         self._failing.clear()
         if final is not None:
-            self._returned.add(final.seq)
+            self._redelivered.add(final.seq)
         self._confirm(proved=True)

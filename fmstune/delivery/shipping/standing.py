@@ -81,13 +81,13 @@ class Standing:
         self._opened = False  # at any time in this process: failures are the event's, or the service's
         self._held = 0  # the service reports that it holds the events up to this number
         self._ended = False
-        self._took = False  # anything since the last time that it was known to be safe
-        self._returned: set[int] = set()  # suspects that were accepted, until that is safe
+        self._any_accepted = False  # anything since the last time that it was known to be safe
+        self._redelivered: set[int] = set()  # suspects that were accepted, until that is safe
         self._failing: dict[int, bool] = {}  # consecutive failures; whether one casts doubt on the SDK
         self._failing_since = 0.0
         self._error: BaseException | None = None
         self._offsets: dict[int, int] = {}  # where in the journal the suspects of this process are
-        self._gone: set[int] = set()  # suspects that are no longer in the journal
+        self._not_in_journal: set[int] = set()  # suspects that are no longer in the journal
 
     @property
     def _in_order(self) -> bool:
@@ -109,7 +109,7 @@ class Standing:
         self.ledger = self._with_suspicion(suspicion)
         self._save()
 
-    def _believed(self, held: int) -> int:
+    def _plausible(self, held: int) -> int:
         """The last event that the service reports as stored, unless it is beyond the journal: later events
         would be skipped as delivered."""
         if held > self.ledger.delivered and held > (last := last_seq(self._reader.path)):
@@ -155,10 +155,10 @@ class Standing:
         """Record the progress. Once it is safe, accepted suspects are none any more; with `proved`, what
         failed before something was accepted gets a strike."""
         if self.ledger.closed or self._tracker.durable_on == "call":
-            suspicion = self.ledger.suspicion.taken(self._returned)
-            self._returned = set()
-            if proved and self._took:
-                suspicion, self._took = suspicion.proved(but=self._failing), False
+            suspicion = self.ledger.suspicion.accepted(self._redelivered)
+            self._redelivered = set()
+            if proved and self._any_accepted:
+                suspicion, self._any_accepted = suspicion.proved(but=self._failing), False
                 self.ledger = dataclasses.replace(self.ledger, error=None, error_time=None)
             self.ledger = dataclasses.replace(
                 self.ledger,
@@ -184,7 +184,7 @@ class Standing:
         self._confirm(proved=False)
         return self.ledger
 
-    def _begin_again(self) -> NoReturn:
+    def _start_over(self) -> NoReturn:
         """The tracker's run does not hold what was delivered, or is another one: the next process delivers
         the whole journal."""
         after, times = self._reader.header.after, self.ledger.begun_again + 1
@@ -214,7 +214,7 @@ class Standing:
         nothing was accepted after the events in `_failing`. With `patient`, later events wait for it."""
         suspicion = self.ledger.suspicion.ended()
         most_rounds = _MOST_ROUNDS_IN_ORDER if patient or self._in_order else _MOST_ROUNDS
-        hope = suspicion.hopeful(most_rounds)
+        hope = suspicion.worth_retrying(most_rounds)
         if isinstance(trouble, BaseException):
             self._error, text = trouble, cause_text(trouble)
             # The next process is careful and can tell, or is not broken by what this one tried.

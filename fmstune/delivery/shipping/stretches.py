@@ -30,7 +30,7 @@ class BatchDelivery(Standing):
             self._raised is not None
             or not self._open
             or self._failing
-            or self._returned
+            or self._redelivered
             or ledger.missing
             or ledger.closed
         ):
@@ -45,7 +45,7 @@ class BatchDelivery(Standing):
         if error is not None:
             self._raised = (events[given].seq, error)
         if called:
-            self._took = True
+            self._any_accepted = True
         if given:
             seq, offset = events[given - 1].seq, batch[at + given - 1][1]
             self.ledger = dataclasses.replace(
@@ -60,7 +60,7 @@ class BatchDelivery(Standing):
             )
         return given
 
-    def _take_raised(self, event: Event) -> BaseException | None:
+    def _pop_raised(self, event: Event) -> BaseException | None:
         """The exception that the tracker has just raised for this event."""
         raised, self._raised = self._raised, None
         return raised[1] if raised is not None and raised[0] == event.seq else None
