@@ -295,10 +295,8 @@ def _describe(built: BuiltTrainer, out: RunConsole) -> None:
     share = built.trainable / max(1, identity["parameters"])
     trained = "" if share == 1 else f", {share:.2%} trained"
     count = _count(identity["parameters"])
-    out.say(
-        "model",
-        f"{identity['path']} · {count} parameters{trained} · {built.precision.line(identity['dtype'])}",
-    )
+    precision = built.precision.line(identity["dtype"])
+    out.say("model", f"{identity['path']} · {count} parameters{trained} · {precision}")
     if built.adapter:
         out.say("adapter", built.adapter)
     padding = f" · {built.padding.line()}" if built.padding else ""
