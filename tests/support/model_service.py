@@ -117,6 +117,7 @@ class ModelTracker(Tracker):
     media = frozenset({"text"})
     service: ClassVar[Service]
     storage: int | None = None
+    opened_in: int
 
     def open(self, start: RunStart) -> TrackerRun:
         service = self.service
@@ -126,6 +127,7 @@ class ModelTracker(Tracker):
             service.opened += 1
             run = f"run-{service.opened}"
             service.runs.add(run)
+        self.opened_in = service.storage
         service.called()
         return TrackerRun(run)
 
@@ -154,7 +156,8 @@ class ModelTracker(Tracker):
         service, seq = self.service, self.seq
         assert seq is not None
         service.call(seq, knows_again=self.idempotent)
-        self.storage = service.storage if self.storage is None else self.storage
+        if self.storage is None:
+            self.storage = service.storage if self._writes_to_any_storage else self.opened_in
         if self._writes_to_nowhere:
             service.called()
             return
@@ -173,11 +176,15 @@ class ModelTracker(Tracker):
         service.called()
 
     @property
+    def _writes_to_any_storage(self) -> bool:
+        """A service that recognizes repeated events writes to the storage that replaced its run's. If rows
+        must arrive in order, or only once, that could not be repaired."""
+        return self.takes_late and self.idempotent
+
+    @property
     def _writes_to_nowhere(self) -> bool:
-        """As to a file that has been unlinked. A service that recognizes repeated events writes to the file
-        that replaced it; if rows must arrive in order, or only once, that could not be repaired."""
-        mended = self.takes_late and self.idempotent
-        return not mended and self.storage not in (None, self.service.storage)
+        """As to a file that has been unlinked."""
+        return not self._writes_to_any_storage and self.storage not in (None, self.service.storage)
 
     def close(self, status: Status, error: str | None = None) -> None:
         service = self.service
