@@ -2,7 +2,7 @@
 
 Aim 3.29.1's client reconnects by itself and continues in the middle of the run, without asking whether the
 server still has it. If its storage was emptied or restored, the run then lacks what it held before, and Aim's
-SDK fails on its contexts. A new process opens the run anew, and finds out.
+SDK fails on its contexts. A new process opens the run again, and detects that.
 """
 
 from __future__ import annotations

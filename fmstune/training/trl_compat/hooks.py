@@ -61,7 +61,7 @@ class PrivateHooks:
         _trainer(super())._issue_warnings_after_load(load_result)
 
     def _load_callback_state(self) -> None:
-        # It creates callbacks anew from their saved state, which is impossible for one that holds its
+        # It recreates callbacks from their saved state, which is impossible for one that holds its
         # trainer.
         trainer = _trainer(self)
         known = trainer.state.stateful_callbacks
