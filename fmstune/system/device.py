@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import combined
+
+MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
+"""The variable in which `accelerate launch` passes on its `--mixed_precision`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +33,12 @@ class Precision:
 
 
 def precision(training: Mapping[str, Any]) -> Precision:
-    """Choose bf16 if the device supports it, else fp16 on a GPU, else float32; the user's setting wins."""
+    """Choose bf16 if the device supports it, else fp16 on a GPU, else float32; the user's setting wins, then
+    what `accelerate launch` was asked for. Its "no" is also its default, so it asks for nothing."""
     if "bf16" in training or "fp16" in training:
         return Precision(bool(training.get("bf16", False)), bool(training.get("fp16", False)), "as set")
+    if (asked := os.environ.get(MIXED_PRECISION, "").lower()) in ("bf16", "fp16"):
+        return Precision(asked == "bf16", asked == "fp16", f"as set by {MIXED_PRECISION}")
     if training.get("use_cpu") or not torch.accelerator.is_available():
         return Precision(False, False, "the device is a CPU")
     if not torch.cuda.is_available():

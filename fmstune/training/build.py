@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -33,7 +34,7 @@ from fmstune.models.load import load_model, load_tokenizer
 from fmstune.models.special_tokens import use_tokens
 from fmstune.models.vocabulary import fit_vocabulary
 from fmstune.system.compiler import require_compiler
-from fmstune.system.device import Precision, precision
+from fmstune.system.device import MIXED_PRECISION, Precision, precision
 from fmstune.system.kernel_builds import use_build_lock
 from fmstune.text import first_line
 from fmstune.trackers.base import Tracker
@@ -255,6 +256,8 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
         settings["fsdp_config"] = str(config.base_dir / file)
     chosen = precision(settings)
     settings |= {"bf16": chosen.bf16, "fp16": chosen.fp16}
+    if not (chosen.bf16 or chosen.fp16):
+        os.environ[MIXED_PRECISION] = "no"  # transformers would take it from there
     if not torch.accelerator.is_available():
         settings.setdefault("dataloader_pin_memory", False)  # no device to pin it for
         # By default, accelerate treats each torchrun process as a separate run if there is no GPU, and

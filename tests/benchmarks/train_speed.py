@@ -5,9 +5,10 @@ and `--way dpo` only against TRL.
 `fmstune train` and each peer train the same model on the same rows in the same order with the same settings,
 in short interleaved runs, so that other load on the machine affects all of them. For each step after the
 first ones, whose shapes are new, the wall-clock time (median) and the CPU time of the command and its
-children (mean) are printed, and the difference of the losses. Without MODEL, the demo's is used. Short rows
-have 20 to 30 tokens, in batches of eight; long ones 60 to 210, most of them trained, in batches of four. Two
-rounds of `fmstune` and `fused` on SmolLM2 take about two minutes.
+children (mean) are printed, and the difference of the losses. If all weights are trained, it also prints the
+share of the processor's own speed in matrix products that a whole step reaches. Without MODEL, the demo's is
+used. Short rows have 20 to 30 tokens, in batches of eight; long ones 60 to 210, most of them trained, in
+batches of four. Two rounds of `fmstune` and `fused` on SmolLM2 take about two minutes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import re
@@ -83,6 +85,9 @@ class Run:
     wall: list[float]
     cpu: list[float]
     losses: list[float]
+    tokens: float = math.nan
+    """Of a measured step, on average; `trained` are those of the answers."""
+    trained: float = math.nan
 
 
 def stepped(command: list[str], folder: Path, sign: str, skip: int, **variables: str) -> Run:
@@ -144,8 +149,13 @@ def ours(folder: Path, model: str, steps: int, batch: int, skip: int, way: str) 
         "--plain",
     ]
     done = stepped([*command, "--output-dir", "ours", "--overwrite"], folder, r"^step .* loss (\S+)", skip)
-    events = [e for e in JournalReader(folder / "ours" / TRACKING_DIR / JOURNAL_NAME) if e.kind == "metrics"]
-    return Run(done.wall, done.cpu, [event.values["loss"] for event in events if "loss" in event.values])
+    events = list(JournalReader(folder / "ours" / TRACKING_DIR / JOURNAL_NAME))
+    logged = [event.values for event in events if event.kind == "metrics" and "num_tokens" in event.values]
+    [data] = [event.values for event in events if event.kind == "params" and event.name == "data"]
+    counted = [values["num_tokens"] for values in logged]
+    tokens = (counted[-1] - counted[skip - 1]) / (steps - skip)
+    trained = tokens * data["trained_tokens"] / data["tokens"]
+    return Run(done.wall, done.cpu, [values["loss"] for values in logged], tokens, trained)
 
 
 def trl(folder: Path, model: str, steps: int, batch: int, skip: int, way: str, *extra: str) -> Run:
@@ -185,6 +195,33 @@ def joined(runs: list[Run]) -> tuple[float, float]:
     return wall, statistics.mean(second for run in runs for second in run.cpu)
 
 
+def work_of_step(model: str, tokens: float, trained: float) -> float:
+    """The floating-point operations of the products with weights in one step, forward and backward: two for
+    each weight and token, three times, the head's for trained tokens only. Attention is not counted."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    head = built.get_output_embeddings()
+    layers = [each for each in built.modules() if isinstance(each, torch.nn.Linear) and each is not head]
+    weights = sum(each.weight.numel() for each in layers)
+    return 6 * (weights * tokens + head.weight.numel() * trained)
+
+
+def product_speed() -> float:
+    """Floating-point operations a second in a product of two matrices of 1024 × 1024, with all threads."""
+    import torch
+
+    one, other = torch.randn(2, 1024, 1024)
+    taken = []
+    for _ in range(20):
+        began = time.perf_counter()
+        one @ other
+        taken.append(time.perf_counter() - began)
+    return 2 * 1024**3 / statistics.median(taken)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?")
@@ -206,14 +243,24 @@ def main() -> None:
         model = str(Path(asked.model).resolve()) if asked.model else demo_in(folder / "model")
         shape = (folder, model, asked.steps, BATCHES[asked.rows], asked.skip, asked.way)
         own: list[Run] = []
+        speeds = [product_speed()]
         theirs: dict[str, list[Run]] = {each: [] for each in names}
         for _ in range(asked.rounds):
             own.append(ours(*shape))
             for each in names:
                 _, peer, extra = PEERS[each]
                 theirs[each].append(peer(*shape, *extra))
+            speeds.append(product_speed())
+        work = work_of_step(model, own[0].tokens, own[0].trained)
     wall, cpu = joined(own)
     print(f"{'fmstune train':<40} {wall:7.3f} s a step, {cpu:7.3f} s of CPU time")
+    if asked.way == "full":
+        speed = statistics.median(speeds)
+        print(
+            f"{own[0].tokens:.0f} tokens a step, {own[0].trained:.0f} trained: {work / 1e9:.0f} GFLOP in "
+            f"products with weights; at {speed / 1e9:.0f} GFLOP/s, as in a product of 1024 x 1024, that is "
+            f"{work / speed / wall:.0%} of the step"
+        )
     for each in names:
         peer_wall, peer_cpu = joined(theirs[each])
         pairs = zip(own[0].losses, theirs[each][0].losses, strict=True)

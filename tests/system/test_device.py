@@ -11,7 +11,7 @@ import torch
 from fmstune.config.load.load import load
 from fmstune.errors import ConfigError
 from fmstune.system.device import precision
-from tests.support.tuned import dry_run_shown, tune
+from tests.support.tuned import dry_run_shown, tune, weights
 
 on_a_cpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="about machines without a GPU")
 
@@ -86,3 +86,18 @@ def test_an_unsupported_precision_is_reported_with_its_reason() -> None:
 @on_a_cpu
 def test_bf16_works_on_a_cpu_on_request() -> None:
     assert "bf16: as set" in tune("out", "training.bf16=true")
+
+
+@on_a_cpu
+def test_the_precision_of_accelerate_launch_is_used_and_named_and_a_setting_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tune("plain", "training.bf16=false")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert "bf16: as set by ACCELERATE_MIXED_PRECISION" in tune("launched")
+    assert "float32: as set" in tune("set", "training.bf16=false")
+    asked = tune("asked", "training.bf16=true")
+    assert "bf16: as set\n" in asked
+    trained = {name: weights(name) for name in ("plain", "launched", "set", "asked")}
+    assert trained["set"] == trained["plain"]
+    assert trained["launched"] == trained["asked"] != trained["plain"]

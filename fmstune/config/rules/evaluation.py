@@ -8,6 +8,7 @@ from pathlib import Path
 from fmstune.config.check.suggest import hint, similar_file
 from fmstune.config.paths.data import exists, is_local
 from fmstune.config.paths.runs import means_run, nearest_run
+from fmstune.config.rules.accelerate import accelerate_problems
 from fmstune.config.rules.adapters import adapter_problems
 from fmstune.config.rules.data import data_problems
 from fmstune.config.rules.installed import missing
@@ -30,7 +31,13 @@ _STEPS = ("logging_steps", "eval_steps", "save_steps", "warmup_steps")
 
 def check_consistency(config: RunConfig) -> RunConfig:
     """Return the configuration if it is consistent. Raises a `ConfigError` that lists the problems."""
-    problems = [*_evaluation(config), *_training(config), *_paths(config), *missing(config)]
+    problems = [
+        *_evaluation(config),
+        *_training(config),
+        *_paths(config),
+        *missing(config),
+        *accelerate_problems(config),
+    ]
     found = (
         *method_problems(config),
         *data_problems(config),

@@ -46,6 +46,8 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._began, self._first_step = time.perf_counter(), state.global_step
+        if args.torch_compile:  # the log of a first step that takes minutes must not look like that of a hang
+            self._out.say("compile", "torch compiles the model in the first steps, which can take minutes")
         self._train(state)
 
     def on_step_end(
