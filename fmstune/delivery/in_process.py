@@ -46,7 +46,7 @@ class GuardedTracker:
     ) -> None:
         """Create the tracker, in the thread that runs all of its calls."""
         self.job = job
-        self.trouble: str | None = None
+        self.problem: str | None = None
         self._warn = warn
         self._thread = DeadlineThread(f"tracker {job.name}", seconds)
         self._ledger = Ledger(job.name, job.reference, process_redactor().mapping(job.options))
@@ -72,10 +72,10 @@ class GuardedTracker:
             closed=False,
         )
         callback = self._call(lambda: None if self._tracker is None else own_callback_of(self._tracker))
-        if callback is None and self.trouble is None:
+        if callback is None and self.problem is None:
             self._fail(TrackerError("get_hf_callback returned no callback here, but did when it was checked"))
         self._call(self._open)
-        if self._tracker is not None and self.trouble is None:
+        if self._tracker is not None and self.problem is None:
             self._handover = HandOver(journal.path, self._tracker, self._ledger.delivered)
             self._catch_up(journal.path, self._ledger.delivered)
         with contextlib.suppress(OSError):
@@ -98,7 +98,7 @@ class GuardedTracker:
             tracker.close(status, error)
 
         self._call(end, reached=None)
-        self._closed, self._ended = self.trouble is None, True
+        self._closed, self._ended = self.problem is None, True
         self._thread.close()
 
     def save(self) -> None:
@@ -116,7 +116,7 @@ class GuardedTracker:
     def _call(self, call: Callable[[], Any], *, reached: int | None = 0) -> Any:
         """Run a call, after which it has everything up to the event `reached`, or with `None` up to the last
         one. After a failed call there are no others."""
-        if self.trouble is not None:
+        if self.problem is not None:
             self._thread.interrupt()
             return None
         try:
@@ -141,11 +141,11 @@ class GuardedTracker:
             self._ledger = dataclasses.replace(self._ledger, delivered=self._given)
 
     def _fail(self, error: BaseException) -> None:
-        self.trouble = f"{type(error).__name__}: {text_of(error)}"
+        self.problem = f"{type(error).__name__}: {text_of(error)}"
         self._ledger = dataclasses.replace(
-            self._ledger, error=f"{_WHERE}: {self.trouble}", error_time=time.time()
+            self._ledger, error=f"{_WHERE}: {self.problem}", error_time=time.time()
         )
-        self._warn(f"the tracker {self.job.name} is disabled for this run: {self.trouble}")
+        self._warn(f"the tracker {self.job.name} is disabled for this run: {self.problem}")
 
     # -- its run ------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class GuardedTracker:
             return
         if not self._closed and self._given > self._ledger.delivered and self._tracker is not None:
             self._call(self._tracker.flush, reached=0)
-        if self.trouble is None:
+        if self.problem is None:
             self._note_delivered()
         ledger, last = self._ledger, self._journal.last_seq
         complete = self._closed and ledger.delivered == last

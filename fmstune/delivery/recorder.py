@@ -50,7 +50,7 @@ class Recorder(Tracker):
         """Without a `redactor`, hide the secrets that the process knows now or learns later."""
         super().__init__()
         self.journal = journal
-        self._guests: list[GuardedTracker] = []
+        self._in_process: list[GuardedTracker] = []
         self._samples: deque[Event] = deque()
         self._pid = os.getpid()
         self._closed = False
@@ -69,10 +69,10 @@ class Recorder(Tracker):
         return self._given_redactor
 
     @property
-    def guests(self) -> list[GuardedTracker]:
+    def in_process(self) -> list[GuardedTracker]:
         """The trackers that must run in this process. A forked child has none: their SDKs have threads and
         connections that a fork breaks, for the parent too."""
-        return self._guests if os.getpid() == self._pid and not self._closed else []
+        return self._in_process if os.getpid() == self._pid and not self._closed else []
 
     def get_hf_callback(self, *, strict: bool = False) -> TrainerCallback:
         from fmstune.trackers.hf.callback import TrackerCallback
@@ -87,7 +87,7 @@ class Recorder(Tracker):
         self._record("metrics", self._fields(MetricPoint({name: metric}, stage, step)))
 
     def track_point(self, point: MetricPoint) -> None:
-        # What the Trainer logs; the guests' callbacks receive it directly.
+        # What the Trainer logs; the callbacks of trackers in this process receive it directly.
         if self._samples:
             self._pass_on_samples()
         if (fields := self._plain_fields(point)) is not None:
@@ -98,8 +98,8 @@ class Recorder(Tracker):
     def track_sample(self, values: Mapping[str, float], stage: str, step: int) -> None:
         """Record values that a background thread has measured.
 
-        Guests receive them later, in the training thread: a guard restores the random generators, which must
-        not happen in the middle of a step.
+        Trackers in this process receive them later, in the training thread: a guard restores the random
+        generators, which must not happen in the middle of a step.
         """
         found = self._plain_fields(point := MetricPoint(values, stage, step))
         if (event := self._append("metrics", found or self._fields(point), finite=bool(found))) is not None:
@@ -108,20 +108,20 @@ class Recorder(Tracker):
     def _pass_on_samples(self) -> None:
         while self._samples:
             event = self._samples.popleft()
-            for guest in self.guests:
-                guest.deliver(event)
+            for tracker in self.in_process:
+                tracker.deliver(event)
 
     def _record(self, kind: Kind, fields: Mapping[str, Any]) -> None:
-        """Write an event that no callback reports, and pass it to the guests."""
+        """Write an event that no callback reports, and pass it to the trackers in this process."""
         self._pass_on_samples()
         if (event := self._append(kind, fields)) is not None:
-            for guest in self.guests:
-                guest.deliver(event)
+            for tracker in self.in_process:
+                tracker.deliver(event)
 
     def _append(self, kind: Kind, fields: Mapping[str, Any], *, finite: bool = False) -> Event | None:
-        """Write an event, and return it if there are guests."""
+        """Write an event, and return it if there are trackers in this process."""
         seq = self.journal.append(kind, fields, finite=finite)
-        if not self.guests:
+        if not self.in_process:
             return None
         number = seq or self.journal.last_seq + 1  # while it is buffered
         return event_of({"seq": number, "time": time.time(), "kind": kind, **plain(fields)})
@@ -179,7 +179,7 @@ class Recorder(Tracker):
         self._record(kind, where | {"step": _step(self.step if step is None else step), "item": item})
 
     def record_files(self, name: str, step: int, item: Mapping[str, Any]) -> None:
-        """Record files from a background thread; guests receive them like samples."""
+        """Record files from a background thread; trackers in this process receive them like samples."""
         fields = {"name": self._name(name), "stage": None, "step": step, "item": item}
         if (event := self._append("artifact", fields)) is not None:
             self._samples.append(event)
@@ -231,9 +231,9 @@ class Recorder(Tracker):
             fields["error"] = self._redactor.text(error)
         self._pass_on_samples()
         self.journal.append("status", fields)
-        guests, self._closed = self.guests, True
-        for guest in guests:
-            guest.close(status, fields.get("error"))
+        trackers, self._closed = self.in_process, True
+        for tracker in trackers:
+            tracker.close(status, fields.get("error"))
 
 
 def _is_finite(values: Mapping[str, float], step: float | None, epoch: float | None) -> bool:

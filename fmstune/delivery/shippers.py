@@ -91,11 +91,11 @@ class Fleet:
 
     def dismiss_in_process(self) -> list[Job]:
         """The jobs whose tracker must run in the training process; their shippers are ended."""
-        guests = [ship for ship in self._ships if ship.process.in_process]
-        for ship in guests:
+        found = [ship for ship in self._ships if ship.process.in_process]
+        for ship in found:
             ship.process.kill()
             self._ships.remove(ship)
-        return [ship.process.job for ship in guests]
+        return [ship.process.job for ship in found]
 
     def repeated_steps(self) -> dict[str, str]:
         """What each tracker that answered does with steps that a resumed run logs again: `replaced` or

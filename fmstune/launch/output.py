@@ -39,7 +39,7 @@ class LogContent:
 
     lines: int = 0
     lost: int = 0
-    trouble: str = ""
+    problem: str = ""
 
 
 class Output:
@@ -105,7 +105,7 @@ class Output:
 
     def _ask_log(self, question: str) -> LogContent:
         self._send(**{question: True})
-        answer = self._link.answer() or {"trouble": "the process that writes it does not answer"}
+        answer = self._link.answer() or {"problem": "the process that writes it does not answer"}
         return LogContent(**answer)
 
     def _send(self, **message: Any) -> None:
@@ -168,10 +168,10 @@ def redirected_output() -> Iterator[Output]:
             faulthandler.enable(2) if faults else faulthandler.disable()
             kept = output.end()
             _reap(child)
-            if not output.is_lost and (kept.lost or kept.trouble.endswith("answer")):
+            if not output.is_lost and (kept.lost or kept.problem.endswith("answer")):
                 what = f"{kept.lost:,} bytes of it are lost" if kept.lost else "its end may be missing"
                 with contextlib.suppress(OSError, ValueError):
-                    print(f"warning  {output.path}: {kept.trouble}; {what}", file=output.err, flush=True)
+                    print(f"warning  {output.path}: {kept.problem}; {what}", file=output.err, flush=True)
 
 
 def log_name() -> str:

@@ -165,7 +165,7 @@ def _answer(log: OutputLog, control: socket.socket, backlog: _Backlog, *, end: b
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a reader may wait until it closes
     else:
         log.write_held()
-    _send_answer(control, {"lines": log.count, "lost": log.lost, "trouble": log.trouble})
+    _send_answer(control, {"lines": log.count, "lost": log.lost, "problem": log.problem})
 
 
 def _send_answer(control: socket.socket, answer: dict[str, Any]) -> None:

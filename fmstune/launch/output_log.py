@@ -40,7 +40,7 @@ class OutputLog:
     ) -> None:  # fmt: skip
         self.path: Path | None = None
         self._lines = 0
-        self.trouble = ""
+        self.problem = ""
         self._prefix = prefix
         self._longest_line, self._at_once = longest_line, at_once
         self._room, self._last_most = first, last
@@ -107,7 +107,7 @@ class OutputLog:
         self._passed_over += count + sum(len(text.encode()) + 1 for text in self._held) + len(self._part)
         self._to_pass_over = longest_secret()
         self._held, self._held_length, self._part = [], 0, bytearray()
-        self.trouble = self.trouble or _TOO_FAST
+        self.problem = self.problem or _TOO_FAST
 
     def write_held(self) -> None:
         """Write the complete lines so far: no more output is expected soon."""
@@ -125,11 +125,11 @@ class OutputLog:
             try:
                 while self._head:
                     self._head = self._head[os.write(file, self._head) :]
-                self._waiting.write_to(file, self.trouble)
+                self._waiting.write_to(file, self.problem)
             finally:
                 os.close(file)
         except OSError as error:
-            self.trouble = error.strerror or str(error)
+            self.problem = error.strerror or str(error)
 
     def end(self) -> None:
         """Finish the log."""
@@ -286,7 +286,7 @@ class _Waiting:
         self._missing += len(data) - fits
         return len(data) - fits
 
-    def write_to(self, file: int, trouble: str) -> None:
+    def write_to(self, file: int, problem: str) -> None:
         """Write everything; data that an error leaves unwritten stays."""
         while self._pieces:
             done = os.write(file, self._pieces[0])
@@ -295,7 +295,7 @@ class _Waiting:
             if rest:
                 self._pieces.appendleft(rest)
         if self._missing:
-            said = f"(fmstune: {self._missing} bytes lost here: {trouble})\n"
+            said = f"(fmstune: {self._missing} bytes lost here: {problem})\n"
             os.write(file, said.encode("utf-8", "replace"))
             self._missing = 0
 

@@ -30,7 +30,7 @@ class Delivered:
     tracker: str
     delivered: int
     total: int
-    trouble: str = ""
+    problem: str = ""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from fmstune.secrets.redaction import hide
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _HEIGHT = 7
 _NARROWEST_CHART = 40
-_LONGEST_TROUBLE = 60
+_LONGEST_PROBLEM = 60
 
 
 def drawn(state: LiveState, width: int) -> Text:
@@ -75,9 +75,9 @@ def _figures(state: LiveState, width: int) -> list[Text]:
 def _deliveries(state: LiveState, width: int) -> list[Text]:
     found = []
     for each in state.deliveries:
-        trouble = " ".join(hide(printable(each.trouble)).split())[:_LONGEST_TROUBLE]
+        problem = " ".join(hide(printable(each.problem)).split())[:_LONGEST_PROBLEM]
         line = Text(f"  {printable(each.tracker)} {each.delivered:,}/{each.total:,}")
-        found.append(_fitted(line + Text(f"  {trouble}" if trouble else "", style="yellow"), width))
+        found.append(_fitted(line + Text(f"  {problem}" if problem else "", style="yellow"), width))
     return found
 
 

@@ -57,7 +57,7 @@ class Inventory:
     system: str
     processor: Mapping[str, Any]
     gpus: tuple[Mapping[str, Any], ...]
-    gpu_trouble: str | None
+    gpu_problem: str | None
     torch: Mapping[str, Any]
     memory: Mapping[str, Any]
     disk: Mapping[str, int]
@@ -73,7 +73,7 @@ class Inventory:
             ("system", self.system),
             ("cpu", f"{self.processor['name']} · {cores} cores, {self.processor['usable']} for this process"),
             *(("gpu", " · ".join(str(value) for value in gpu.values())) for gpu in self.gpus),
-            *([("gpu", self.gpu_trouble)] if self.gpu_trouble else []),
+            *([("gpu", self.gpu_problem)] if self.gpu_problem else []),
             ("torch", " · ".join(f"{name} {value}" for name, value in self.torch.items())),
             ("memory", f"{format_bytes(self.memory['total'])}, {available} available (limit: {limit})"),
             *(("disk", f"{format_bytes(room)} free in {folder}") for folder, room in self.disk.items()),
@@ -88,7 +88,7 @@ class Inventory:
 def inventory(redactor: Redactor, *, with_torch: bool = False) -> Inventory:
     """Take the inventory of this machine; with `with_torch`, which takes seconds, including what torch can
     use."""
-    gpus, trouble = installed_gpus()
+    gpus, problem = installed_gpus()
     room = main_memory()
     return Inventory(
         packages=packages(),
@@ -100,7 +100,7 @@ def inventory(redactor: Redactor, *, with_torch: bool = False) -> Inventory:
             "usable": processors().count,
         },
         gpus=tuple(gpus),
-        gpu_trouble=trouble,
+        gpu_problem=problem,
         torch=_torch_itself() if with_torch else _torch_build(),
         memory={"total": psutil.virtual_memory().total, "available": room.available, "limit": room.limit},
         disk={str(folder): free(folder) for folder in _folders()},

@@ -32,10 +32,10 @@ from fmstune.hub import pinned
 from fmstune.launch.environment import is_main_process
 from fmstune.layout import CONFIG_NAME
 from fmstune.resources.source import SYSTEM
-from fmstune.run.claimed import claimed
 from fmstune.run.directory import RunDirectory
 from fmstune.run.locking import locked
 from fmstune.run.look_ahead import look_ahead
+from fmstune.run.resolved import resolved_run
 from fmstune.run.resume import finish
 from fmstune.run.tracking import (
     checked_trackers,
@@ -109,7 +109,7 @@ def execute(
 ) -> RunResult:
     """Execute a run, for a caller that holds `one_at_a_time`."""
     began = time.perf_counter()
-    config, directory = claimed(config, out, resume, overwrite=overwrite)
+    config, directory = resolved_run(config, out, resume, overwrite=overwrite)
     if directory.finished:
         if is_main_process():
             out.end(directory.path)
@@ -119,7 +119,7 @@ def execute(
     config = pinned(config, out.warn, None if overwrite else directory.path)
     redactor = redactor_of(config)
     with (
-        checked_trackers(config, out) as (fleet, guests),
+        checked_trackers(config, out) as (fleet, in_process),
         locked(directory, overwrite=overwrite) as (directory, lock),
     ):
         imported = time.perf_counter()
@@ -128,7 +128,7 @@ def execute(
             report_resumed(directory, fleet, out)
             with sampled(config, directory, recorder, out):
                 timing = _timing(config, recorder, began, imported)
-                metrics = _train(config, directory, recorder, guests, out, extensions, timing)
+                metrics = _train(config, directory, recorder, in_process, out, extensions, timing)
     return RunResult(directory.path, metrics, tuple(reports(directory.path, config.tracking.trackers)))
 
 
@@ -136,7 +136,7 @@ def dry_run(
     config: RunConfig, out: RunConsole, *, resume: str | None = None, overwrite: bool = False
 ) -> None:
     """Do everything up to the first step, and leave no files. Raises the same errors as `run`."""
-    config, directory = claimed(config, out, resume, overwrite=overwrite)
+    config, directory = resolved_run(config, out, resume, overwrite=overwrite)
     if directory.finished:
         return
     _warn_unused(config, out)
@@ -158,7 +158,7 @@ def _train(
     config: RunConfig,
     directory: RunDirectory,
     recorder: Recorder,
-    guests: list[Job],
+    in_process: list[Job],
     out: RunConsole,
     given: Extensions | None,
     timing: TimingCallback | None,
@@ -184,7 +184,7 @@ def _train(
     callbacks: list[Any] = [
         *filter(None, [timing]),
         *_early_stopping(config),
-        *in_process_callbacks(recorder, guests, directory.path, config.tracking.in_process_timeout, out),
+        *in_process_callbacks(recorder, in_process, directory.path, config.tracking.in_process_timeout, out),
         LastStepCallback(),
         progress,
     ]

@@ -20,9 +20,9 @@ def ledger_copier(directory: Path, recorder: Recorder) -> Callable[[Path], None]
     in-process trackers are brought up to date first."""
 
     def copy(checkpoint: Path) -> None:
-        for guest in recorder.guests:
+        for tracker in recorder.in_process:
             with contextlib.suppress(OSError):  # as below
-                guest.save()
+                tracker.save()
         copy_ledgers(directory, checkpoint)
 
     return copy

@@ -125,7 +125,7 @@ def recorded(
     ending.watch()
     ending.hold()  # a journal that was started also gets an end
     try:
-        journal = JournalWriter(tracking / JOURNAL_NAME, header, on_trouble=out.warn, known=known, lock=lock)
+        journal = JournalWriter(tracking / JOURNAL_NAME, header, on_problem=out.warn, known=known, lock=lock)
     except BaseException:
         ending.leave()
         raise
@@ -154,7 +154,7 @@ def recorded(
     finally:
         if os.getpid() != process:
             _exit_child()
-        guests = list(recorder.guests)
+        in_process = list(recorder.in_process)
         with contextlib.ExitStack() as steps:  # in reverse order; a failing step does not stop the others
             steps.callback(ending.leave)
             steps.enter_context(active(recorder))  # to count metrics that threads still track
@@ -173,8 +173,8 @@ def recorded(
                 config.tracking.trackers,
             )
             steps.callback(_guarded, out, "releasing links", release_links, directory.path, fleet.trackers)
-            for guest in guests:
-                steps.callback(_guarded, out, "saving a tracker's state", guest.save)
+            for tracker in in_process:
+                steps.callback(_guarded, out, "saving a tracker's state", tracker.save)
             steps.callback(_guarded, out, "closing the journal", journal.close)
             steps.callback(_guarded, out, "closing the trackers", fleet.finish)
             steps.callback(out.phase, "delivering")
@@ -273,21 +273,21 @@ def _track_identity(recorder: Recorder, config: RunConfig) -> None:
 
 
 def in_process_callbacks(
-    recorder: Recorder, guests: list[Job], directory: Path, seconds: float, out: RunConsole
+    recorder: Recorder, in_process: list[Job], directory: Path, seconds: float, out: RunConsole
 ) -> list[Any]:
     """The callbacks of trackers that must run in this process, each in a guard with a timeout of `seconds`
     per call. They also receive everything recorded before."""
-    if not guests:
+    if not in_process:
         return []
     from fmstune.delivery.in_process import GuardedTracker
     from fmstune.trackers.compat import build_tracker
 
     callbacks = []
-    for job in guests:
+    for job in in_process:
         build = functools.partial(build_tracker, job.reference, job.name, job.options)
-        guest = GuardedTracker(job, build, out.warn, seconds=seconds)
-        callbacks.append(guest.attach(directory, recorder.journal))
-        recorder.guests.append(guest)
+        tracker = GuardedTracker(job, build, out.warn, seconds=seconds)
+        callbacks.append(tracker.attach(directory, recorder.journal))
+        recorder.in_process.append(tracker)
     return callbacks
 
 

@@ -61,7 +61,7 @@ class TrackerConformance:
         self._hold(self._examination(tmp_path).late_events())
 
     def test_rude_values_arrive_or_are_named(self, tmp_path: Path) -> None:
-        self._hold(self._examination(tmp_path).rude_values())
+        self._hold(self._examination(tmp_path).unusual_values())
 
     def test_two_trackers_at_once_keep_their_runs_apart(self, tmp_path: Path) -> None:
         self._hold(self._examination(tmp_path).two_at_once())

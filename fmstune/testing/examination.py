@@ -133,7 +133,7 @@ class Examination:
             breaks.append("If the service does not accept events out of order, set takes_late = False.")
         return found(breaks, f"A failed event {keeps}; nothing is lost.")
 
-    def rude_values(self) -> Findings:
+    def unusual_values(self) -> Findings:
         """Values that some services cannot store, each in its own event."""
         run = self._new("edge-cases") / "run"
         runs.write(run, runs.edge_cases)
@@ -189,7 +189,7 @@ class Examination:
         """Run all examinations, in the order in which an author would fix problems."""
         every = (
             self.interface, self.check, self.whole_run, self.empty_run, self.resumed_run, self.redelivery,
-            self.kills, self.late_events, self.rude_values, self.two_at_once, self.speed,
+            self.kills, self.late_events, self.unusual_values, self.two_at_once, self.speed,
         )  # fmt: skip
         return sum((each() for each in every), Findings())
 
@@ -230,9 +230,9 @@ class Examination:
         self._deliver(run)
         return run
 
-    def _deliver_once(self, run: Path, trouble: Kill | Failure | None, *, forgive: bool = True) -> bool:
+    def _deliver_once(self, run: Path, fault: Kill | Failure | None, *, forgive: bool = True) -> bool:
         where = (run, self.reference, self._options(run.parent))
-        return self._server.deliver(*where, trouble, self._life_timeout, forgive=forgive)
+        return self._server.deliver(*where, fault, self._life_timeout, forgive=forgive)
 
     def _deliver(self, run: Path) -> None:
         """Deliver as `trackers sync` does: start new processes while they may make progress."""

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.shipping.crashes import note_death
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.compat import build_tracker
 
@@ -68,7 +68,7 @@ class ForkServer:
         directory: Path,
         reference: str,
         options: Mapping[str, Any],
-        trouble: Kill | Failure | None = None,
+        fault: Kill | Failure | None = None,
         seconds: int = 600,
         *,
         forgive: bool = True,
@@ -77,10 +77,10 @@ class ForkServer:
         that failed before are tried again, as at the start of each `sync`."""
         order: dict[str, Any] = {"directory": str(directory), "reference": reference, "options": options}
         order |= {"seconds": seconds, "forgive": forgive}
-        if isinstance(trouble, Kill):
-            order["kill"] = [trouble.call, trouble.after]
-        elif isinstance(trouble, Failure):
-            order["failure"] = trouble.call
+        if isinstance(fault, Kill):
+            order["kill"] = [fault.call, fault.after]
+        elif isinstance(fault, Failure):
+            order["failure"] = fault.call
         code = self._ask({"do": "deliver", **order})["code"]
         if code not in (0, 1):
             why = f"did not return within {seconds} s" if code == -signal.SIGALRM else ended_by(code)
@@ -137,17 +137,17 @@ def _deliver(order: Mapping[str, Any]) -> int:
     return 0
 
 
-def _inject(tracker: Tracker, trouble: Kill | Failure) -> None:
+def _inject(tracker: Tracker, fault: Kill | Failure) -> None:
     calls = 0
 
     def failing(hook: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls += 1
-            now = calls == trouble.call
-            if now and isinstance(trouble, Failure):
+            now = calls == fault.call
+            if now and isinstance(fault, Failure):
                 raise RuntimeError("a failure of the conformance kit")
-            if now and isinstance(trouble, Kill) and not trouble.after:
+            if now and isinstance(fault, Kill) and not fault.after:
                 os.kill(os.getpid(), signal.SIGKILL)
             done = hook(*args, **kwargs)
             if now:

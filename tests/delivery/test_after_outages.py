@@ -12,7 +12,7 @@ from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shipping.crashes import note_death
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import RunStart, TrackerRun
 from tests.support.shipping import delivered_by, record_steps

@@ -23,7 +23,7 @@ from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.base import Tracker

@@ -11,7 +11,7 @@ from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import MetricPoint, RunStart, TrackerRun
 from tests.support.journals import open_journal

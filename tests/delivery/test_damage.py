@@ -148,7 +148,7 @@ def test_what_cannot_be_recovered_is_counted(run_directory: Path, monkeypatch: p
     monkeypatch.setattr("fmstune.delivery.journal.file._RECENT_BYTES", 2000)
     said: list[str] = []
     journal = open_journal(run_directory)
-    journal._on_trouble = said.append
+    journal._on_problem = said.append
     for step in range(1, 101):
         journal.append("metrics", {"step": step, "values": {"loss": 1.0}})
     empty(journal_path(run_directory))

@@ -27,7 +27,7 @@ from fmstune.delivery.report import report
 from fmstune.delivery.shipping import deliver
 from fmstune.delivery.shipping.crashes import can_progress, note_death
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.base import Tracker

@@ -94,7 +94,7 @@ def test_a_stopped_child_does_not_stop_the_training(
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.journal.family._SECONDS_TO_WAIT", 1.0)
     said: list[str] = []
-    recorder.journal._on_trouble = said.append
+    recorder.journal._on_problem = said.append
 
     def stop_while_writing() -> None:
         recorder.journal._family.acquire()
@@ -299,7 +299,7 @@ def test_children_do_not_touch_trackers_in_the_training_process(recorder: Record
         def give(self, *arguments: object) -> None:
             os._exit(9)
 
-    recorder.guests.append(Guest())  # type: ignore[arg-type]
+    recorder.in_process.append(Guest())  # type: ignore[arg-type]
     assert ended(forked(lambda: recorder.track(1.0, "child"))) == 0
 
 

@@ -50,16 +50,16 @@ class Vendor(Tracker):
         return made
 
 
-def guest_of(
+def guarded(
     vendor: Tracker, warn: Callable[[str], None] = lambda text: None, seconds: float = 300
 ) -> GuardedTracker:
     job = Job("vendor", "tests.delivery.test_in_process:Vendor", {"api_key": "abcdefgh123"})
     return GuardedTracker(job, lambda: vendor, warn, seconds=seconds)
 
 
-def attached(guest: GuardedTracker, recorder: Recorder) -> TrainerCallback:
-    callback = guest.attach(recorder.journal.path.parents[1], recorder.journal)
-    recorder.guests.append(guest)
+def attached(tracker: GuardedTracker, recorder: Recorder) -> TrainerCallback:
+    callback = tracker.attach(recorder.journal.path.parents[1], recorder.journal)
+    recorder.in_process.append(tracker)
     return callback
 
 
@@ -90,7 +90,7 @@ def test_a_vendors_callback_changes_only_its_own_copies(
     )
     control = TrainerControl()
     given = {"logs": {"loss": 1.0}, "metrics": {"eval_loss": {"a": 1.0}}}
-    callback = attached(guest_of(Vendor(spoil), warnings.append), recorder)
+    callback = attached(guarded(Vendor(spoil), warnings.append), recorder)
     getattr(callback, event)(args, state, control, **given)
     assert warnings == []
     assert (args.max_steps, args.lr_scheduler_kwargs) == (9, {"a": 1})
@@ -131,8 +131,8 @@ def test_a_vendor_changes_no_process_state_that_the_training_depends_on(
     """A random number that it draws would change the model's weights, and a chdir the output folder."""
     vendor = Vendor(act)
     vendor.track = vendor.close = act  # type: ignore[method-assign]
-    guest = guest_of(vendor)
-    callback = attached(guest, recorder)
+    tracker = guarded(vendor)
+    callback = attached(tracker, recorder)
     args = TrainingArguments("out", report_to=[])
     before = state_of_process()
     if hook == "callback":
@@ -155,7 +155,7 @@ def test_whatever_a_vendors_callback_raises_disables_it_with_a_warning(
 
     monkeypatch.setattr(signal, "getsignal", lambda _: print)  # as in a run, which installs its own handler
     warnings: list[str] = []
-    callback = attached(guest_of(Vendor(fail), warnings.append), recorder)
+    callback = attached(guarded(Vendor(fail), warnings.append), recorder)
     for _ in range(2):
         happens(callback, logs={})
     said = f"the tracker vendor is disabled for this run: {error.__name__}: client went away"
@@ -167,11 +167,11 @@ def test_ctrl_c_during_a_vendors_call_is_not_blamed_on_the_vendor(recorder: Reco
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(3600)
 
-    guest = guest_of(Vendor(stop), seconds=60)
-    callback = attached(guest, recorder)
+    tracker = guarded(Vendor(stop), seconds=60)
+    callback = attached(tracker, recorder)
     with pytest.raises(KeyboardInterrupt):
         happens(callback)
-    assert guest.trouble is None
+    assert tracker.problem is None
 
 
 def test_a_call_that_does_not_return_is_abandoned_with_a_warning_and_has_no_further_effect(
@@ -186,7 +186,7 @@ def test_a_call_that_does_not_return_is_abandoned_with_a_warning_and_has_no_furt
             goes_on.set()
         seed()  # what it does when it wakes up long afterwards
 
-    callback = attached(guest_of(Vendor(hang), warnings.append, seconds=0.2), recorder)
+    callback = attached(guarded(Vendor(hang), warnings.append, seconds=0.2), recorder)
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
     before = state_of_process()
     happens(callback, logs={})
@@ -231,15 +231,15 @@ def test_besides_its_callback_it_gets_every_event_from_the_first_to_the_last(
 ) -> None:
     recorder.set_params({"team": "nlp"}, "params")  # before the callback is attached
     vendor = Everything()
-    guest = guest_of(vendor)
-    callback = attached(guest, recorder)
+    tracker = guarded(vendor)
+    callback = attached(tracker, recorder)
     recorder.set_params({"lr": 1.0}, "params")
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))  # by the Trainer, through `on_log`
     happens(callback, logs={"loss": 1.0})
     recorder.track(0.5, "reward", "eval", step=1)
     recorder.track_table(Table("samples", ({"a": 1}, {"a": 2}), "eval", 1))
     recorder.close("finished")
-    guest.save()
+    tracker.save()
     assert vendor.got == [
         ("open", "run", None), ("params", "params", ["team"]), ("params", "params", ["lr", "team"]),
         ("track", "reward", "eval", 1), ("table", "samples", 2), ("close", "finished"),
@@ -264,14 +264,14 @@ def test_buffered_events_count_as_delivered_after_flush(recorder: Recorder) -> N
             stored.extend(held)
             held.clear()
 
-    guest = guest_of(Buffering(lambda *_: None))
-    attached(guest, recorder)
+    tracker = guarded(Buffering(lambda *_: None))
+    attached(tracker, recorder)
     for step in range(1, 6):
         recorder.track(float(step), "mine", "eval", step=step)
-    assert guest._ledger.delivered <= len(stored)
-    guest.save()
+    assert tracker._ledger.delivered <= len(stored)
+    tracker.save()
     assert stored == [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert guest._ledger.safe_delivered == recorder.journal.last_seq
+    assert tracker._ledger.safe_delivered == recorder.journal.last_seq
 
 
 def test_a_resumed_run_continues_in_its_tracker_run_and_gets_nothing_twice(
@@ -279,20 +279,20 @@ def test_a_resumed_run_continues_in_its_tracker_run_and_gets_nothing_twice(
 ) -> None:
     first, second = Everything(), Everything()
     recorder.set_params({"team": "nlp"}, "params")
-    guest = guest_of(first)
-    attached(guest, recorder)
+    tracker = guarded(first)
+    attached(tracker, recorder)
     recorder.close("interrupted")
-    guest.save()
+    tracker.save()
     recorder.resumed(0)
     recorder.set_params({"lr": 1.0}, "data")
-    guest_of(second).attach(run_directory, recorder.journal)
+    guarded(second).attach(run_directory, recorder.journal)
     assert second.got == [("open", "run", "run-7"), ("params", "data", ["lr"])]
 
 
 def test_what_a_callback_tracks_itself_reaches_its_tracker(recorder: Recorder) -> None:
     vendor = Everything()
     vendor._act = lambda *_: recorder.track(1.0, "own", step=3)
-    callback = attached(guest_of(vendor), recorder)
+    callback = attached(guarded(vendor), recorder)
     happens(callback)
     assert ("track", "own", None, 3) in vendor.got
 
@@ -302,11 +302,11 @@ def test_a_failed_vendor_is_in_the_report_and_known_to_sync(recorder: Recorder, 
         raise RuntimeError("client went away")
 
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
-    guest = guest_of(Vendor(fail))
-    callback = attached(guest, recorder)
+    tracker = guarded(Vendor(fail))
+    callback = attached(tracker, recorder)
     recorder.track_point(MetricPoint({"loss": 1.0}, "train", 2))
     happens(callback, logs={"loss": 1.0})
-    guest.save()
+    tracker.save()
     (line,) = reports(run_directory)
     assert line.line().startswith(
         "1/2 · it runs in the training process, and was disabled there: RuntimeError"

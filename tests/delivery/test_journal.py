@@ -168,7 +168,7 @@ def test_events_from_many_threads_all_arrive_once(run_directory: Path) -> None:
 def test_a_full_disk_is_reported_once_counted_and_never_raised(run_directory: Path) -> None:
     said: list[str] = []
     header = Header("id", "run", 0.0, "/")
-    journal = JournalWriter(Path("/dev/full"), header, on_trouble=said.append)
+    journal = JournalWriter(Path("/dev/full"), header, on_problem=said.append)
     assert journal.append("metrics", {"values": {"x": 1}}) == 0
     assert journal.append("metrics", {"values": {"x": 2}}) == 0
     assert journal.unrecorded == 2

@@ -13,7 +13,7 @@ from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.process import Job
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.delivery.sync import sync
 from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.base import Tracker

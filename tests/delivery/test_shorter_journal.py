@@ -16,7 +16,7 @@ from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger, highest_known, load_ledger
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.layout import TRACKING_DIR
 from fmstune.run.directory import run_state
 from fmstune.run.tracking import reports

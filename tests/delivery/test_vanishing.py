@@ -14,7 +14,7 @@ import pytest
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.trackers.file_tracker import FileTracker
 from tests.support.journals import open_journal
 from tests.support.mlflow_servers import store_in

@@ -143,7 +143,7 @@ def test_output_that_a_full_disk_cannot_take_waits_and_is_counted_at_the_end(tmp
     for number in range(8):
         log.take(b"line %03d\n" % number)
         log.write_held()
-    assert log.trouble
+    assert log.problem
     log.path = tmp_path / "train.log"
     log.flush()
     log.end()

@@ -168,7 +168,7 @@ def test_a_tracker_in_this_process_gets_samples_when_the_training_records_someth
 
     guest = GuardedTracker(Job("guest", "tests:Guest", {}), lambda: Guest("guest"), pytest.fail, seconds=300)
     guest.attach(run_directory, recorder.journal)
-    recorder.guests.append(guest)
+    recorder.in_process.append(guest)
     beside = threading.Thread(target=recorder.track_sample, args=({"cpu_percent": 7.0}, "system", 3))
     beside.start()
     beside.join()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmstune.delivery.shipping.standing import cause_text
+from fmstune.delivery.shipping.progress import cause_text
 from fmstune.secrets.redaction import REDACTED, beginning, hide
 from fmstune.trackers.records import TrackerRun
 from fmstune.trackers.values.plain import plain

@@ -26,13 +26,13 @@ BROKEN = {
     ("LosesLate", "late_events"): "train/loss at step 3 is missing: 0.3333333333333333",
     ("Buffers", "kills"): "train/loss at step 1 is missing",
     ("OneForAll", "two_at_once"): "keep all state in the instance",
-    ("FailsAtNaN", "rude_values"): "It fails at a metric that is NaN: ValueError: what is nan?. "
+    ("FailsAtNaN", "unusual_values"): "It fails at a metric that is NaN: ValueError: what is nan?. "
     "Declare limits = Limits(nan=False).",
-    ("DiesAtNul", "rude_values"): "It fails at a param with the character NUL: its process ended with exit "
-    "code 7. Declare limits = Limits(nul=False).",
+    ("DiesAtNul", "unusual_values"): "It fails at a param with the character NUL: its process ended with "
+    "exit code 7. Declare limits = Limits(nul=False).",
     ("ForgetsParams", "whole_run"): "the param params.data.seed is missing: 1",
     ("NewRunEachTime", "resumed_run"): "open the run `start.tracker_run_id`",
-    ("SaysFinished", "rude_values"): "The run ended as failed, but the service has finished",
+    ("SaysFinished", "unusual_values"): "The run ended as failed, but the service has finished",
     ("KeepsEnvironment", "whole_run"): "secrets included: environment.json",
     ("Eager", "interface"): "It creates opened before a run is opened; do that in `open`.",
     ("Eager", "check"): "check creates checked; it must not change anything.",

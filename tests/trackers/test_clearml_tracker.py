@@ -16,7 +16,7 @@ import fmstune
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.trackers.clearml import server as clearml_server
 from fmstune.trackers.clearml_tracker import ClearmlTracker
 from fmstune.trackers.records import MetricPoint, RunStart, Table

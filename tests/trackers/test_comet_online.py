@@ -17,7 +17,7 @@ from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.trackers.comet.service import Http
 from fmstune.trackers.comet_tracker import CometTracker
 from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError

@@ -18,7 +18,7 @@ import fmstune
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.trackers.dvclive_tracker import DvcLiveTracker
 from fmstune.trackers.records import MetricPoint, RunStart
 from fmstune.trackers.registry import get_tracker

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import cause_text
+from fmstune.delivery.shipping.progress import cause_text
 from fmstune.trackers.network import CLOSED
 from fmstune.trackers.registry import get_tracker
 from tests.support.aim_servers import free_port

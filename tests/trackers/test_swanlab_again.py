@@ -22,7 +22,7 @@ from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.records import MetricPoint
 from fmstune.trackers.swanlab_tracker import SwanLabTracker

@@ -17,7 +17,7 @@ from fmstune.delivery.journal.reader import Header
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder, active
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.trackers.records import MetricPoint, Table
 from fmstune.trackers.swanlab_tracker import SwanLabTracker
 from tests.support.journals import journal_path

@@ -22,7 +22,7 @@ from fmstune.delivery.journal.reader import JournalReader
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.records import MetricPoint, RunStart, Status, Table

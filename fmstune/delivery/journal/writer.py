@@ -44,14 +44,14 @@ class JournalWriter:
     """Append events. Safe to call from any thread, from signal handlers and from forked children, and never
     raises for disk errors. Nothing is written after the run's status, unless the run is resumed.
 
-    `on_trouble` is called with a sentence, once for each kind of trouble.
+    `on_problem` is called with a sentence, once for each kind of problem.
     """
 
     def __init__(
         self,
         path: Path,
         header: Header,
-        on_trouble: Callable[[str], None] | None = None,
+        on_problem: Callable[[str], None] | None = None,
         known: int = 0,
         lock: locks.Lock | None = None,
     ) -> None:
@@ -66,7 +66,7 @@ class JournalWriter:
         or it is of a later version.
         """
         self.path = path
-        self._on_trouble = on_trouble
+        self._on_problem = on_problem
         self._said: set[str] = set()
         self._lock = threading.Lock()
         self._inside: set[int] = set()  # threads that write, or wait for their turn
@@ -222,7 +222,7 @@ class JournalWriter:
             return 0
         family = self._family
         if family.is_shared and not family.acquire():
-            self._trouble("stopped", "a stopped process holds the journal; events wait in memory")
+            self._problem("stopped", "a stopped process holds the journal; events wait in memory")
             return 0
         try:
             if self._in_child and self._counters[SEALED]:
@@ -283,17 +283,17 @@ class JournalWriter:
             self._late += 1
 
     def _no_room(self, error: OSError) -> None:
-        self._trouble(
+        self._problem(
             "no room", f"the journal cannot be written ({error.strerror or error}); events wait in memory"
         )
 
     def _say(self, what: str) -> None:
-        self._trouble(what, f"the journal {what}")
+        self._problem(what, f"the journal {what}")
 
-    def _trouble(self, kind: str, text: str) -> None:
-        if kind not in self._said and self._on_trouble is not None:
+    def _problem(self, kind: str, text: str) -> None:
+        if kind not in self._said and self._on_problem is not None:
             self._said.add(kind)
-            self._on_trouble(f"{text}: {self.path}")
+            self._on_problem(f"{text}: {self.path}")
 
     def _let_go(self) -> None:
         self._family.close()

@@ -3,8 +3,8 @@
 There is one code path: open the tracker's run, deliver each event after the ledger's offset, and close the
 run at the status event. An event that the tracker fails on is set aside (see `suspicion`). If the SDK may
 be broken, the process ends and the next one starts from the ledger, so that recovery from an exception, a
-hang and a kill is the same code. `Standing` has the progress and the ledger; this module has the calls of
-the tracker.
+hang and a kill is the same code. `DeliveryProgress` has the progress and the ledger; this module has the
+calls of the tracker.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, cast
 from fmstune.delivery.journal.labels import labels
 from fmstune.delivery.journal.reader import Event, JournalReader, final_status, sessions
 from fmstune.delivery.ledger import Ledger
-from fmstune.delivery.shipping.stretches import BatchDelivery
+from fmstune.delivery.shipping.batches import BatchDelivery
 from fmstune.delivery.spans import Spans
 from fmstune.delivery.suspicion import MOST_STRIKES, Mark
 from fmstune.trackers.places import other_place, place_of

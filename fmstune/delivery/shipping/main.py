@@ -29,7 +29,7 @@ from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.log import ShipperLog
 from fmstune.delivery.shipping.orders import Orders, Pauses
 from fmstune.delivery.shipping.priority import lower_while_importing
-from fmstune.delivery.shipping.standing import DeliveryFailed, cause_text
+from fmstune.delivery.shipping.progress import DeliveryFailed, cause_text
 from fmstune.delivery.shipping.watch import TrainerWatch
 from fmstune.secrets.redaction import know_secrets, process_redactor
 from fmstune.system import locks

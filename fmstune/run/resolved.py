@@ -9,7 +9,7 @@ from fmstune.run.directory import RunDirectory, claim
 from fmstune.run.resume import changed_settings, require_fitting, resumed
 
 
-def claimed(
+def resolved_run(
     config: RunConfig, out: RunConsole, resume: str | None, *, overwrite: bool
 ) -> tuple[RunConfig, RunDirectory]:
     """Return the configuration and the run's directory. A checkpoint to resume from determines part of the

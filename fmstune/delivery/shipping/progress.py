@@ -35,7 +35,7 @@ class DeliveryFailed(Exception):
         super().__init__(text)
 
 
-class Standing:
+class DeliveryProgress:
     """The progress of delivering the journal in `directory` to one tracker, starting with `ledger`.
 
     `ledger` is what this process has done, `_confirmed` what the tracker reported as safe, to which a failure
@@ -209,21 +209,21 @@ class Standing:
         self.ledger.save(self._directory)
         raise DeliveryFailed(text, again=times <= _MOST_BEGINNINGS)
 
-    def _end(self, trouble: Event | BaseException | None, *, patient: bool = False) -> NoReturn:
+    def _end(self, cause: Event | BaseException | None, *, patient: bool = False) -> NoReturn:
         """End this process: at a failed event, for an error that does not belong to one event, or because
         nothing was accepted after the events in `_failing`. With `patient`, later events wait for it."""
         suspicion = self.ledger.suspicion.ended()
         most_rounds = _MOST_ROUNDS_IN_ORDER if patient or self._in_order else _MOST_ROUNDS
         hope = suspicion.worth_retrying(most_rounds)
-        if isinstance(trouble, BaseException):
-            self._error, text = trouble, cause_text(trouble)
+        if isinstance(cause, BaseException):
+            self._error, text = cause, cause_text(cause)
             # The next process is careful and can tell, or is not broken by what this one tried.
             new = bool(self._failing) or self._confirmed.careful > self.ledger.careful
             hope = hope or (new and suspicion.rounds < most_rounds)
         else:
             text = suspicion.cause(next(iter(self._failing), 0))
-        if isinstance(trouble, Event) and trouble.kind == "status":  # a status cannot be skipped
-            mark = suspicion.mark(trouble.seq)
+        if isinstance(cause, Event) and cause.kind == "status":  # a status cannot be skipped
+            mark = suspicion.mark(cause.seq)
             hope = hope and mark is not None and not mark.exhausted
         self.ledger = dataclasses.replace(
             self._confirmed,

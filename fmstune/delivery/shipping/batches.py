@@ -1,6 +1,6 @@
 """The fast path for consecutive metrics while nothing fails: nearly all events of a run.
 
-`Delivery` updates the ledger for each event; this updates it once per stretch of events: in a run of a
+`Delivery` updates the ledger for each event; this updates it once per batch of events: in a run of a
 million events, the ledger takes longer than most SDKs. Failures are left to `Delivery`.
 """
 
@@ -11,13 +11,13 @@ import time
 from collections.abc import Sequence
 
 from fmstune.delivery.journal.reader import Event
-from fmstune.delivery.shipping.standing import Standing
+from fmstune.delivery.shipping.progress import DeliveryProgress
 
 _MOST_EVENTS, _MOST_SECONDS = 4096, 1.0
 """The ledger is written after this many events, or this long: a shipper without progress seems to hang."""
 
 
-class BatchDelivery(Standing):
+class BatchDelivery(DeliveryProgress):
     """A delivery without failures."""
 
     _raised: tuple[int, BaseException] | None = None
