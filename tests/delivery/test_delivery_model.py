@@ -77,7 +77,7 @@ class World:
             return not live
 
         try:
-            Delivery(self.directory, self.made("t"), ledger, forgive=forgive).run(gone)
+            Delivery(self.directory, self.made("t"), ledger, forgive=forgive).run(gone, lambda seconds: None)
             outcome = "done"
         except Ended:
             outcome = "ended"

@@ -130,6 +130,7 @@ def read_again(put: Callable[[Any, str, Any], None] = setattr) -> None:
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # see tests/support/stand_in.py
 
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing."""
