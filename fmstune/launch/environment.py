@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 
 from fmstune.errors import ConfigError
 
 _NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
+_OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_OF_ACCELERATE = "ACCELERATE_MIXED_PRECISION"
+"""`accelerate launch` always sets it."""
+_START = "start them with --nproc or torchrun"
 
 
 def is_main_process() -> bool:
@@ -23,6 +28,7 @@ def require_whole_launch() -> None:
         if not value.isdecimal():
             raise ConfigError(f"{name} = {value!r} in the environment is not a number; unset it.")
     if int(numbers.get("WORLD_SIZE", "1")) < 2:
+        _require_alone(numbers)
         return
     missing = [name for name in (*_NUMBERS, "MASTER_ADDR") if name not in os.environ]
     if missing:
@@ -31,6 +37,28 @@ def require_whole_launch() -> None:
             f"together, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: start them "
             "with --nproc, torchrun or accelerate, or unset WORLD_SIZE."
         )
+
+
+def _require_alone(numbers: Mapping[str, str]) -> None:
+    """Raise `ConfigError` if a launcher wanted several processes, but each would train by itself."""
+    given = os.environ
+    several = next((name for name in _OF_MPI if given.get(name, "").isdecimal() and int(given[name]) > 1), "")
+    if several and "WORLD_SIZE" not in given:
+        raise ConfigError(
+            f"{several} = {given[several]} in the environment means that MPI has started several processes, "
+            f"which would not train together: {_START}, or unset {several} if each is a run of its own."
+        )
+    if "MASTER_ADDR" in given and _OF_ACCELERATE in given and "WORLD_SIZE" not in given:
+        raise ConfigError(
+            "accelerate was asked for several processes but has started one, as it does on CPUs "
+            f"(MASTER_ADDR is set, WORLD_SIZE is not): {_START}, or unset MASTER_ADDR."
+        )
+    for name in ("RANK", "LOCAL_RANK"):
+        if int(numbers.get(name, "0")) > 0:
+            raise ConfigError(
+                f"{name} = {numbers[name]} in the environment means that this is one of several processes, "
+                f"but WORLD_SIZE = {given.get('WORLD_SIZE', '(not set)')}: {_START}, or unset {name}."
+            )
 
 
 def quiet_libraries() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fmstune.config.rules.accelerate import USE_CPU, is_on
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import combined
 
@@ -64,6 +65,18 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield (
             f"{config.at('training.bf16')}training.bf16: this GPU does not support bf16; use training.fp16 = "
             "true."
+        )
+    if not on_cpu and is_on(USE_CPU):  # accelerate would use the CPU, and transformers the GPU
+        yield (
+            f"{USE_CPU}={os.environ[USE_CPU]} (in the environment, or from `accelerate launch`) is not "
+            "supported: use training.use_cpu = true instead."
+        )
+    if on_cpu and precision(training).fp16 and not training.get("deepspeed"):
+        asked = f"{config.at('training.fp16')}training.fp16 = true"
+        asked = asked if training.get("fp16") else f"{MIXED_PRECISION}=fp16"
+        yield (
+            f"{asked} needs a GPU, but there is none: accelerate would compute in float32; use "
+            "training.bf16 = true, or leave it out."
         )
     if training.get("tf32") and not (cuda and torch.cuda.get_device_capability()[0] >= 8):
         device = "this GPU is older" if cuda else "this is a CPU" if on_cpu else "this is not one"

@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 
 from fmstune.config.methods.known import METHODS
+from fmstune.config.rules.accelerate import DYNAMIC
 from fmstune.config.rules.deepspeed_table import deepspeed_table
 from fmstune.config.rules.methods import divided_by, unweighted_by
 from fmstune.config.schema.tables import RunConfig
@@ -258,6 +259,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
     settings |= {"bf16": chosen.bf16, "fp16": chosen.fp16}
     if not (chosen.bf16 or chosen.fp16):
         os.environ[MIXED_PRECISION] = "no"  # transformers would take it from there
+    os.environ.pop(DYNAMIC, None)  # "no", accelerate's default, would compile the model for each length
     if not torch.accelerator.is_available():
         settings.setdefault("dataloader_pin_memory", False)  # no device to pin it for
         # By default, accelerate treats each torchrun process as a separate run if there is no GPU, and

@@ -7,13 +7,17 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate.utils import TorchDynamoPlugin
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.config.load.load import load
 from fmstune.errors import ConfigError
+from fmstune.system.device import check_device
+from fmstune.training.build import training_arguments
 
-PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
+PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "TORCH_COMPILE_", "TORCHDYNAMO_")
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +68,100 @@ def test_a_switch_that_says_what_the_configuration_says_is_accepted(
 ) -> None:
     monkeypatch.setenv(variable, value)
     load(None, sets=[setting])
+
+
+@pytest.mark.parametrize("value", ["foo", "", " true"])
+@pytest.mark.parametrize(
+    "name", ["ACCELERATE_USE_CPU", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_DEBUG_MODE"]
+)
+def test_a_switch_that_accelerate_cannot_read_is_refused_by_its_name(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"{name} = '{value}' in the environment is neither true nor false"):
+        load(None)
+
+
+@pytest.mark.parametrize("device", ["cuda", "meta", "cpu", ""])
+def test_accelerates_device_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", device)
+    with pytest.raises(ConfigError, match=f"ACCELERATE_TORCH_DEVICE={device} .* use training.use_cpu"):
+        load(None)
+
+
+COMPILED = "training.torch_compile_backend=eager"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "setting"),
+    [
+        ("FSDP_OFFLOAD_PARAMS", "true", "training.fsdp=true"),
+        ("FSDP_VERSION", "2", "training.fsdp=true"),
+        ("ACCELERATE_DYNAMO_MODE", "max-autotune", COMPILED),
+        ("ACCELERATE_DYNAMO_USE_FULLGRAPH", "true", COMPILED),
+        ("ACCELERATE_DYNAMO_USE_DYNAMIC", "true", COMPILED),
+        ("TORCHDYNAMO_DISABLE", "1", COMPILED),
+        ("TORCH_COMPILE_DISABLE", "1", COMPILED),
+    ],
+)
+def test_a_variable_that_fills_what_a_setting_leaves_open_is_refused_with_that_setting(
+    variable: str, value: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    load(None)
+    with pytest.raises(ConfigError, match=f"{variable}={value} "):
+        load(None, sets=[setting])
+
+
+def test_deepspeeds_options_of_accelerate_are_refused_beside_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("zero.json").write_text('{"zero_optimization": {"stage": 2}}')
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_CLIPPING", "0.1")
+    with pytest.raises(ConfigError) as error:
+        load(None, sets=["training.deepspeed=zero.json"])
+    assert "ACCELERATE_USE_DEEPSPEED" not in str(error.value)
+    for name in ("ACCELERATE_DEEPSPEED_ZERO_STAGE=3", "ACCELERATE_GRADIENT_CLIPPING=0.1"):
+        assert f"{name} " in str(error.value)
+
+
+def test_the_mode_that_the_configuration_sets_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_MODE", "reduce-overhead")
+    load(None, sets=[COMPILED, "training.torch_compile_mode=reduce-overhead"])
+
+
+def test_accelerates_default_does_not_compile_for_each_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_USE_DYNAMIC", "False")
+    config = load(None, sets=[COMPILED])
+    training_arguments(config, Path("out"), packing=False, max_length=64)
+    assert TorchDynamoPlugin(backend="eager").dynamic is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "variable", "named"),
+    [
+        ("true", "no", "training.fp16 = true needs a GPU"),
+        (None, "fp16", "ACCELERATE_MIXED_PRECISION=fp16 needs"),
+    ],
+)
+def test_fp16_without_a_gpu_is_refused_since_it_would_be_float32(
+    setting: str | None, variable: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", variable)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=named):
+        check_device(load(None, sets=[f"training.fp16={setting}"] if setting else []))
+
+
+def test_a_cpu_for_accelerate_alone_is_refused_where_transformers_would_use_the_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match=r"ACCELERATE_USE_CPU=True .* use training.use_cpu = true instead"):
+        check_device(load(None))
+    check_device(load(None, sets=["training.use_cpu=true"]))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    check_device(load(None))

@@ -60,6 +60,17 @@ def test_the_users_settings_and_a_proxy_are_respected(monkeypatch: pytest.Monkey
         ),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE = 'two' in the environment is not a number; unset it."),
         ({"RANK": "-1"}, "RANK = '-1' in the environment is not a number"),
+        ({"RANK": "1"}, "RANK = 1 .* but WORLD_SIZE = .not set.: start them with --nproc or torchrun"),
+        ({"LOCAL_RANK": "1", "WORLD_SIZE": "1"}, "LOCAL_RANK = 1 .* but WORLD_SIZE = 1: start them"),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+            "OMPI_COMM_WORLD_SIZE = 2 .* MPI has started several processes, which would not train together",
+        ),
+        ({"PMI_SIZE": "4"}, "PMI_SIZE = 4 .* or unset PMI_SIZE if each is a run of its own"),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+            "accelerate was asked for several processes but has started one",
+        ),
     ],
 )
 def test_an_incomplete_set_of_launcher_variables_is_reported(

@@ -7,8 +7,8 @@ from fmstune.config.schema.tables import RunConfig
 
 _BY = {
     "optim": "adamw_torch_fused, or adamw_torch before torch 2.8",
-    "bf16": "true if the device supports it",
-    "fp16": "true on a GPU without bf16",
+    "bf16": "true if the device supports it, or as `accelerate launch` was asked",
+    "fp16": "true on a GPU without bf16, or as `accelerate launch` was asked",
     "use_cpu": "true if there is no GPU",
     "dataloader_pin_memory": "true if there is a GPU",
     "pad_to_multiple_of": "the multiple that is fastest on the device",
