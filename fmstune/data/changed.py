@@ -14,13 +14,14 @@ from fmstune.text import counted
 _PASSED_OVER = "as many of its rows are skipped as were trained on before"
 
 
-def recorded_data(run: Path) -> Mapping[str, Any]:
-    """The latest record of the data in the journal of the run in a directory; empty if there is none."""
-    found: Mapping[str, Any] = {}
+def recorded_params(run: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The latest params of each name, like "data", in the journal of the run in a directory; empty if there
+    is none."""
+    found: dict[str, Mapping[str, Any]] = {}
     try:
         for event in JournalReader(run / TRACKING_DIR / JOURNAL_NAME):
-            if event.kind == "params" and event.name == "data":
-                found = event.values
+            if event.kind == "params" and event.name is not None:
+                found[event.name] = event.values
     except (OSError, JournalError):
         return {}  # only a checkpoint, or a damaged journal, which delivery reports
     return found

@@ -32,6 +32,7 @@ from fmstune.hub import pinned
 from fmstune.launch.environment import is_main_process
 from fmstune.layout import CONFIG_NAME
 from fmstune.resources.source import SYSTEM
+from fmstune.run.description import describe
 from fmstune.run.directory import RunDirectory
 from fmstune.run.locking import locked
 from fmstune.run.look_ahead import look_ahead
@@ -148,7 +149,7 @@ def dry_run(
 
         report_resumed(directory, fleet, out)
         built = build_trainer(config, Tracker(), Path(scratch))
-        _describe(built, out)
+        describe(built, out)
         report_plan(built, directory.path, out)
     left = max(0, built.steps - directory.step)
     out.say("dry run", f"ready for {counted(left, 'step')}; nothing was written")
@@ -163,7 +164,7 @@ def _train(
     given: Extensions | None,
     timing: TimingCallback | None,
 ) -> Mapping[str, float]:
-    from fmstune.data.changed import changed_data, recorded_data
+    from fmstune.data.changed import changed_data, recorded_params
     from fmstune.models.end_tokens import save_settings
     from fmstune.run.artifacts import Artifacts
     from fmstune.run.data_rows import write_data_rows
@@ -174,6 +175,7 @@ def _train(
     from fmstune.training.build import build_trainer
     from fmstune.training.callbacks.progress import LastStepCallback, ProgressCallback
     from fmstune.training.callbacks.stopping import StopCallback, stopping
+    from fmstune.training.decided import changed_decisions
     from fmstune.training.extensions import Extensions
     from fmstune.training.memory.outlook import explained
     from fmstune.training.trainers.nonfinite import guard
@@ -191,14 +193,16 @@ def _train(
     extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks, stop))
     stops = stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process())
     with stops, contextlib.ExitStack() as after:  # building the trainer records the data
-        before = recorded_data(directory.checkpoint.parent) if directory.checkpoint else {}
+        before = recorded_params(directory.checkpoint.parent) if directory.checkpoint else {}
         built = build_trainer(config, recorder, directory.path, extensions)
         after.callback(built.trainer.end_workers)
         if timing is not None:
             timing.attach(built.trainer, built.model_seconds, built.data_seconds)
-        _describe(built, out)
-        _record_decided(config, built, directory.path, recorder)
-        if changed := changed_data(before, built.data):
+        describe(built, out)
+        decided = _record_decided(config, built, directory.path, recorder)
+        if changed := changed_decisions(before.get("decided", {}), decided):
+            out.warn(f"decided otherwise than when the run was started: {changed}")
+        if changed := changed_data(before.get("data", {}), built.data):
             out.warn(f"the data has changed since the run was started; using the current data: {changed}")
         guard(built.trainer, config, directory.path, out, places=built.places, decode=built.tokenizer.decode)
         out.say("run", str(directory.path))
@@ -290,35 +294,11 @@ def _report_best(config: RunConfig, built: BuiltTrainer, out: RunConsole) -> Non
         out.say("best", f"eval {name} {state.best_metric:.4g} at step {state.best_global_step}; {kept}")
 
 
-def _describe(built: BuiltTrainer, out: RunConsole) -> None:
-    identity = built.model_identity
-    share = built.trainable / max(1, identity["parameters"])
-    trained = "" if share == 1 else f", {share:.2%} trained"
-    count = _count(identity["parameters"])
-    precision = built.precision.line(identity["dtype"])
-    out.say("model", f"{identity['path']} · {count} parameters{trained} · {precision}")
-    if built.adapter:
-        out.say("adapter", built.adapter)
-    padding = f" · {built.padding.line()}" if built.padding else ""
-    out.say("data", f"{built.data.line()}{padding}")
-    for line in built.data.unused_lines():
-        out.warn(line)
-    for note in built.notes:
-        out.warn(note)
-    for line in built.bad_rows.lines():
-        out.say("skipped", line)
-
-
-def _count(number: int) -> str:
-    for size, unit in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(number)
-
-
-def _record_decided(config: RunConfig, built: BuiltTrainer, directory: Path, recorder: Recorder) -> None:
+def _record_decided(
+    config: RunConfig, built: BuiltTrainer, directory: Path, recorder: Recorder
+) -> Mapping[str, Any]:
     """Record the settings that this run decided, as params and in a comment in `config.toml`: a repetition on
-    another machine may decide differently."""
+    another machine may decide differently. Returns them."""
     from fmstune.training.decided import decided
 
     found = decided(config, built)
@@ -329,6 +309,7 @@ def _record_decided(config: RunConfig, built: BuiltTrainer, directory: Path, rec
     _write_config(
         config, directory, process_redactor(), f"{HEADER}Decided from the machine and the data:\n{lines}"
     )
+    return found
 
 
 def _write_config(config: RunConfig, directory: Path, redactor: Redactor, header: str = HEADER) -> None:

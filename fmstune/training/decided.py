@@ -11,12 +11,15 @@ from fmstune.config.inspect.explain import explain
 from fmstune.config.schema.managed import OWNED_TRAINING, RENAMED_TRAINING
 from fmstune.config.schema.tables import RunConfig
 from fmstune.config.schema.training import training_fields
+from fmstune.text import shown
 
 if TYPE_CHECKING:
     from fmstune.training.build import BuiltTrainer
 
 _OURS = ("output_dir", "max_length", "padding_free")
 """Fields that fmstune implements itself and hides from TRL."""
+_OF_THE_MACHINE = ("bf16", "fp16", "use_cpu")
+"""Fields that change the numbers, and are decided by the device and the environment alone."""
 
 
 def decided(config: RunConfig, built: BuiltTrainer) -> dict[str, Any]:
@@ -32,6 +35,17 @@ def decided(config: RunConfig, built: BuiltTrainer) -> dict[str, Any]:
     if built.padding is not None and decided_by(config, "padding_free"):
         found["padding_free"] = built.padding.avoided
     return found
+
+
+def changed_decisions(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What the parts of a resumed run decided differently about precision and device, since their machines or
+    environments differ: `training.bf16 (true → false; it stays with --set training.bf16=true)`."""
+    return ", ".join(
+        f"training.{name} ({shown(before[name])} → {shown(now[name])}; it stays with "
+        f"--set training.{name}={shown(before[name])})"
+        for name in _OF_THE_MACHINE
+        if name in before and name in now and before[name] != now[name]
+    )
 
 
 def plain(value: Any) -> Any:

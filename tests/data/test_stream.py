@@ -19,7 +19,7 @@ from rich.console import Console
 from fmstune.config.load.load import load
 from fmstune.config.schema.tables import DataConfig, DataSource, ModelConfig
 from fmstune.console import RunConsole
-from fmstune.data.changed import recorded_data
+from fmstune.data.changed import recorded_params
 from fmstune.data.prepare import prepare
 from fmstune.data.stream_counts import read_counts, with_counts
 from fmstune.errors import DataError
@@ -193,7 +193,7 @@ def test_unused_parts_of_a_stream_are_reported_at_their_first_row_and_counted_at
     (entry,) = (tmp_path / "run" / "skipped_rows.jsonl").read_text().splitlines()
     assert json.loads(entry)["place"] == f"{source} line 181"
     assert not (tmp_path / "run" / "stream_counts").exists()
-    params = recorded_data(tmp_path / "run")
+    params = recorded_params(tmp_path / "run")["data"]
     assert (params["read"], params["truncated"], params["dropped"], params["skipped"]) == (200, 3, 2, 1)
 
 

@@ -152,3 +152,17 @@ def test_settings_that_a_checkpoint_overrides_are_reported_and_recorded_as_they_
     assert "adam_epsilon" not in recorded
     again = [*short, *before, "training.max_steps=4"]
     assert "learning_rate" not in tune("third", *again, resume="second/checkpoint-3")[1]
+
+
+def test_a_precision_that_is_decided_otherwise_on_resuming_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    short = ["training.save_steps=1", "training.eval_strategy=no"]
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    tune("first", *short, "training.max_steps=1")
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    _, shown = tune("first", *short, "training.max_steps=2", resume="first/checkpoint-1")
+    said = "decided otherwise than when the run was started: training.bf16 (true → false; it stays with --set"
+    assert said in " ".join(shown.split())
+    _, shown = tune("first", *short, "training.max_steps=3", resume="first/checkpoint-2")
+    assert "decided otherwise" not in shown
