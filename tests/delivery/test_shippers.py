@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -179,19 +178,22 @@ def test_a_tracker_that_hangs_mid_run_is_restarted_and_catches_up(
 def test_a_leaking_tracker_is_restarted_before_it_takes_the_trainings_memory(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.delivery.shippers._MOST_MEMORY", 200_000_000)
+    most = 150_000_000
+    monkeypatch.setattr("fmstune.delivery.shippers._MOST_MEMORY", most)
     monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.1)
     fleet = Fleet([job(tmp_path / "c", fault="leak")], check_within=None, close_timeout=300)
     fleet.start_delivery(run_directory)
-    for step in range(1, 10):
-        record_steps(recorder, step, step)
-        wait_for(lambda step=step: step in steps_in(tmp_path / "c"))
-        time.sleep(0.15)
+    processes = lambda: {call["pid"] for call in collected(tmp_path / "c")}  # noqa: E731
+    steps = 0
+    while len(processes()) < 3:
+        steps += 1
+        assert steps < 10
+        record_steps(recorder, steps, steps)
+        wait_for(lambda step=steps: step in steps_in(tmp_path / "c"))
+        wait_for(lambda: fleet._ships[0].process.memory() < most)
     recorder.close("finished")
     fleet.finish()
-    calls = collected(tmp_path / "c")
-    assert len({call["pid"] for call in calls}) >= 3
-    assert sorted(set(steps_in(tmp_path / "c"))) == list(range(1, 10))
+    assert sorted(set(steps_in(tmp_path / "c"))) == list(range(1, steps + 1))
     assert report(run_directory, ["collector"])[0].state == "complete"
 
 
