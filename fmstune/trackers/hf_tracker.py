@@ -93,7 +93,7 @@ class IntegrationTracker(Tracker):
                 self._said[f"{variable} is turned off, as there is no model here"] = None
             os.environ[variable] = "false"
         if why := self._turned_off():
-            raise TrackerError(f"{why}; unset it.")
+            raise TrackerError(f"{why[0]}; {why[1]}.")
         self._start, self._trainer, self._held = start, None, []
         self._said[_NOT_GOT] = None
         return TrackerRun()
@@ -145,17 +145,22 @@ class IntegrationTracker(Tracker):
 
     def check(self, timeout: float) -> Check:
         if why := self._turned_off():
-            return Check("bad_option", why, "unset it")
+            return Check("bad_option", *why)
         package = INTEGRATIONS[self.integration].package
         more = f"; the tracker {_OWN[package]} asks, and keeps more of a run" if package in _OWN else ""
         return Check("ok", f"{package} is installed; nothing more is asked of it{more}")
 
-    def _turned_off(self) -> str | None:
-        """Which variable silently turns the callback off: everything sent to it would be lost."""
+    def _turned_off(self) -> tuple[str, str] | None:
+        """Which variable silently turns the callback off, so that everything sent to it would be lost, and
+        the remedy."""
         given = os.environ | dict(self.config.environment or {})
         for variable, values in INTEGRATIONS[self.integration].takes.items():
             if (value := given.get(variable, "")) and value.lower() not in values:
-                return f"{variable}={value} turns its callback off, which takes {', '.join(values)}"
+                takes = ", ".join(values)
+                return f"{variable}={value} turns its callback off, which takes {takes}", "unset it"
+        for variable in INTEGRATIONS[self.integration].needs:
+            if not given.get(variable):
+                return f"its callback does nothing without {variable}", "set it"
         return None
 
     def _began(self) -> Any:

@@ -145,7 +145,7 @@ def build_trainer(
         disable_cudnn_attention()
     trainer: TunedTrainer
     padding: Padding | None = None
-    notes = tuple(note for note in (too_long, grown) if note)
+    notes = tuple(note for note in (too_long, grown, _without_integrations(args, config)) if note)
     if method.compares:
         tuner = build_tuner(method, trained, loaded.model, args, data, tokenizer, **attached)
         trainer, notes = tuner.trainer, (*notes, *tuner.notes)
@@ -208,6 +208,19 @@ def build_trainer(
         ends,
         model_seconds,
         clock[2] - clock[1],
+    )
+
+
+def _without_integrations(args: Any, config: RunConfig) -> str | None:
+    """Remove the integrations that transformers adds to its `report_to`, against "none": they would report
+    from the training process, which waits for them. Returns a note about those that no tracker replaces."""
+    missed = [name for name in args.report_to if f"hf:{name}" not in config.tracking.trackers]
+    args.report_to = []
+    if not missed:
+        return None
+    return (
+        f"the environment asks transformers to report to {', '.join(missed)}, but this run does not: add "
+        f"{' '.join(f'--tracker hf:{name}' for name in missed)}"
     )
 
 

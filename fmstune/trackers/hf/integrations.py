@@ -12,13 +12,14 @@ PREFIX = "hf:"
 @dataclass(frozen=True, slots=True)
 class Integration:
     """A callback of transformers: the package that it needs, the distribution that provides it, the variables
-    that make it send what it does not have here (the model, checkpoints, files), and variables that accept
-    only a few values: with any other, it does nothing and only logs so."""
+    that make it send what it does not have here (the model, checkpoints, files), variables that accept only a
+    few values: with any other, it does nothing and only logs so, and those without which it does nothing."""
 
     package: str
     distribution: str
     uploads: tuple[str, ...] = ()
     takes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
 
 INTEGRATIONS: dict[str, Integration] = {
@@ -31,7 +32,11 @@ INTEGRATIONS: dict[str, Integration] = {
     "dagshub": Integration("dagshub", "dagshub", ("HF_DAGSHUB_LOG_ARTIFACTS",)),
     "dvclive": Integration("dvclive", "dvclive", ("HF_DVCLIVE_LOG_MODEL",)),
     "flyte": Integration("flytekit", "flytekit"),
-    "kubeflow": Integration("kubeflow", "kubeflow"),
+    "kubeflow": Integration(
+        "transformers",
+        "transformers",
+        needs=("KUBEFLOW_TRAINER_SERVER_URL", "KUBEFLOW_TRAINER_SERVER_TOKEN"),
+    ),
     "mlflow": Integration("mlflow", "mlflow", ("HF_MLFLOW_LOG_ARTIFACTS",)),
     "neptune": Integration("neptune", "neptune"),
     "swanlab": Integration("swanlab", "swanlab"),
