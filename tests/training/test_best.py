@@ -20,7 +20,9 @@ pytestmark = pytest.mark.usefixtures("small_demo")
 
 # A learning rate at which the demo model first improves, and then gets worse.
 SETS = ["training.eval_steps=2", "training.max_steps=40", "training.lr_scheduler_type=constant",
-        "training.learning_rate=0.15", "training.warmup_steps=0"]  # fmt: skip
+        "training.learning_rate=0.3", "training.warmup_steps=0", "model.path=demo", "data.train=demo",
+        'data.eval=[{path="demo", max_rows=8}]']  # fmt: skip
+PATIENT = "run.early_stopping_patience=2"
 
 
 @pytest.fixture(autouse=True)
@@ -40,28 +42,35 @@ def evaluations(output: str) -> dict[int, float]:
     return {step: value for (stage, name, step), value in points.items() if (stage, name) == ("eval", "loss")}
 
 
-def test_training_stops_when_evals_stop_improving_and_keeps_the_best_weights() -> None:
-    shown = tune("out", "run.early_stopping_patience=2")
-    losses = evaluations("out")
+@pytest.fixture(scope="module")
+def whole(small_demo: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The directory of a run that stops early, and its output."""
+    output = str(tmp_path_factory.mktemp("whole") / "out")
+    return output, tune(output, PATIENT)
+
+
+def test_training_stops_when_evals_stop_improving_and_keeps_the_best_weights(whole: tuple[str, str]) -> None:
+    output, shown = whole
+    losses = evaluations(output)
     best = min(losses, key=losses.__getitem__)
     assert max(losses) == best + 4 < 40
     assert f"stopped  early, at step {best + 4} of 40: no improvement in 2 evaluations" in shown
     assert f"best     eval loss {losses[best]:.4g} at step {best}; kept" in shown
-    assert weights("out") == weights(f"out/checkpoint-{best}")
+    assert weights(output) == weights(f"{output}/checkpoint-{best}")
 
 
 def test_an_eval_counts_as_better_only_by_the_threshold() -> None:
-    tune("out", "run.early_stopping_patience=2", "run.early_stopping_threshold=10")
+    tune("out", PATIENT, "run.early_stopping_threshold=10")
     assert max(evaluations("out")) == 6  # the first eval, and two more
 
 
-def test_a_resumed_run_stops_where_an_uninterrupted_one_does() -> None:
-    tune("whole", "run.early_stopping_patience=2", "training.save_total_limit=20")
-    end = max(evaluations("whole"))
-    tune("part", "run.early_stopping_patience=2", f"training.max_steps={end - 2}")
-    tune("part2", "run.early_stopping_patience=2", resume=f"part/checkpoint-{end - 2}")
-    assert max(evaluations("part2")) == end
-    assert weights("part2") == weights("whole")
+def test_a_resumed_run_stops_where_an_uninterrupted_one_does(whole: tuple[str, str]) -> None:
+    output, _ = whole
+    end = max(evaluations(output))
+    tune("part", PATIENT, f"training.max_steps={end - 2}")
+    tune("rest", PATIENT, resume=f"part/checkpoint-{end - 2}")
+    assert max(evaluations("rest")) == end
+    assert weights("rest") == weights(output)
 
 
 def test_each_eval_gets_a_checkpoint_when_the_best_is_kept() -> None:
