@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,15 @@ class Precision:
 def precision(training: Mapping[str, Any]) -> Precision:
     """Choose bf16 if the device supports it, else fp16 on a GPU, else float32; the user's setting wins, then
     what `accelerate launch` was asked for. Its "no" is also its default, so it asks for nothing."""
+    chosen, unset = _chosen(training), "tf32" not in training
+    on_gpu = torch.cuda.is_available() and not training.get("use_cpu")
+    # NVIDIA's images ask torch for TF32, in TORCH_ALLOW_TF32_CUBLAS_OVERRIDE.
+    if on_gpu and unset and not _is_mixed(chosen) and torch.get_float32_matmul_precision() != "highest":
+        return replace(chosen, why=f"{chosen.why}; matrix products in TF32, as torch is set here")
+    return chosen
+
+
+def _chosen(training: Mapping[str, Any]) -> Precision:
     if "bf16" in training or "fp16" in training:
         return Precision(bool(training.get("bf16", False)), bool(training.get("fp16", False)), "as set")
     if (asked := os.environ.get(MIXED_PRECISION, "").lower()) in ("bf16", "fp16"):
@@ -116,7 +125,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
             "GPU, but this run uses a CPU; leave it out to train a LoRA adapter on unquantized weights."
         )
     held = config.model.dtype
-    if cuda and "flash" in attention and held == "float32" and not _mixed(training):
+    if cuda and "flash" in attention and held == "float32" and not _is_mixed(precision(training)):
         yield (
             f"{config.at('model.attn_implementation')}model.attn_implementation = {attention!r} supports "
             "only bf16 and fp16; set training.bf16 = true, or use sdpa."
@@ -128,6 +137,5 @@ def _problems(config: RunConfig) -> Iterator[str]:
         )
 
 
-def _mixed(training: Mapping[str, Any]) -> bool:
-    chosen = precision(training)
+def _is_mixed(chosen: Precision) -> bool:
     return chosen.bf16 or chosen.fp16

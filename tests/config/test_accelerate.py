@@ -4,6 +4,8 @@ silence."""
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,3 +167,21 @@ def test_a_cpu_for_accelerate_alone_is_refused_where_transformers_would_use_the_
     check_device(load(None, sets=["training.use_cpu=true"]))
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     check_device(load(None))
+
+
+def test_tf32_that_torch_uses_without_a_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in NVIDIA's images, whose TORCH_ALLOW_TF32_CUBLAS_OVERRIDE torch reads at its import."""
+    script = """
+import torch
+from fmstune.system.device import precision
+for gpu in (True, False):
+    torch.cuda.is_available = torch.accelerator.is_available = lambda: gpu
+    for more in ({}, {"tf32": False}, {"use_cpu": True}):
+        print(precision({"bf16": False, **more}).line())
+"""
+    monkeypatch.setenv("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "float32: as set; matrix products in TF32, as torch is set here",
+        *["float32: as set"] * 5,
+    ]
