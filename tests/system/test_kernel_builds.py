@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import queue
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,22 +11,26 @@ from torch.utils.file_baton import FileBaton
 
 from fmstune.system import kernel_builds
 from fmstune.system.kernel_builds import BuildLock, use_build_lock
+from tests.support.commands import Command, start
 
 BUILDS = """
-import sys
+import sys, time
+from pathlib import Path
 from fmstune.system.kernel_builds import BuildLock
 lock = BuildLock(sys.argv[1])
 assert lock.try_acquire()
 print("builds", flush=True)
-sys.stdin.readline()
+while not Path("done").exists():
+    time.sleep(0.01)
 lock.release()
 """
 
 
-def builder(path: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", BUILDS, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def builder(path: Path) -> Command:
+    """A process that holds the lock until there is a file `done` beside it."""
+    script = path.with_name("builds.py")
+    script.write_text(BUILDS)
+    process = start(str(path), cwd=path.parent, module=str(script))
     assert process.stdout is not None
     assert process.stdout.readline() == "builds\n"
     return process
@@ -53,7 +55,8 @@ def test_the_build_of_a_living_process_is_awaited_and_reported(
         def finish(message: str, **_: object) -> None:
             assert f"waiting for another process (pid {other.pid})" in message
             assert f"delete {tmp_path / 'lock'}" in message
-            other.communicate("done")
+            (tmp_path / "done").touch()
+            other.communicate()
 
         monkeypatch.setattr(kernel_builds.warnings, "warn", finish)
         assert not BuildLock(str(tmp_path / "lock")).try_acquire()  # its build is used
