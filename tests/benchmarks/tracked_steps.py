@@ -1,19 +1,23 @@
-"""The cost of five trackers per training step: `python -m tests.benchmarks.tracked_steps [MODEL]`.
+"""The cost of five trackers per training step: `python -m tests.benchmarks.tracked_steps [MODEL] [--steps N]
+[--turns N]`.
 
 The demo, or a training of MODEL, is run with five trackers (Aim, W&B offline, MLflow, TensorBoard, trackio)
 and with none, interleaved, and logs at each step. Printed are the median and mean times of a step and their
-ratios (the mean includes opening the trackers' runs, and any other load on the machine), the CPU seconds of
-the shippers, and whether the weights are bitwise equal.
+ratios (the mean includes opening the trackers' runs, and any other load on the machine), the mean of the
+second half, in which all of them are open, the CPU seconds of the shippers, and whether the weights are
+bitwise equal.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,9 +30,16 @@ _FIRST = 3
 """Steps that are not measured: one-time work belongs to no step."""
 
 
-def trained(run: Path, model: list[str], trackers: list[str]) -> tuple[float, float, float, str]:
-    """The median and mean time of a step, the CPU seconds of all processes, and a hash of the weights."""
-    steps = STEPS_OF_MODEL if model else STEPS
+@dataclass(frozen=True)
+class Run:
+    """The times of its steps, the CPU seconds of all its processes, and a hash of its weights."""
+
+    between: list[float]
+    cpu: float
+    weights: str
+
+
+def trained(run: Path, model: list[str], steps: int, trackers: list[str]) -> Run:
     settings = {"training.max_steps": steps, "training.logging_steps": 1, "training.save_strategy": "no"}
     command = [sys.executable, "-m", "fmstune", "train", "--output-dir", str(run), *model, *trackers]
     for key, value in settings.items():
@@ -43,11 +54,21 @@ def trained(run: Path, model: list[str], trackers: list[str]) -> tuple[float, fl
     times = [event.time for event in events if event.stage == "train" and "loss" in event.values]
     between = [later - time for time, later in pairwise(times[_FIRST:])]
     weights = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
-    return statistics.median(between), statistics.mean(between), usage.ru_utime + usage.ru_stime, weights
+    return Run(between, usage.ru_utime + usage.ru_stime, weights)
+
+
+def second_half(times: list[float]) -> float:
+    return statistics.mean(times[len(times) // 2 :])
 
 
 def main() -> None:
-    model = ["--model", str(Path(sys.argv[1]).resolve())] if len(sys.argv) > 1 else []
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--steps", type=int, help=f"{STEPS}, or {STEPS_OF_MODEL} with MODEL")
+    parser.add_argument("--turns", type=int, default=TURNS)
+    asked = parser.parse_args()
+    model = ["--model", str(Path(asked.model).resolve())] if asked.model else []
+    steps = asked.steps or (STEPS_OF_MODEL if model else STEPS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         options = five_trackers(str(folder))
@@ -57,15 +78,22 @@ def main() -> None:
                 five += ["--set", f"trackers.{tracker}.{key}={value}"]
         sides = {"none": ["--tracker", "none"], "five": five}
         turns = [
-            {side: trained(folder / f"{side}-{turn}", model, flags) for side, flags in order}
-            for turn in range(TURNS)
+            {side: trained(folder / f"{side}-{turn}", model, steps, flags) for side, flags in order}
+            for turn in range(asked.turns)
             for order in [list(sides.items())[:: 1 if turn % 2 else -1]]
         ]
-    beside = statistics.median(turn["five"][2] - turn["none"][2] for turn in turns)
-    same = len({turn[side][3] for turn in turns for side in sides}) == 1
-    for at, what in enumerate(("median", "mean")):
-        step = {side: statistics.median(turn[side][at] for turn in turns) for side in sides}
-        ratio = statistics.median(turn["five"][at] / turn["none"][at] for turn in turns)
+    beside = statistics.median(turn["five"].cpu - turn["none"].cpu for turn in turns)
+    same = len({turn[side].weights for turn in turns for side in sides}) == 1
+    figures = (
+        ("median", statistics.median),
+        ("mean", statistics.mean),
+        ("mean of the second half", second_half),
+    )
+    for what, figure in figures:
+        step = {side: statistics.median(figure(turn[side].between) for turn in turns) for side in sides}
+        ratio = statistics.median(
+            figure(turn["five"].between) / figure(turn["none"].between) for turn in turns
+        )
         print(f"a step without trackers {1000 * step['none']:8.2f} ms ({what})")
         print(f"with five of them       {1000 * step['five']:8.2f} ms   {ratio:6.4f} x")
     bits = "the same" if same else "not the same"
