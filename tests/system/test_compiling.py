@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import signal
 from collections.abc import Iterator
@@ -12,15 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
-from transformers import TrainerControl, TrainerState
 
 from fmstune.config.load.load import load
 from fmstune.config.rules.installed import compiles_with_inductor
-from fmstune.console import RunConsole
 from fmstune.errors import ConfigError, Interrupted, RunError
 from fmstune.system.compiler import compile_failure, require_compiler
-from fmstune.training.callbacks.progress import ProgressCallback
 from fmstune.training.callbacks.stopping import StopCallback
 from fmstune.training.memory.outlook import explained
 
@@ -93,12 +88,3 @@ def test_a_compiler_that_a_signal_to_stop_has_ended_is_no_failure(
     trainer: Any = SimpleNamespace(args=SimpleNamespace(torch_compile=True))
     with pytest.raises(raised), explained(trainer, stop):
         torch.compile(lambda values: values.cos() + 2)(torch.ones(8))
-
-
-@pytest.mark.parametrize("compiled", [True, False])
-def test_a_run_that_compiles_says_so_before_its_first_step(compiled: bool) -> None:
-    screen = io.StringIO()
-    callback = ProgressCallback(RunConsole(Console(file=screen, width=100)), ())
-    args: Any = SimpleNamespace(torch_compile=compiled)
-    callback.on_train_begin(args, TrainerState(max_steps=3), TrainerControl())
-    assert ("compiles the model in the first steps, which can take minutes" in screen.getvalue()) == compiled
