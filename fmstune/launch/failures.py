@@ -4,11 +4,19 @@ reports."""
 from __future__ import annotations
 
 import glob
+import linecache
+import os
+import re
 import signal
+import traceback
 from pathlib import Path
 from typing import Any
 
+from fmstune.errors import ConfigError
 from fmstune.launch.rank import Cause, is_lost_peer, reported_causes
+from fmstune.text import first_line, shown
+
+_INNERMOST = 4
 
 
 class RankFailed(Exception):
@@ -65,6 +73,26 @@ def in_words(error: BaseException) -> str:
         return f"another process of this run exited; see its output on its machine for the cause ({kind})."
     # An unexpected error: its class says more than its message alone.
     return f"{kind}: {text}" if text else kind
+
+
+def unreadable_variable(error: BaseException) -> ConfigError | None:
+    """The error for an environment variable that a library could not read, mostly while it was imported. Its
+    own message has the value but not the name, which is in the source of the code that raised it."""
+    text = str(error).casefold()
+    written = {name: value for name, value in os.environ.items() if value and value.casefold() in text}
+    source = _source_of(error) if written and not hasattr(error, "exit_code") else ""
+    for name, value in written.items():
+        quoted = repr(value).casefold() in text or name.casefold() in text
+        if quoted and re.search(rf"""["']{re.escape(name)}["']""", source):
+            why = f"{type(error).__name__}: {first_line(error)}"
+            return ConfigError(f"{name}={shown(value)}: {why}. Correct or unset this environment variable.")
+    return None
+
+
+def _source_of(error: BaseException) -> str:
+    """The source of the innermost modules in the traceback: the last may be one of Python, as `logging`."""
+    frames = traceback.extract_tb(error.__traceback__)[-_INNERMOST:]
+    return "".join(line for name in {each.filename for each in frames} for line in linecache.getlines(name))
 
 
 def interruption(signum: signal.Signals, causes: list[Cause]) -> RankFailed:

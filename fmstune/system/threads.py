@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fmstune.system.cgroups import groups
 from fmstune.system.descendants import descendants
+from fmstune.text import shown
 
 _COUNT = "OMP_NUM_THREADS"
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -51,8 +52,8 @@ _set_by_fmstune: dict[str, str] = {}
 
 
 def set_threads(processes: int = 1) -> str | None:
-    """Divide the processors among `processes`, unless the user has set `OMP_NUM_THREADS`. Returns a message
-    if this process gets fewer than the machine has.
+    """Divide the processors among `processes`, unless the user (or `accelerate launch`, which sets 1) has set
+    `OMP_NUM_THREADS`. Returns a message if this process gets fewer than the machine has.
 
     By default, OpenMP threads that wait for each other spin. With other busy processes, they waste the time
     that the slowest thread needs. On a busy machine they sleep instead (15 steps of the demo with four busy
@@ -61,21 +62,42 @@ def set_threads(processes: int = 1) -> str | None:
     imported, it has no effect in this process; processes that it starts (`processes` > 1) read the
     environment themselves.
     """
-    machine = os.cpu_count() or 1
-    if processes > 1 or "torch" not in sys.modules:
+    machine, usable = os.cpu_count() or 1, processors()
+    chosen, early = _chosen_by_the_user(), "torch" not in sys.modules
+    if processes > 1 or early:
         if not any(name in os.environ for name in _WAITING):
             name, value = _SLEEPING if _is_busy(machine) else _SPINNING
             os.environ[name] = value
-        threads = max(1, processors().count // processes)
-        if threads < machine and not _chosen_by_the_user():
+        threads = max(1, usable.count // processes)
+        if not _is_number(chosen) and (threads < machine or chosen is not None):
             os.environ[_COUNT] = _set_by_fmstune[_COUNT] = str(threads)
-    if processes > 1 or _COUNT not in os.environ or _chosen_by_the_user():
+    if processes > 1 or not os.environ.get(_COUNT):
         return None
-    return f"{os.environ[_COUNT]} of the {machine} processors of this machine: {processors().limit}"
+    limit = usable.limit
+    if chosen is not None:
+        if not early or _is_divided() or (_is_number(chosen) and _outer(chosen) >= usable.count):
+            return None
+        limit = _COUNT if _is_number(chosen) else f"{_COUNT}={shown(chosen)} is not a number of threads"
+    return f"{_outer(os.environ[_COUNT])} of the {machine} processors of this machine: {limit}"
 
 
-def _chosen_by_the_user() -> bool:
-    return _COUNT in os.environ and os.environ[_COUNT] != _set_by_fmstune.get(_COUNT)
+def _chosen_by_the_user() -> str | None:
+    value = os.environ.get(_COUNT)
+    return (value or None) if value != _set_by_fmstune.get(_COUNT) else None
+
+
+def _is_number(value: str | None) -> bool:
+    """Whether OpenMP can read it: a number, or one for each level of nested threads."""
+    return value is not None and all(part.strip().isdecimal() and int(part) > 0 for part in value.split(","))
+
+
+def _outer(value: str) -> int:
+    return int(value.split(",")[0])
+
+
+def _is_divided() -> bool:
+    """Whether this is one of several processes, among which a launcher has divided the processors."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _is_busy(machine: int) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import runpy
 import signal
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmstune.launch.failures import failure
+from fmstune.launch import failures
+from fmstune.launch.failures import failure, unreadable_variable
 from fmstune.launch.rank import Cause
+from tests.support import commands
 
 
 @dataclass
@@ -70,3 +75,43 @@ def test_if_all_ranks_were_interrupted_the_interruption_is_the_cause() -> None:
     error = Error({0: Failed(0, 143), 1: Failed(1, 143)})
     found = failure(error, [Cause("interrupted by SIGTERM.", 143, True, 1.0, rank) for rank in (0, 1)])
     assert (str(found), found.exit_code) == ("interrupted by SIGTERM.", 143)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("int(os.environ.get('LIMIT'))", "ValueError: invalid literal for int() with base 10: 'Many'"),
+        ("read(os.environ['LIMIT'])", "ValueError: invalid literal for int() with base 10: 'Many'"),
+        ("logging.getLogger().setLevel(os.environ['LIMIT'].upper())", "ValueError: Unknown level: 'MANY'"),
+        ("{}[os.environ['LIMIT']]", "KeyError: 'Many'"),
+        ("raise OSError('LIMIT is ' + os.environ['LIMIT'])", "OSError: LIMIT is Many"),
+    ],
+)
+def test_a_variable_that_a_library_cannot_read_is_named(
+    code: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "library.py"
+    library.write_text(f"import logging, os\ndef read(text):\n    return int(text)\n{code}\n")
+    monkeypatch.setenv("LIMIT", "Many")
+    monkeypatch.setenv("OTHER", "Many")
+    with pytest.raises((ValueError, KeyError, OSError)) as raised:
+        runpy.run_path(str(library))
+    named = unreadable_variable(raised.value)
+    assert str(named) == f"LIMIT='Many': {says}. Correct or unset this environment variable."
+
+
+def test_a_variable_that_only_has_the_same_value_is_not_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "library.py").write_text("int('Many')")
+    monkeypatch.setenv("LIMIT", "Many")
+    monkeypatch.setattr(failures, "_INNERMOST", 1)  # this test's own file has the name
+    with pytest.raises(ValueError, match="Many") as raised:
+        runpy.run_path(str(tmp_path / "library.py"))
+    assert unreadable_variable(raised.value) is None
+
+
+def test_a_command_names_the_variable_that_stopped_an_import(tmp_path: Path) -> None:
+    done = commands.fmstune("data", cwd=tmp_path, fresh=True, HF_HUB_ETAG_TIMEOUT="soon")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: HF_HUB_ETAG_TIMEOUT='soon': ValueError: ")

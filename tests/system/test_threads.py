@@ -53,6 +53,20 @@ def test_the_users_own_variables_take_precedence() -> None:
     assert settled("one", OMP_NUM_THREADS="2", GOMP_SPINCOUNT="9") == [None, None, "9"]
 
 
+@pytest.mark.parametrize("chosen", ["1", "1,4"])
+def test_a_line_says_that_a_variable_leaves_processors_unused(chosen: str) -> None:
+    """`accelerate launch` sets it to 1, and a shell may have kept it."""
+    line = "1 of the 64 processors of this machine: OMP_NUM_THREADS"
+    assert settled(OMP_NUM_THREADS=chosen, SLURM_CPUS_PER_TASK="3") == [line, 1, "20000"]
+    assert settled(OMP_NUM_THREADS=chosen, WORLD_SIZE="2") == [None, None, "20000"]  # divided
+
+
+@pytest.mark.parametrize("chosen", ["abc", "0", "-1", "1.5", "2,x"])
+def test_a_variable_that_is_no_number_is_named_and_replaced(chosen: str) -> None:
+    line = f"1 of the 64 processors of this machine: OMP_NUM_THREADS='{chosen}' is not a number of threads"
+    assert settled("one", OMP_NUM_THREADS=chosen) == [line, 1, "20000"]
+
+
 FROM_PYTHON = """\
 import json, os, sys
 from types import ModuleType
