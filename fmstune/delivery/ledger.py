@@ -41,6 +41,7 @@ class Ledger:
     `delivered` and `total` count events of the journal. Events are numbered from 1 without gaps, so the
     first `delivered` of them have been delivered, up to byte `offset` of the journal, except those that
     the tracker failed on (`suspicion`) and those that could not be read from the journal (`missing`).
+    `later` are the kinds of those that only a later version of fmstune can read.
     `safe_*` is the part that no kill of the shipper can lose. `closed`: the tracker's run has its final
     status. Events up to `careful` were on their way when a process died or a flush failed: they are
     delivered one by one, and `trying` is the one that is being delivered. `last_row` is the last metric
@@ -74,6 +75,7 @@ class Ledger:
     state: State = "behind"
     suspicion: Suspicion = NOTHING_SUSPECTED
     missing: Spans = EMPTY
+    later: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
     closed: bool = False
@@ -220,4 +222,5 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     )
     values["changes"] = tuple(str(change) for change in values.get("changes", ()))
     values["adapted"] = tuple(str(change) for change in values.get("adapted", ()))
+    values["later"] = tuple(str(kind) for kind in values.get("later", ()))
     return Ledger(**{**values, "tracker": str(raw["tracker"]), "options": dict(raw.get("options") or {})})

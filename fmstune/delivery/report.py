@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmstune.delivery.delivered_files import progress
+from fmstune.delivery.journal.events import later_kinds
 from fmstune.delivery.journal.reader import JournalReader, last_seq
 from fmstune.delivery.ledger import Ledger, State, damage, highest_known, load_ledger
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
@@ -104,12 +105,18 @@ def _why(ledger: Ledger, waiting: bool, within_reach: int, last: int) -> str:
     if sentence := ledger.suspicion.sentence():
         reasons.append(sentence)
     if ledger.missing:
-        count, first = len(ledger.missing), ledger.missing.first
-        lines = "damaged line" if count == 1 else "damaged lines"
-        reasons.append(f"{count} {lines} of the journal (event {first}) cannot be read")
+        reasons.append(_unread(ledger))
     if waiting and (ledger.error is None or ledger.error != sentence):
         suspects = ledger.suspicion.unconfirmed
         cause = ledger.suspicion.cause(suspects.first) if suspects else "not finished in time"
         never = ledger.run_id is None and not ledger.delivered
         reasons.append(ledger.error or ("never reached" if never else cause))
     return "; ".join(reasons)
+
+
+def _unread(ledger: Ledger) -> str:
+    count, first = len(ledger.missing), ledger.missing.first
+    lines = "line" if count == 1 else "lines"
+    if not ledger.later:
+        return f"{count} damaged {lines} of the journal (event {first}) cannot be read"
+    return f"{count} {lines} of the journal (event {first}) cannot be read: {later_kinds(ledger.later)}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import operator
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
@@ -16,6 +18,7 @@ Kind = Literal["params", "metrics", "table", "text", "image", "histogram", "arti
 _KINDS = frozenset(get_args(Kind))
 
 _NOTHING: Mapping[str, Any] = {}
+_KIND = re.compile("[a-z_]{1,40}")
 
 
 class Event(NamedTuple):
@@ -42,6 +45,13 @@ class Event(NamedTuple):
     item: Mapping[str, Any] = _NOTHING
 
 
+class Later(NamedTuple):
+    """An event of a kind that only a later version of fmstune knows."""
+
+    seq: int
+    kind: str
+
+
 _FIELDS = operator.itemgetter("seq", "time", "kind", "stage", "step", "epoch", "values")
 _NUMBERS, _INTEGERS = frozenset({int, float}), frozenset({int, type(None)})
 _TEXTS = frozenset({str, type(None)})
@@ -53,6 +63,24 @@ def parse(line: bytes) -> Event | None:
         return event_of(loads(line))
     except (ValueError, TypeError, RecursionError):
         return None
+
+
+def later(line: bytes) -> Later | None:
+    """The event in a line from which `parse` gets none, if a later version of fmstune has written it."""
+    try:
+        raw = json.loads(line)
+        seq, kind = raw["seq"], raw["kind"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if type(seq) is not int or seq < 1 or type(kind) is not str:
+        return None
+    return Later(seq, kind) if kind not in _KINDS and _KIND.fullmatch(kind) else None
+
+
+def seq_of(line: bytes) -> int | None:
+    """The number of the event in a line, also of one that only a later version knows."""
+    event = parse(line) or later(line)
+    return None if event is None else event.seq
 
 
 def event_of(raw: Any) -> Event | None:
@@ -140,3 +168,9 @@ def _are_exact(numbers: Sequence[Any]) -> bool:
 def name_of(name: Any) -> str | None:
     """A name as a string: journals of earlier versions also have lists and mappings as names."""
     return name if name is None or type(name) is str else text_of(name)
+
+
+def later_kinds(kinds: Collection[str]) -> str:
+    """A sentence about kinds of events that this version does not know."""
+    named = ", ".join(sorted(kinds))
+    return f"a later fmstune may know events of the kind {named}; upgrade with `pip install -U fmstune`"

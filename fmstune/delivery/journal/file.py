@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fmstune.delivery.journal.damaged import set_aside
 from fmstune.delivery.journal.family import END, GENERATION, LAST, Family
-from fmstune.delivery.journal.reader import last_seq, parse
+from fmstune.delivery.journal.reader import last_seq, seq_of
 
 _LOOK_SECONDS = 0.1
 """Seconds between checks that the journal's path still refers to the open file."""
@@ -133,7 +133,7 @@ class JournalFile:
         """Rewrite a damaged journal of an earlier process, without what cannot be read. `last` is the highest
         known number. Raises `OSError`."""
         with os.fdopen(os.dup(self._file), "rb") as file:
-            found = max((event.seq for line in file if (event := parse(line))), default=0)
+            found = max(filter(None, map(seq_of, file)), default=0)
         self._counters[LAST], self._counters[END] = max(last, found), os.fstat(self._file).st_size
         self._write_again("is damaged")
 
@@ -248,14 +248,14 @@ class JournalFile:
         """The header and all remaining lines of events, from the open file and from memory."""
         yield self._header, False
         recent = [line for line in self._recent.lines() if line != self._header]
-        in_memory = {event.seq for line in recent if (event := parse(line))}
+        in_memory = set(filter(None, map(seq_of, recent)))
         seen: set[int] = set()
         with os.fdopen(os.dup(self._file), "rb") as file:
             file.seek(0)
             for line in file:
-                event = parse(line) if line.endswith(b"\n") else None
-                if event is not None and event.seq not in in_memory and event.seq not in seen:
-                    seen.add(event.seq)
+                seq = seq_of(line) if line.endswith(b"\n") else None
+                if seq is not None and seq not in in_memory and seq not in seen:
+                    seen.add(seq)
                     yield line, True
         for line in recent:
             yield line, True

@@ -20,8 +20,9 @@ from fmstune.delivery.journal.encoding import NON_FINITE as NON_FINITE
 from fmstune.delivery.journal.events import Event as Event
 from fmstune.delivery.journal.events import Kind as Kind
 from fmstune.delivery.journal.events import event_of as event_of
-from fmstune.delivery.journal.events import name_of, parsed
+from fmstune.delivery.journal.events import later, name_of, parsed
 from fmstune.delivery.journal.events import parse as parse
+from fmstune.delivery.journal.events import seq_of as seq_of
 from fmstune.system import locks
 from fmstune.system.files import open_file
 from fmstune.trackers.values.plain import plain as plain
@@ -72,7 +73,8 @@ class JournalReader:
 
     A journal that was rewritten after it was damaged is read again from its start. Raises `JournalError` when
     the file does not start with a journal's header, `OSError` when it cannot be read. `damaged` counts
-    complete lines that were not events.
+    complete lines that were not events; `later` are the kinds of those that only a later version knows, each
+    with its highest number.
     """
 
     def __init__(self, path: Path, offset: int = 0, expected: int | None = None) -> None:
@@ -80,6 +82,7 @@ class JournalReader:
         been rewritten since."""
         self.path = path
         self.damaged = 0
+        self.later: dict[str, int] = {}
         self._unreadable_since: float | None = None
         with open_file(path) as file:
             self.header, self._first = _read_header(file.readline(), path)
@@ -108,7 +111,8 @@ class JournalReader:
                     pairs = list(zip(events, offsets, strict=True))
                     if None in events:
                         for line, event in zip(lines, events, strict=True):
-                            self.damaged += event is None and bool(line.strip())
+                            if event is None and line.strip():
+                                self._note_unread(line)
                         pairs = [pair for pair in pairs if pair[0] is not None]
                     found += cast(list[tuple[Event, int]], pairs)
                 self.offset = at
@@ -122,6 +126,11 @@ class JournalReader:
             return []
         self._unreadable_since = None
         return found
+
+    def _note_unread(self, line: bytes) -> None:
+        self.damaged += 1
+        if found := later(line):
+            self.later[found.kind] = max(found.seq, self.later.get(found.kind, 0))
 
     def read_lines(self, most: int) -> list[bytes]:
         """The next complete lines, at most `most` or some megabytes; none at the end. A journal that was
@@ -179,14 +188,13 @@ def lock_path(path: Path) -> Path:
 
 
 def last_seq(path: Path) -> int:
-    """The number of the last event; 0 when there is none."""
-    event = last_event(path)
-    return event.seq if event else 0
+    """The number of the last event, also of one that only a later version knows; 0 when there is none."""
+    return next(filter(None, map(seq_of, _lines_from_the_end(path))), 0)
 
 
 def last_event(path: Path) -> Event | None:
     """The last event, read from the end of the file; `None` when there is none."""
-    return next(_from_the_end(path), None)
+    return next(filter(None, map(parse, _lines_from_the_end(path))), None)
 
 
 def sessions(path: Path) -> tuple[str, ...]:
@@ -201,14 +209,14 @@ def sessions(path: Path) -> tuple[str, ...]:
 
 def final_status(path: Path) -> Event | None:
     """The run's final status, ignoring later events other than a resumption; `None` when it has none."""
-    for event in _from_the_end(path):
+    for event in filter(None, map(parse, _lines_from_the_end(path))):
         if event.kind in ("status", "resume"):
             return event if event.kind == "status" else None
     return None
 
 
-def _from_the_end(path: Path) -> Iterator[Event]:
-    """The events of a journal, the last one first."""
+def _lines_from_the_end(path: Path) -> Iterator[bytes]:
+    """The complete lines of a journal, the last one first."""
     with open_file(path) as file:
         at = file.seek(0, os.SEEK_END)
         window, rest = _FIRST_WINDOW, b""
@@ -217,13 +225,11 @@ def _from_the_end(path: Path) -> Iterator[Event]:
             size = min(window, at)
             at = file.seek(at - size)
             rest, *lines = (file.read(size) + rest).split(b"\n")
-            for line in reversed(lines if whole else lines[:-1]):
-                if (event := parse(line)) is not None:
-                    yield event
+            yield from reversed(lines if whole else lines[:-1])
             whole = whole or bool(lines)
             window = min(4 * window, _LARGEST_WINDOW)
-        if whole and (event := parse(rest)) is not None:
-            yield event
+        if whole:
+            yield rest
 
 
 def _whole_lines(file: IO[bytes], most: int) -> list[bytes]:

@@ -65,6 +65,8 @@ class DeliveryProgress:
             if forgive:  # an earlier delivery's actions are not reported
                 ledger = dataclasses.replace(ledger, begun_again=0, moved=None)
             ledger.save(directory)
+        if forgive and ledger.missing:  # lines may be repaired, or this version may know their kind
+            ledger = dataclasses.replace(ledger, offset=0, safe_offset=0, later=())
         if tracker.durable_on == "close":
             ledger = dataclasses.replace(ledger, delivered=ledger.safe_delivered, offset=ledger.safe_offset)
         self._reader = JournalReader(
@@ -167,10 +169,17 @@ class DeliveryProgress:
                 safe_offset=self.ledger.offset,
                 sending=0,
             )
+        if self._reader.later:
+            later = tuple(sorted({*self.ledger.later, *self._reader.later}))
+            self.ledger = dataclasses.replace(self.ledger, later=later)
         self._confirmed, self._confirmed_at = self.ledger, time.monotonic()
         self.ledger.save(self._directory)
 
     def _complete(self) -> Ledger:
+        last = max(self._reader.later.values(), default=0)
+        if last > self.ledger.delivered:  # the journal ends with events that only a later version knows
+            self._note_gap(last + 1)
+            self.ledger = dataclasses.replace(self.ledger, delivered=last, total=max(last, self.ledger.total))
         done = self.ledger
         sentence = done.suspicion.sentence()
         left: State = "failed" if done.suspicion.refused or done.missing else "complete"
