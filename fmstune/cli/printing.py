@@ -6,9 +6,14 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from fmstune.report.replay import Replay
+    from fmstune.report.summary import RunDetail
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -32,6 +37,14 @@ def visible(text: str) -> str:
     from fmstune.secrets.redaction import hide
 
     return hide(printable(text))
+
+
+def warn_unread(directory: Path, run: Replay | RunDetail) -> None:
+    """Warn about what could not be read of a run's journal: the command's result is without it."""
+    from fmstune.report.summary import unread
+
+    if found := unread(run):
+        typer.echo(visible(f"warning  {directory}: its journal has {', '.join(found)}"), err=True)
 
 
 def terminal_width() -> int | None:

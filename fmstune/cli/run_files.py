@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fmstune.cli.completion import complete_run
-from fmstune.cli.printing import visible
+from fmstune.cli.printing import visible, warn_unread
 from fmstune.cli.trackers import Debug
 
 if TYPE_CHECKING:
@@ -46,14 +46,16 @@ def export(
         if output is None:
             raise ConfigError("--to parquet needs a file; add --output FILE.")
         with _whole(output) as scratch:
-            write_parquet(run, scratch)
+            found = write_parquet(run, scratch)
+        warn_unread(run, found)
         return
     write = write_csv if to == "csv" else write_json
     if output is None:
-        write(run, sys.stdout)
+        warn_unread(run, write(run, sys.stdout))
         return
     with _whole(output) as scratch, scratch.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        write(run, file)
+        found = write(run, file)
+    warn_unread(run, found)
 
 
 def report(
@@ -67,11 +69,14 @@ def report(
     A single file for a browser, which works offline: curves, settings, data, time and memory, delivery.
     """
     from fmstune.errors import RunError
+    from fmstune.report.curves import read_run
     from fmstune.report.page import write_report
     from fmstune.text import shown_path
 
+    found = read_run(run)
+    warn_unread(run, found.replay)
     try:
-        typer.echo(visible(str(write_report(run))))
+        typer.echo(visible(str(write_report(run, found))))
     except OSError as error:
         raise RunError(
             f"the report of {shown_path(run)} cannot be written: {error.strerror or error}."

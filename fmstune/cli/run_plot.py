@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from fmstune.cli.completion import complete_run
-from fmstune.cli.printing import print_json, print_lines, terminal_width
+from fmstune.cli.printing import print_json, print_lines, terminal_width, warn_unread
 from fmstune.cli.trackers import Debug, Json
 
 _WIDTH = 80
@@ -54,6 +54,8 @@ def plot(
     from fmstune.report.text_chart import text_chart
 
     tracked = [read_run(run) for run in dict.fromkeys(runs)]
+    for each in tracked:
+        warn_unread(each.directory, each.replay)
     found = charts(tracked, metrics or ["loss"], x=x, smoothing=smooth)
     if output is not None:
         from fmstune.report.picture import save_picture

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmstune.cli.completion import complete_run
-from fmstune.cli.printing import print_json, print_lines, terminal_width
+from fmstune.cli.printing import print_json, print_lines, terminal_width, warn_unread
 from fmstune.cli.trackers import Debug, Json
 from fmstune.text import counted
 
@@ -58,6 +58,8 @@ def compare(
     if len(runs) < 2:
         raise typer.BadParameter("a comparison needs at least two runs; `fmstune runs show` shows one.")
     found = compared(runs)
+    for each in found.runs:
+        warn_unread(each.directory, each.detail)
     if as_json:
         print_json(found.to_json())
         return
@@ -66,6 +68,7 @@ def compare(
 
 def _head(run: RunView) -> Iterator[str]:
     from fmstune.report.show import changed_settings
+    from fmstune.report.summary import unread
     from fmstune.report.words import age, cell, duration, moment, printable
 
     line, detail = run.line, run.detail
@@ -74,8 +77,6 @@ def _head(run: RunView) -> Iterator[str]:
     settings = {key: value for key, value in changed_settings(detail.settings).items() if key not in _IN_HEAD}
     texts = [f"{key}={cell(value)}" for key, value in settings.items()]
     tables = [f"{each['name']} ({counted(len(each['rows']), 'row')})" for each in run.tables]
-    lost = [f"{counted(detail.missing, 'event')} missing"] if detail.missing else []
-    lost += [f"{counted(detail.damaged, 'damaged line')}"] if detail.damaged else []
     resumed = [f"from step {each.resumed_from}" for each in run.sessions[1:]]
     labelled: list[tuple[str, str | None]] = [
         ("run", printable(str(run.directory))),
@@ -89,7 +90,7 @@ def _head(run: RunView) -> Iterator[str]:
         ("settings", " ".join(texts)),
         ("tables", ", ".join(tables)),
         ("media", ", ".join(_media(run))),
-        ("journal", " · ".join([counted(detail.events, "event"), *lost])),
+        ("journal", " · ".join([counted(detail.events, "event"), *unread(detail)])),
     ]
     for each in run.delivery:
         labelled.append((each.tracker, each.line()))

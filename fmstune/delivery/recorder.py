@@ -6,6 +6,7 @@ No value makes it raise into the training, apart from the interface's own `Value
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import math
 import os
@@ -162,8 +163,7 @@ class Recorder(Tracker):
                 values = self._redactor.configuration(mapping_of(params))
             else:
                 values = self._redactor.mapping(mapping_of(params), namespace, tracked=True)
-            name = self._optional(name)
-            self._record("params", {"name": name or "params", "values": values})
+            self._record("params", {"name": self._optional(name) or "params", "values": values})
 
     def track_table(self, table: Table) -> None:
         rows = [self._redactor.mapping(row, tracked=True) for row in _rows(table.rows)]
@@ -227,8 +227,7 @@ class Recorder(Tracker):
     def close(self, status: Status, error: str | None = None) -> None:
         """Write the status; later events are counted but not recorded."""
         fields: dict[str, str] = {"status": status}
-        if error is not None:
-            fields["error"] = self._redactor.text(error)
+        fields |= {} if error is None else {"error": self._redactor.text(error)}
         self._pass_on_samples()
         self.journal.append("status", fields)
         trackers, self._closed = self.in_process, True
@@ -272,6 +271,7 @@ def _rows(rows: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
 def active(recorder: Recorder | None) -> Iterator[None]:
     """Make `recorder` the one that `fmstune.track` and `fmstune.set_params` write to."""
     global _active
+    importlib.import_module("fmstune.delivery.tracked")  # fails in a signal handler that interrupts it
     before, _active = _active, recorder
     if recorder is not None:
         os.environ[_RECORDS] = str(os.getpid())

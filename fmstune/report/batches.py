@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from fmstune.delivery.journal.events import Later, later
 from fmstune.delivery.journal.reader import Event, parse
 
 _EXACT, _LONG = 2**53, float(2**63)
@@ -62,7 +63,7 @@ class Batch:
     step: int | float | None
 
 
-def batches(lines: Sequence[bytes]) -> Iterator[Batch | Event | None]:
+def batches(lines: Sequence[bytes]) -> Iterator[Batch | Event | Later | None]:
     """Parse lines; `None` stands for a line without an event."""
     waiting: list[bytes] = []
     raws: list[Raw] = []
@@ -75,7 +76,7 @@ def batches(lines: Sequence[bytes]) -> Iterator[Batch | Event | None]:
             yield from _batch(waiting, raws)
             waiting, raws = [], []
         if line.strip():
-            yield parse(line)
+            yield parse(line) or later(line)
     if raws:
         yield from _batch(waiting, raws)
 

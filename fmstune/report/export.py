@@ -14,7 +14,7 @@ from typing import IO, Any
 import orjson
 
 from fmstune.report.curves import Block, Curve, read_run
-from fmstune.report.replay import as_step
+from fmstune.report.replay import Replay, as_step
 from fmstune.report.show import ordered, view_of
 from fmstune.report.words import strict
 from fmstune.secrets.redaction import process_redactor
@@ -27,9 +27,9 @@ _AT_ONCE = 65_536
 Cells = tuple[Any, ...]
 
 
-def write_csv(directory: Path, file: IO[str]) -> None:
-    """Write each point of each metric as a row of CSV. Non-finite numbers are NaN, Infinity and -Infinity, as
-    in spreadsheets and pandas."""
+def write_csv(directory: Path, file: IO[str]) -> Replay:
+    """Write each point of each metric as a row of CSV, and return what was read. Non-finite numbers are NaN,
+    Infinity and -Infinity, as in spreadsheets and pandas."""
     run = read_run(directory)
     rows = csv.writer(_Lines(file))  # it quotes a string with \r only if \r\n ends lines
     rows.writerow(COLUMNS)
@@ -48,6 +48,7 @@ def write_csv(directory: Path, file: IO[str]) -> None:
                 number = int(value) if curve.integers else value
                 cells = (as_step(step), None if epoch != epoch else epoch, time, number)
                 file.write(",".join([named, *map(str, map(_cell, cells))]) + "\n")
+    return run.replay
 
 
 def _named(curve: Curve) -> str:
@@ -84,9 +85,9 @@ class _Lines:
         return self._file.write(row.removesuffix("\r\n") + "\n")
 
 
-def write_json(directory: Path, file: IO[str]) -> None:
-    """Write a whole run as one JSON object: the output of `runs show --json`, and the points of each
-    metric."""
+def write_json(directory: Path, file: IO[str]) -> Replay:
+    """Write a whole run as one JSON object: the output of `runs show --json`, and the points of each metric.
+    Returns what was read."""
     run = read_run(directory)
     seen = view_of(run).to_json()
     for metric, curve in zip(seen["metrics"], ordered(run.curves), strict=True):
@@ -96,10 +97,11 @@ def write_json(directory: Path, file: IO[str]) -> None:
         ]
     json.dump(strict(process_redactor().value(seen, tracked=True)), file, indent=1, default=str)
     file.write("\n")
+    return run.replay
 
 
-def write_parquet(directory: Path, path: Path) -> None:
-    """Write each point of each metric as a row of Parquet."""
+def write_parquet(directory: Path, path: Path) -> Replay:
+    """Write each point of each metric as a row of Parquet, and return what was read."""
     import pyarrow
     import pyarrow.parquet
 
@@ -115,6 +117,7 @@ def write_parquet(directory: Path, path: Path) -> None:
         for rows in _batches(_points(ordered(run.curves))):
             columns = [list(each) for each in zip(*(_typed(row) for row in rows), strict=True)]
             writer.write_table(pyarrow.table(columns, schema=schema))
+    return run.replay
 
 
 def _hide(text: str) -> str:

@@ -23,7 +23,7 @@ from fmstune.report.summary import RunDetail, RunLine
 from fmstune.report.walk import FoundRun
 from fmstune.system.files import cache_folder
 
-_READING = 1  # increase it when the same journal is interpreted differently
+_READING = 2  # increase it when the same journal is interpreted differently
 _AT_REST = 2_000_000_000
 """The minimum age of the last change to a run's files in nanoseconds: within one tick of a file system's
 clock, which may take 2 s, a second change would look like the first one."""

@@ -14,6 +14,7 @@ from fmstune.layout import CONFIG_NAME, DATA_ROWS
 from fmstune.report.ending import Ending, memory_line
 from fmstune.report.html import Markup, element, folded, join, table
 from fmstune.report.show import RunView, changed_settings
+from fmstune.report.summary import unread
 from fmstune.report.words import cell, duration, moment
 from fmstune.secrets.redaction import process_redactor
 from fmstune.system.memory import format_bytes
@@ -79,13 +80,14 @@ def head(view: RunView, end: Ending, size: Size) -> Markup:
         for name, value, more in cards
         if value != "-"
     ]
-    error = [element("p", size.cut(line.error), cls="error")] if line.error else []
+    lacks = [f"Its journal has {', '.join(lost)}."] if (lost := unread(view.detail)) else []
+    problems = [element("p", size.cut(each), cls="error") for each in filter(None, [line.error, *lacks])]
     return join(
         [
             title,
             element("p", size.cut(end.tuned)),
             element("p", size.cut(about), cls="quiet"),
-            *error,
+            *problems,
             element("div", join(shown), cls="cards"),
         ]
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fmstune.delivery.journal.events import Later
 from fmstune.delivery.journal.reader import Event, Header, JournalError, JournalReader
 from fmstune.report.batches import Batch, batches
 from fmstune.trackers.records import merged
@@ -40,7 +41,7 @@ class Session:
 class Replay:
     """The state of a run after the events added so far. `last` has the newest value of each metric, with its
     step; `status` and `error` are those of the run's end, unless it was resumed; `missing` counts events
-    whose lines are missing or damaged."""
+    whose lines are missing or damaged; `later` counts those that only a later version knows, by kind."""
 
     header: Header
     params: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Replay:
     step: int | float | None = None
     events: int = 0
     damaged: int = 0
+    later: dict[str, int] = field(default_factory=dict)
     _seq: int = 0
     _numbers: int = 0
     _gaps: list[tuple[int, int]] = field(default_factory=list)
@@ -77,6 +79,11 @@ class Replay:
         elif event.kind == "resume":
             self.status = self.error = None
             self._new_settings = True
+
+    def add_later(self, found: Later) -> None:
+        """Count an event that only a later version knows."""
+        self._count(found.seq)
+        self.later[found.kind] = self.later.get(found.kind, 0) + 1
 
     def add_batch(self, batch: Batch) -> None:
         """Add a batch of consecutive metrics."""
@@ -165,6 +172,8 @@ def replay(
             if isinstance(found, Batch):
                 run.add_batch(found)
                 also_batch(found)
+            elif isinstance(found, Later):
+                run.add_later(found)
             elif found is not None:
                 run.add(found)
                 also(found)

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.config.inspect.compare import flat, read_tables
-from fmstune.delivery.journal.reader import JournalError, is_being_written
+from fmstune.delivery.journal.events import later_kinds
+from fmstune.delivery.journal.reader import JournalError, LaterJournal, is_being_written
 from fmstune.errors import ConfigError
 from fmstune.layout import CONFIG_NAME, JOURNAL_NAME, TRACKING_DIR
 from fmstune.report.replay import SETTINGS, Replay, replay
+from fmstune.text import counted
 from fmstune.trackers.values.plain import plain
 
-RUNNING, KILLED, DAMAGED = "running", "killed", "damaged"
+RUNNING, KILLED, DAMAGED, LATER = "running", "killed", "damaged", "later version"
 """States of a run that its journal does not record."""
 
 
@@ -53,6 +55,17 @@ class RunDetail:
     events: int = 0
     damaged: int = 0
     missing: int = 0
+    later: Mapping[str, int] = field(default_factory=dict)
+
+
+def unread(run: Replay | RunDetail) -> list[str]:
+    """What is missing of a run's journal or could not be read, in words."""
+    found = [f"{counted(run.missing, 'event')} missing"] if run.missing else []
+    found += [counted(run.damaged, "damaged line")] if run.damaged else []
+    if run.later:
+        count = counted(sum(run.later.values()), "event")
+        found.append(f"{count} that this fmstune cannot read: {later_kinds(run.later)}")
+    return found
 
 
 def journal_of(directory: Path) -> Path:
@@ -69,6 +82,8 @@ def read_summary(directory: Path) -> tuple[RunLine, RunDetail]:
     """Summarise a run from its files. One that cannot be read gives a line with its problem."""
     try:
         run = replay(journal_of(directory))
+    except LaterJournal as error:
+        return RunLine(name=directory.name, status=LATER, problem=str(error)), RunDetail()
     except (OSError, JournalError) as error:
         return RunLine(name=directory.name, problem=_reason(error)), RunDetail()
     return summary_of(run, directory)
@@ -103,6 +118,7 @@ def summary_of(run: Replay, directory: Path) -> tuple[RunLine, RunDetail]:
         events=run.events,
         damaged=run.damaged,
         missing=run.missing,
+        later=run.later,
     )
     return line, detail
 
@@ -124,7 +140,7 @@ def current_status(directory: Path, line: RunLine) -> str:
     """How a run ended, or whether it is running: a killed process leaves no status, and its lock is
     released."""
     if line.problem:
-        return DAMAGED
+        return line.status or DAMAGED
     if line.status is not None:
         return line.status
     return RUNNING if is_being_written(journal_of(directory)) else KILLED

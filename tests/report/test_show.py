@@ -226,6 +226,39 @@ def test_damage_and_missing_events_are_reported(tmp_path: Path) -> None:
     assert "5 events · 2 events missing · 1 damaged line" in shown(directory)
 
 
+@pytest.mark.parametrize(
+    "command", ["compare", "plot", "report", "export", "export --to json", "export --to parquet -o f.parquet"]
+)
+def test_results_without_what_could_not_be_read_come_with_a_warning(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    directory = make_run(Path("run"), dict.fromkeys(range(1, 6), 1.0))
+    path = journal_path(directory)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3].replace(b'"metrics"', b'"orbital"')
+    path.write_bytes(b"".join([*lines[:4], b"damaged\n", *lines[6:]]))
+    named = [str(directory)] * (2 if command == "compare" else 1)
+    done = CliRunner().invoke(app, ["runs", *command.split(), *named])
+    assert done.exit_code == 0, done.output
+    said = (
+        "warning  run: its journal has 2 events missing, 1 damaged line, 1 event that this fmstune cannot "
+        "read: a later fmstune may know events of the kind orbital; upgrade with `pip install -U fmstune`"
+    )
+    assert done.stderr.splitlines()[0] == said
+    if command == "report":
+        assert "1 event that this fmstune cannot read" in (directory / "report.html").read_text()
+
+
+def test_a_run_of_a_later_version_is_listed_as_one(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run")
+    path = journal_path(directory)
+    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2', 1))
+    (run,) = json.loads(CliRunner().invoke(app, ["runs", "list", str(tmp_path), "--json"]).stdout)
+    assert run["status"] == "later version"
+    assert "was written by a later fmstune" in run["problem"]
+
+
 def test_terminal_control_characters_are_escaped_everywhere(tmp_path: Path) -> None:
     evil = "\x1b[2J\x1b]0;x\x07\nerror: y\u202e"
     directory = tmp_path / f"run{evil}"
