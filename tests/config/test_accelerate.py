@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fmstune.config.load.load import load
 from fmstune.errors import ConfigError
 from fmstune.system.device import check_device
-from fmstune.training.build import training_arguments
+from fmstune.training.arguments import training_arguments
 
 PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "TORCH_COMPILE_", "TORCHDYNAMO_")
 
@@ -137,7 +137,7 @@ def test_the_mode_that_the_configuration_sets_is_accepted(monkeypatch: pytest.Mo
 def test_accelerates_default_does_not_compile_for_each_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_DYNAMO_USE_DYNAMIC", "False")
     config = load(None, sets=[COMPILED])
-    training_arguments(config, Path("out"), packing=False, max_length=64)
+    training_arguments(config, Path("out"))
     assert TorchDynamoPlugin(backend="eager").dynamic is None
 
 

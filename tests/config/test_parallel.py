@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from fmstune.config.load.load import load
 from fmstune.config.rules.parallel import fsdp_keys, fsdp_words
-from fmstune.training.build import training_arguments
+from fmstune.training.arguments import training_arguments
 from tests.support.loading import DEMO_FILE, load_text, refusal
 
 FSDP = "training.fsdp=true"
@@ -38,7 +38,7 @@ def test_a_file_for_fsdp_is_relative_to_the_current_directory(tmp_path: Path) ->
 def test_transformers_reads_a_file_for_fsdp_from_there_too(tmp_path: Path) -> None:
     (tmp_path / "fsdp.json").write_text('{"version": 2, "reshard_after_forward": false}')
     config = load(None, sets=[FSDP, "training.fsdp_config=fsdp.json"], cwd=tmp_path)
-    args = training_arguments(config, tmp_path / "out", packing=False, max_length=None)
+    args = training_arguments(config, tmp_path / "out")
     assert args.fsdp_config["reshard_after_forward"] is False
 
 

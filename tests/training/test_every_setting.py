@@ -26,7 +26,8 @@ from fmstune.config.schema.training import TrainingField, training_fields
 from fmstune.errors import ConfigError
 from fmstune.system.device import check_device
 from fmstune.trackers.base import Tracker
-from fmstune.training.build import build_trainer, training_arguments
+from fmstune.training.arguments import training_arguments
+from fmstune.training.build import build_trainer
 from fmstune.training.methods.trained import trained_by
 from tests.support.tuned import tune
 
@@ -98,8 +99,7 @@ def read(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> set
 def changes_an_argument(method: str, name: str, value: Any) -> bool:
     """Whether a field changes other fields when it is converted to TRL's arguments."""
     made = [
-        vars(training_arguments(configured(method, **given), Path("out"), packing=False, max_length=64))
-        for given in ({}, {name: value})
+        vars(training_arguments(configured(method, **given), Path("out"))) for given in ({}, {name: value})
     ]
     return any(made[0][each] != made[1][each] for each in made[0] if each not in (name, "output_dir"))
 

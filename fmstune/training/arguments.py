@@ -1,0 +1,70 @@
+"""TRL's arguments for a run, from its configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fmstune.config.methods.known import METHODS
+from fmstune.config.rules.accelerate import DYNAMIC
+from fmstune.config.rules.deepspeed_table import deepspeed_table
+from fmstune.config.schema.tables import RunConfig
+from fmstune.errors import ConfigError
+from fmstune.system.device import MIXED_PRECISION, precision
+from fmstune.system.kernel_builds import use_build_lock
+from fmstune.text import first_line
+from fmstune.training.methods.trained import trained_by
+
+
+def longest_row(config: RunConfig) -> int | None:
+    """The tokens after which rows are truncated; `None` for no limit."""
+    longest: int | None = config.training.get("max_length", 1024)
+    return longest
+
+
+def training_arguments(config: RunConfig, output_dir: Path) -> Any:
+    """TRL's arguments for this run. Raises `ConfigError` for what TRL refuses."""
+    settings = dict(config.training) | {"output_dir": str(output_dir), "report_to": "none"}
+    if given := settings.get("deepspeed"):
+        settings["deepspeed"] = deepspeed_table(given, config.base_dir)
+        use_build_lock()
+    if isinstance(file := settings.get("fsdp_config"), str):
+        settings["fsdp_config"] = str(config.base_dir / file)
+    chosen = precision(settings)
+    settings |= {"bf16": chosen.bf16, "fp16": chosen.fp16}
+    if not (chosen.bf16 or chosen.fp16):
+        os.environ[MIXED_PRECISION] = "no"  # transformers would take it from there
+    os.environ.pop(DYNAMIC, None)  # "no", accelerate's default, would compile the model for each length
+    if not torch.accelerator.is_available():
+        settings.setdefault("dataloader_pin_memory", False)  # no device to pin it for
+        # By default, accelerate treats each torchrun process as a separate run if there is no GPU, and
+        # transformers refuses bf16.
+        settings["use_cpu"] = True
+    if METHODS[config.run.method].compares:
+        pass  # TRL truncates prompts with their answers itself
+    elif not config.training.get("packing"):
+        # The rows are tokenised, labelled and truncated; TRL's own preparation would map over them again.
+        settings |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+        settings["padding_free"] = False  # decided once the model is on its device
+    elif (longest := longest_row(config)) is not None:
+        settings["max_length"] = longest
+    try:
+        return trained_by(config.run.method).arguments(**settings)
+    except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:
+        raise ConfigError(f"[training] is refused by TRL: {first_line(error)}") from error
+
+
+def remove_integrations(args: Any, config: RunConfig) -> Iterator[str]:
+    """Remove the integrations that transformers adds to its `report_to`, against "none": they would report
+    from the training process, which waits for them. Yields a note about those that no tracker replaces."""
+    missed = [name for name in args.report_to if f"hf:{name}" not in config.tracking.trackers]
+    args.report_to = []
+    if missed:
+        yield (
+            f"the environment asks transformers to report to {', '.join(missed)}, but this run does not: add "
+            f"{' '.join(f'--tracker hf:{name}' for name in missed)}"
+        )
