@@ -7,8 +7,6 @@ wrong configuration, nothing is imported or created.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import tempfile
 import threading
@@ -16,45 +14,34 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fmstune.config.inspect.dump import HEADER, to_mapping, to_toml
-from fmstune.config.inspect.provenance import with_origins, written_origins
-from fmstune.config.methods.known import METHODS
 from fmstune.config.rules.unused import unused
 from fmstune.config.schema.tables import RunConfig
-from fmstune.console import RunConsole, phase, watched_by
+from fmstune.console import RunConsole, watched_by
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import DeliveryReport
-from fmstune.delivery.shipping.process import Job
-from fmstune.errors import Interrupted, RunError
+from fmstune.errors import RunError
 from fmstune.hub import pinned
 from fmstune.launch.environment import is_main_process
-from fmstune.layout import CONFIG_NAME
 from fmstune.resources.source import SYSTEM
+from fmstune.run.config_file import write_config
 from fmstune.run.description import describe
-from fmstune.run.directory import RunDirectory
 from fmstune.run.locking import locked
 from fmstune.run.look_ahead import look_ahead
 from fmstune.run.resolved import resolved_run
-from fmstune.run.resume import finish
 from fmstune.run.tracking import (
     checked_trackers,
-    in_process_callbacks,
     recorded,
     redactor_of,
     report_resumed,
     reports,
     sampled,
 )
-from fmstune.secrets.redaction import Redactor, process_redactor
-from fmstune.system.allocator import freed_memory_kept
-from fmstune.system.files import replace_text
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
 
 if TYPE_CHECKING:
-    from fmstune.training.build import BuiltTrainer
     from fmstune.training.callbacks.timing import TimingCallback
     from fmstune.training.extensions import Extensions
 
@@ -123,13 +110,15 @@ def execute(
         checked_trackers(config, out) as (fleet, in_process),
         locked(directory, overwrite=overwrite) as (directory, lock),
     ):
+        from fmstune.run.train import ActiveRun, train
+
         imported = time.perf_counter()
-        _write_config(config, directory.path, redactor)
+        write_config(config, directory.path, redactor)
         with recorded(config, directory, fleet, redactor, out, lock) as recorder:
             report_resumed(directory, fleet, out)
             with sampled(config, directory, recorder, out):
                 timing = _timing(config, recorder, began, imported)
-                metrics = _train(config, directory, recorder, in_process, out, extensions, timing)
+                metrics = train(ActiveRun(config, directory, recorder, out), in_process, extensions, timing)
     return RunResult(directory.path, metrics, tuple(reports(directory.path, config.tracking.trackers)))
 
 
@@ -155,96 +144,6 @@ def dry_run(
     out.say("dry run", f"ready for {counted(left, 'step')}; nothing was written")
 
 
-def _train(
-    config: RunConfig,
-    directory: RunDirectory,
-    recorder: Recorder,
-    in_process: list[Job],
-    out: RunConsole,
-    given: Extensions | None,
-    timing: TimingCallback | None,
-) -> Mapping[str, float]:
-    from fmstune.data.changed import changed_data, recorded_params
-    from fmstune.models.end_tokens import save_settings
-    from fmstune.run.artifacts import Artifacts
-    from fmstune.run.data_rows import write_data_rows
-    from fmstune.run.model_card import write_card
-    from fmstune.run.preflight import compare, prepare
-    from fmstune.run.stream_watch import StreamWatch, stream_ended
-    from fmstune.run.tracker_runs import ledger_copier
-    from fmstune.training.build import build_trainer
-    from fmstune.training.callbacks.progress import LastStepCallback, ProgressCallback
-    from fmstune.training.callbacks.stopping import StopCallback, stopping
-    from fmstune.training.decided import changed_decisions
-    from fmstune.training.extensions import Extensions
-    from fmstune.training.memory.outlook import explained
-    from fmstune.training.trainers.nonfinite import guard
-    from fmstune.training.tuned_trainer import Saving, save_with
-
-    extensions = (given or Extensions()).with_configured(config.run)
-    progress, stop = ProgressCallback(out, METHODS[config.run.method].shown), StopCallback()
-    callbacks: list[Any] = [
-        *filter(None, [timing]),
-        *_early_stopping(config),
-        *in_process_callbacks(recorder, in_process, directory.path, config.tracking.in_process_timeout, out),
-        LastStepCallback(),
-        progress,
-    ]
-    extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks, stop))
-    stops = stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process())
-    with stops, contextlib.ExitStack() as after:  # building the trainer records the data
-        before = recorded_params(directory.checkpoint.parent) if directory.checkpoint else {}
-        built = build_trainer(config, recorder, directory.path, extensions)
-        after.callback(built.trainer.end_workers)
-        if timing is not None:
-            timing.attach(built.trainer, built.model_seconds, built.data_seconds)
-        describe(built, out)
-        decided = _record_decided(config, built, directory.path, recorder)
-        if changed := changed_decisions(before.get("decided", {}), decided):
-            out.warn(f"decided otherwise than when the run was started: {changed}")
-        if changed := changed_data(before.get("data", {}), built.data):
-            out.warn(f"the data has changed since the run was started; using the current data: {changed}")
-        guard(built.trainer, config, directory.path, out, places=built.places, decode=built.tokenizer.decode)
-        out.say("run", str(directory.path))
-        if is_main_process():
-            with contextlib.suppress(OSError):  # only for the report; a full disk is handled elsewhere
-                write_data_rows(built, directory.path)
-        _add_samples(config, built, recorder, out)
-        if built.data.streaming and is_main_process():
-            built.trainer.add_callback(StreamWatch(directory.path, built.data.unused, out))
-        handed = Artifacts(config, directory, recorder, out, built)
-        after.callback(handed.end, config.tracking.close_timeout)
-        save_with(built.trainer, Saving(ledger_copier(directory.path, recorder), handed.add, out.warn), after)
-        expected = prepare(built, config, recorder, out)
-        checkpoint = directory.checkpoint
-        if checkpoint is not None and directory.step >= built.steps:
-            out.say("resume", f"step {built.steps} was the last; only saving the model is left")
-            finish(built.trainer, checkpoint)
-        else:
-            with explained(built.trainer, stop), freed_memory_kept():
-                built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        built = stream_ended(built, directory.path, recorder, out)
-        if stop.signum is not None:
-            state = built.trainer.state
-            out.say("stopped", f"at step {state.global_step} of {state.max_steps}")
-            raise Interrupted(stop.signum)
-        _report_best(config, built, out)
-        phase("saving the model")
-        built.trainer.save_model(str(directory.path))
-        if built.ends and built.adapter and is_main_process():
-            save_settings(built.trainer.model, directory.path)
-        if is_main_process():
-            write_card(directory.path, config, built, progress.metrics)
-            handed.finish()
-    seconds, steps = progress.seconds_and_steps(built.trainer.state)
-    compare(built, expected, recorder, out)
-    out.say("done", f"{counted(steps, 'step')} in {seconds:.1f} s")
-    dtype = str(built.trainer.saved_dtype() or "").removeprefix("torch.")
-    held = built.model_identity["dtype"]
-    out.say("saved", f"{directory.path}{f' · weights in {dtype}' if dtype and dtype != held else ''}")
-    return progress.metrics
-
-
 def _timing(config: RunConfig, recorder: Recorder, began: float, imported: float) -> TimingCallback | None:
     """The callback that times the phases, on rank zero; `imported` is the time after imports and checks."""
     if config.resources.interval <= 0 or not is_main_process():
@@ -261,71 +160,3 @@ def _warn_unused(config: RunConfig, out: RunConsole, extensions: Extensions | No
     computes = extensions is not None and extensions.compute_metrics is not None
     for key, why in unused(config, computes_metrics=computes).items():
         out.warn(f"{config.at(key)}{key} has no effect in this run: {why}")
-
-
-def _early_stopping(config: RunConfig) -> list[Any]:
-    if config.run.early_stopping_patience is None:
-        return []
-    from transformers import EarlyStoppingCallback
-
-    settings = config.run
-    return [EarlyStoppingCallback(settings.early_stopping_patience, settings.early_stopping_threshold)]
-
-
-def _add_samples(config: RunConfig, built: BuiltTrainer, recorder: Recorder, out: RunConsole) -> None:
-    from fmstune.training.callbacks.samples import SampleCallback, questions
-
-    asked = questions(config.samples, built.tokenizer, built.trainer.eval_dataset)
-    if asked:
-        most = config.samples.max_new_tokens
-        built.trainer.add_callback(SampleCallback(asked, most, built.tokenizer, recorder, out))
-
-
-def _report_best(config: RunConfig, built: BuiltTrainer, out: RunConsole) -> None:
-    """Report which weights are kept, if the best evaluation decides that."""
-    state, args = built.trainer.state, built.trainer.args
-    if config.run.early_stopping_patience is not None and state.global_step < state.max_steps:
-        missed = counted(config.run.early_stopping_patience, "evaluation")
-        at = f"step {state.global_step} of {state.max_steps}"
-        out.say("stopped", f"early, at {at}: no improvement in {missed}")
-    if args.load_best_model_at_end and state.best_metric is not None:
-        name = str(args.metric_for_best_model).removeprefix("eval_")
-        kept = "kept" if state.best_model_checkpoint else "not kept: it has no checkpoint"
-        out.say("best", f"eval {name} {state.best_metric:.4g} at step {state.best_global_step}; {kept}")
-
-
-def _record_decided(
-    config: RunConfig, built: BuiltTrainer, directory: Path, recorder: Recorder
-) -> Mapping[str, Any]:
-    """Record the settings that this run decided, as params and in a comment in `config.toml`: a repetition on
-    another machine may decide differently. Returns them."""
-    from fmstune.training.decided import decided
-
-    found = decided(config, built)
-    if int(config.training.get("max_steps", -1)) <= 0:
-        found["max_steps"] = built.steps  # so that followers of the run know its progress
-    recorder.set_params(found, "decided")
-    lines = "".join(f"training.{name} = {json.dumps(value, default=str)}\n" for name, value in found.items())
-    _write_config(
-        config, directory, process_redactor(), f"{HEADER}Decided from the machine and the data:\n{lines}"
-    )
-    return found
-
-
-def _write_config(config: RunConfig, directory: Path, redactor: Redactor, header: str = HEADER) -> None:
-    if not is_main_process():
-        return
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        text = to_toml(config, redactor.configuration(to_mapping(config)), header=redactor.text(header))
-        known = written_origins(directory / CONFIG_NAME)
-        # Settings that a resumed run reads from its own file keep their original origin.
-        own = {str(directory / CONFIG_NAME), CONFIG_NAME}
-        origins = {
-            key: known.get(key, "default") if origin in own else origin
-            for key, origin in config.origins.items()
-        }
-        text = with_origins(text, {key: redactor.text(origin) for key, origin in origins.items()})
-        replace_text(directory / CONFIG_NAME, text)  # atomically, since a resumed run reads it
-    except OSError as error:
-        raise RunError(f"{directory} cannot be written to: {error.strerror or error}.") from error

@@ -170,7 +170,7 @@ def test_a_run_resumed_elsewhere_continues_in_the_tracker_runs_of_its_checkpoint
 def test_a_tracker_that_cannot_be_used_is_an_error_before_anything_is_created(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fmstune.training.build.build_trainer", fail_if_called)
+    monkeypatch.setattr("fmstune.training.build.load_inputs", fail_if_called)
     with pytest.raises(TrackerCheckFailed, match="there is no API key") as error:
         tune("out", trackers=("wandb",))
     assert error.value.exit_code == 3

@@ -43,11 +43,7 @@ _LIGHT = (
 )  # fmt: skip
 """What a command without torch imports."""
 _TRAINER = (
-    *_LIGHT, "fmstune.run.run", "fmstune.run.preflight", "fmstune.run.artifacts", "fmstune.run.data_rows",
-    "fmstune.run.model_card", "fmstune.run.stream_watch", "fmstune.run.tracker_runs", "fmstune.data.changed",
-    "fmstune.training.build", "fmstune.training.decided", "fmstune.training.methods.sft",
-    "fmstune.training.callbacks.progress", "fmstune.training.callbacks.samples",
-    "fmstune.training.callbacks.stopping", "fmstune.training.callbacks.timing",
+    *_LIGHT, "fmstune.run.train", "fmstune.training.methods.sft",
     "peft.utils.transformers_weight_conversion",
     "fmstune.config.inspect.decided",
     "fmstune.report.ending", "fmstune.report.page", "fmstune.trackers.standalone",
