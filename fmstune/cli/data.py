@@ -77,42 +77,28 @@ def data(
     # Training on a stream requires a number of steps, which does not matter here.
     resolved = load_config(config, [*flags, ("training.max_steps", 1, "fmstune data")], sets or [], [], None)
 
-    from fmstune.config.rules.methods import divided_by, unweighted_by
     from fmstune.launch.environment import quiet_libraries
 
     quiet_libraries()
     from fmstune.hub import pinned
 
     resolved = pinned(resolved, lambda text: typer.echo(f"warning  {text}", err=True))
-    from fmstune.data.cache import prepare_once
+    from fmstune.data.configured import configured_data
     from fmstune.data.preview import histogram, padding_share, view_rows
     from fmstune.data.tokens.lengths import sequence_lengths
     from fmstune.models.load import load_tokenizer
     from fmstune.models.special_tokens import use_tokens
 
-    training = resolved.training
-    seed = int(training.get("seed", 42))
     tokenizer = load_tokenizer(resolved.model)
     use_tokens(resolved, tokenizer)
-    longest = training.get("max_length", 1024)
-    prepared = prepare_once(
-        resolved.data,
-        tokenizer,
-        longest,
-        seed,
-        method=resolved.run.method,
-        keep_end=training.get("truncation_mode") == "keep_end",
-        unweighted=unweighted_by(training),
-        divided_by=divided_by(training),
-        as_given=training.get("train_sampling_strategy") == "sequential",
-    )
+    prepared = configured_data(resolved, tokenizer)
     views = view_rows(prepared.train, tokenizer, rows, prepared.places)
     lengths: list[int] = []
     if not prepared.summary.streaming:
-        lengths = sequence_lengths(prepared.train, longest).ravel().tolist()
+        lengths = sequence_lengths(prepared.train, resolved.max_length).ravel().tolist()
     bins = histogram(lengths)
-    batch = int(training.get("per_device_train_batch_size", 8))
-    padding = padding_share(lengths, batch, seed) if lengths else None
+    batch = int(resolved.training.get("per_device_train_batch_size", 8))
+    padding = padding_share(lengths, batch, resolved.seed) if lengths else None
     if as_json:
         import json
 

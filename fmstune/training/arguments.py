@@ -20,12 +20,6 @@ from fmstune.text import first_line
 from fmstune.training.methods.trained import trained_by
 
 
-def longest_row(config: RunConfig) -> int | None:
-    """The tokens after which rows are truncated; `None` for no limit."""
-    longest: int | None = config.training.get("max_length", 1024)
-    return longest
-
-
 def training_arguments(config: RunConfig, output_dir: Path) -> Any:
     """TRL's arguments for this run. Raises `ConfigError` for what TRL refuses."""
     settings = dict(config.training) | {"output_dir": str(output_dir), "report_to": "none"}
@@ -46,12 +40,12 @@ def training_arguments(config: RunConfig, output_dir: Path) -> Any:
         settings["use_cpu"] = True
     if METHODS[config.run.method].compares:
         pass  # TRL truncates prompts with their answers itself
-    elif not config.training.get("packing"):
+    elif not config.packing:
         # The rows are tokenised, labelled and truncated; TRL's own preparation would map over them again.
         settings |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
         settings["padding_free"] = False  # decided once the model is on its device
-    elif (longest := longest_row(config)) is not None:
-        settings["max_length"] = longest
+    elif config.max_length is not None:
+        settings["max_length"] = config.max_length
     try:
         return trained_by(config.run.method).arguments(**settings)
     except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:

@@ -24,11 +24,11 @@ from fmstune.models.attention_kernels import disable_cudnn_attention
 from fmstune.system.compiler import require_compiler
 from fmstune.system.device import Precision, precision
 from fmstune.trackers.base import Tracker
-from fmstune.training.arguments import longest_row, remove_integrations, training_arguments
+from fmstune.training.arguments import remove_integrations, training_arguments
 from fmstune.training.callbacks.resumed_steps import ResumedSteps
 from fmstune.training.callbacks.tokens_seen import TokensSeen
 from fmstune.training.extensions import Extensions
-from fmstune.training.inputs import Inputs, load_inputs, seed_of
+from fmstune.training.inputs import Inputs, load_inputs
 from fmstune.training.memory.outlook import require_room_for_weights
 from fmstune.training.methods.trained import trained_by
 from fmstune.training.speed.padding_free import Padding, decide
@@ -83,7 +83,7 @@ def build_trainer(
         "peft_config": adapters.peft_config(config, inputs.model.model),
     }
     args = training_arguments(config, output_dir)
-    if not config.training.get("packing") or args.packing_strategy != "wrapped":  # of one shape
+    if not config.packing or args.packing_strategy != "wrapped":  # of one shape
         disable_cudnn_attention()
     notes = [*inputs.notes, *remove_integrations(args, config)]
     padding: Padding | None = None
@@ -113,7 +113,7 @@ def build_trainer(
         precision=precision(config.training),
         adapter=adapters.describe(trainer.model),
         notes=(*notes, *_about_the_model(trainer, config)),
-        places=() if config.training.get("packing") else data.places,
+        places=() if config.packing else data.places,
         ends=inputs.ends,
         model_seconds=inputs.model_seconds,
         data_seconds=inputs.data_seconds,
@@ -131,15 +131,15 @@ def _built_by_trl(config: RunConfig, inputs: Inputs, args: Any, attached: Mappin
             processing_class=inputs.tokenizer,
             **attached,
         )
-    if not config.training.get("packing"):
+    if not config.packing:
         # TRL was kept from truncating rows. Callbacks and training_args.bin get the actual value.
-        trainer.args.max_length = longest_row(config)
+        trainer.args.max_length = config.max_length
     return trainer
 
 
 def _complete(trainer: TunedTrainer, config: RunConfig, inputs: Inputs) -> None:
     """Set what fmstune's mixins read, and add the callbacks of every run."""
-    trainer.method, trainer.longest_row = config.run.method, longest_row(config)
+    trainer.method, trainer.longest_row = config.run.method, config.max_length
     trainer.own_files, trainer.save_dtype = inputs.model.own_files, config.run.save_dtype
     adapters.ready_for_checkpoints(trainer.model)
     trainer.add_callback(TokensSeen(trainer))
@@ -190,7 +190,7 @@ def _without_padding(trainer: TunedTrainer, config: RunConfig) -> Padding | None
             lengths,
             args.per_device_train_batch_size,
             asked,
-            seed=seed_of(config),
+            seed=config.seed,
             compiled=compiled,
             autocast=autocast,
         )

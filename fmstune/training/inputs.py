@@ -12,11 +12,10 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from fmstune.config.methods.known import METHODS
-from fmstune.config.rules.methods import divided_by, unweighted_by
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import phase
-from fmstune.data.cache import prepare_once
-from fmstune.data.prepare import PreparedData, shuffled
+from fmstune.data.configured import configured_data, shuffled_as_configured
+from fmstune.data.prepare import PreparedData
 from fmstune.errors import ModelError
 from fmstune.layout import SKIPPED_ROWS
 from fmstune.models.context_length import check_context_length
@@ -24,7 +23,6 @@ from fmstune.models.end_tokens import learnt_ends, stop_at
 from fmstune.models.load import LoadedModel, load_model, load_tokenizer
 from fmstune.models.special_tokens import use_tokens
 from fmstune.models.vocabulary import fit_vocabulary
-from fmstune.training.arguments import longest_row
 from fmstune.training.speed.lm_head import sees_ahead
 
 
@@ -63,36 +61,18 @@ def load_inputs(config: RunConfig, output_dir: Path) -> Inputs:
         use_tokens(config, tokenizer)
     phase("reading and tokenising data")
     with for_data.running():
-        data = _load_data(config, tokenizer, output_dir)
+        data = configured_data(config, tokenizer, output_dir / SKIPPED_ROWS)
+        data = shuffled_as_configured(data, config)
     phase("loading the model")
     with for_model.running():
         model, grown = _load_model(config, tokenizer, data)
         ends = () if METHODS[config.run.method].scores else learnt_ends(data.summary.shape, tokenizer)
         stop_at(model.model, tokenizer, ends)
     streamed = data.summary.streaming
-    longest = (longest_row(config) or 0) if streamed else data.summary.longest
+    longest = (config.max_length or 0) if streamed else data.summary.longest
     too_long = check_context_length(model.model, longest, streamed=streamed)
     notes = tuple(note for note in (too_long, grown) if note)
     return Inputs(tokenizer, data, model, ends, notes, for_model.seconds, for_data.seconds)
-
-
-def _load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, output_dir: Path) -> PreparedData:
-    method, training, seed = METHODS[config.run.method], config.training, seed_of(config)
-    data = prepare_once(
-        config.data,
-        tokenizer,
-        longest_row(config),
-        seed,
-        output_dir / SKIPPED_ROWS,
-        method=method.name,
-        keep_end=training.get("truncation_mode") == "keep_end",
-        unweighted=unweighted_by(training),
-        divided_by=divided_by(training),
-        as_given=training.get("train_sampling_strategy") == "sequential",
-    )
-    if method.compares or training.get("packing") or not training.get("shuffle_dataset"):
-        return data
-    return shuffled(data, seed)  # TRL shuffles packed rows itself
 
 
 def _load_model(
@@ -100,7 +80,7 @@ def _load_model(
 ) -> tuple[LoadedModel, str | None]:
     """The model with an embedding for each token of the data, and a message if it had to grow for that."""
     frozen, scores = config.adapter is not None, METHODS[config.run.method].scores
-    loaded = load_model(config.model, lora=frozen, seed=seed_of(config), reward=scores)
+    loaded = load_model(config.model, lora=frozen, seed=config.seed, reward=scores)
     if not scores and sees_ahead(loaded.model):
         raise ModelError(
             f"model.path = {config.model.path!r} sees the tokens that it is to predict: models of type "
@@ -111,8 +91,3 @@ def _load_model(
         parameters = loaded.model.num_parameters()
         loaded = dataclasses.replace(loaded, identity={**loaded.identity, "parameters": parameters})
     return loaded, grown
-
-
-def seed_of(config: RunConfig) -> int:
-    """The seed of the run: transformers' default if none is set."""
-    return int(config.training.get("seed", 42))

@@ -292,6 +292,22 @@ class RunConfig:
         return "lora" if self.lora.enabled else None
 
     @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.training.get("seed", 42))
+
+    @property
+    def max_length(self) -> int | None:
+        """The tokens after which rows are truncated; `None` for no limit."""
+        longest: int | None = self.training.get("max_length", 1024)
+        return longest
+
+    @property
+    def packing(self) -> bool:
+        """Whether several rows are packed into one."""
+        return bool(self.training.get("packing"))
+
+    @property
     def output_dir(self) -> str | None:
         """The run's directory, if the user chose one."""
         chosen: str | None = self.training.get("output_dir")
