@@ -29,10 +29,10 @@ from fmstune.run.config_file import write_config
 from fmstune.run.description import describe
 from fmstune.run.locking import locked
 from fmstune.run.look_ahead import look_ahead
+from fmstune.run.recording import recorded
 from fmstune.run.resolved import resolved_run
 from fmstune.run.tracking import (
     checked_trackers,
-    recorded,
     redactor_of,
     report_resumed,
     reports,

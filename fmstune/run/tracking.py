@@ -1,46 +1,32 @@
-"""The run's tracking: check the trackers before the run, and keep its journal until the end."""
+"""The trackers of a run: check them before it, attach those of this process, and report what they got."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import os
-import sys
-import time
-import traceback
-import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fmstune.config.inspect.dump import to_mapping
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole
-from fmstune.delivery.delivered_files import release_links
-from fmstune.delivery.journal.labels import labels_of
-from fmstune.delivery.journal.reader import Header, JournalError
-from fmstune.delivery.journal.writer import JournalWriter
-from fmstune.delivery.ledger import all_ledgers, highest_known
-from fmstune.delivery.place import become_own_run, original_of, record_place
-from fmstune.delivery.recorder import Recorder, active
+from fmstune.delivery.journal.reader import JournalError
+from fmstune.delivery.ledger import all_ledgers
+from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import DeliveryReport, report
 from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.process import Job
-from fmstune.errors import ConfigError, Interrupted
+from fmstune.errors import ConfigError
 from fmstune.launch.environment import is_main_process, quiet_libraries
 from fmstune.launch.rank import needs_process_group
-from fmstune.layout import ERROR_LOG, JOURNAL_NAME, TRACKING_DIR
 from fmstune.resources.scanner import scanned
 from fmstune.resources.source import SYSTEM
-from fmstune.run import provenance
 from fmstune.run.directory import RunDirectory
-from fmstune.run.ending import StopSignals
-from fmstune.secrets.redaction import Redactor, config_secrets, hide, know_secrets, process_redactor
-from fmstune.system.locks import Lock
+from fmstune.secrets.redaction import Redactor, config_secrets, know_secrets, process_redactor
 from fmstune.system.threads import set_threads
-from fmstune.text import counted
-from fmstune.trackers.records import Check, Status, TrackerError
+from fmstune.trackers.records import Check, TrackerError
 from fmstune.trackers.registry import reference
 from fmstune.training.sdks import sdks_deferred
 
@@ -95,94 +81,6 @@ def _require_usable(name: str, check: Check, config: RunConfig, out: RunConsole)
 
 
 @contextlib.contextmanager
-def recorded(
-    config: RunConfig,
-    directory: RunDirectory,
-    fleet: Fleet,
-    redactor: Redactor,
-    out: RunConsole,
-    lock: Lock | None = None,
-) -> Iterator[Recorder]:
-    """Keep the run's journal, with an active Recorder: whatever happens, it ends with the true status, and
-    the shippers get time to deliver it. `lock` is the journal's, if this process already holds it."""
-    if not is_main_process():
-        out.begin(directory.path)
-        yield Recorder(JournalWriter(Path(os.devnull), _header(config, directory)))
-        return
-    from fmstune.run.tracker_runs import continue_runs
-
-    tracking = directory.path / TRACKING_DIR
-    tracking.mkdir(parents=True, exist_ok=True)
-    earlier = 0
-    if directory.checkpoint is not None and not (tracking / JOURNAL_NAME).exists():
-        earlier = continue_runs(directory.checkpoint, directory.path, config.tracking.trackers)
-    header, known = _header(config, directory, earlier), highest_known(directory.path)
-    if original := original_of(directory.path):
-        become_own_run(directory.path, header)
-        out.say("copy", f"of {original}, which still exists: continues as a separate run, also in trackers")
-    process = os.getpid()
-    ending = StopSignals()
-    ending.watch()
-    ending.hold()  # a journal that was started also gets an end
-    try:
-        journal = JournalWriter(tracking / JOURNAL_NAME, header, on_problem=out.warn, known=known, lock=lock)
-    except BaseException:
-        ending.leave()
-        raise
-    recorder = Recorder(journal)
-    status: Status = "failed"
-    error: str | None = None
-    try:
-        record_place(directory.path, journal.header.id)
-        out.begin(directory.path)
-        fleet.start_delivery(directory.path, tend=journal.tend)
-        ending.release()
-        with active(recorder):
-            # Before anything else: without this mark, events after a status are leftovers of that run.
-            if directory.checkpoint is not None or journal.last_seq > journal.header.after:
-                recorder.resumed(directory.step, labels_of(header))
-            _track_identity(recorder, config)
-            yield recorder
-        ending.hold()
-        status = "finished"
-    except BaseException as stopped:
-        ending.hold()
-        status, error = _status_of(stopped)
-        if status == "failed" and os.getpid() == process:
-            _write_error_log(directory.path, redactor)
-        raise
-    finally:
-        if os.getpid() != process:
-            _exit_child()
-        in_process = list(recorder.in_process)
-        with contextlib.ExitStack() as steps:  # in reverse order; a failing step does not stop the others
-            steps.callback(ending.leave)
-            steps.enter_context(active(recorder))  # to count metrics that threads still track
-            steps.callback(_guarded, out, "summarising the run", out.end, directory.path)
-            # Only the summary is left: a signal during it (from torchrun, which ends the other ranks) would
-            # hide how the run ended.
-            steps.callback(ending.hold)
-            steps.callback(
-                _guarded,
-                out,
-                "reporting the deliveries",
-                _show,
-                directory.path,
-                journal,
-                out,
-                config.tracking.trackers,
-            )
-            steps.callback(_guarded, out, "releasing links", release_links, directory.path, fleet.trackers)
-            for tracker in in_process:
-                steps.callback(_guarded, out, "saving a tracker's state", tracker.save)
-            steps.callback(_guarded, out, "closing the journal", journal.close)
-            steps.callback(_guarded, out, "closing the trackers", fleet.finish)
-            steps.callback(out.phase, "delivering")
-            steps.callback(ending.release)
-            steps.callback(_guarded, out, "recording the end", recorder.close, status, error)
-
-
-@contextlib.contextmanager
 def sampled(
     config: RunConfig, directory: RunDirectory, recorder: Recorder, out: RunConsole
 ) -> Iterator[None]:
@@ -197,46 +95,6 @@ def sampled(
         yield
 
 
-def _guarded(out: RunConsole, what: str, step: Callable[..., None], *arguments: Any) -> None:
-    """Run one step of a run's end: its errors must not fail a training that succeeded."""
-    try:
-        step(*arguments)
-    except Exception as error:
-        out.warn(f"{what} failed: {type(error).__name__}: {error}")
-
-
-def _show(directory: Path, journal: JournalWriter, out: RunConsole, used: Collection[str]) -> None:
-    for line in reports(directory, used):
-        out.say(line.tracker, line.line())
-        for change in line.adapted():
-            out.say("", change)
-    if lost := journal.unrecorded - journal.late:
-        out.warn(f"{counted(lost, 'event')} could not be written to the journal, and are lost")
-    if journal.late:
-        out.warn(
-            f"{counted(journal.late, 'event')} arrived after the end of the training, from a thread or child "
-            "process that was still running: not recorded. End it in on_train_end"
-        )
-    if journal.lost:
-        out.warn(
-            f"{counted(journal.lost, 'event')} of the damaged journal could not be recovered, and are lost"
-        )
-
-
-def _exit_child() -> NoReturn:
-    """Exit a forked child that leaves the training: only its parent does the rest."""
-    error = sys.exc_info()[1]
-    code = 0 if error is None else 1
-    if isinstance(error, SystemExit):
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    elif error is not None:
-        traceback.print_exc()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code & 0xFF)
-
-
 def report_resumed(directory: RunDirectory, fleet: Fleet, out: RunConsole) -> None:
     """Report that the run is resumed, and how trackers handle steps that were logged before."""
     for why in directory.unusable:
@@ -246,30 +104,6 @@ def report_resumed(directory: RunDirectory, fleet: Fleet, out: RunConsole) -> No
     policies = [f"{policy} in {name}" for name, policy in fleet.repeated_steps().items()]
     again = f"; steps logged before are {', '.join(policies)}" if policies else ""
     out.say("resume", f"from {directory.checkpoint}{again}")
-
-
-def _status_of(stopped: BaseException) -> tuple[Status, str | None]:
-    from fmstune.launch.rank import cause_of_lost_peer, failure_of_another
-
-    if isinstance(stopped, (Interrupted, KeyboardInterrupt)):
-        another = failure_of_another()  # after which torchrun sends SIGTERM to this process
-        return ("failed", another) if another else ("interrupted", None)
-    cause = cause_of_lost_peer(str(stopped))
-    if cause is not None:
-        return "failed", cause
-    first = next(iter(str(stopped).strip().splitlines()), "")
-    return "failed", f"{type(stopped).__name__}: {first}" if first else type(stopped).__name__
-
-
-def _track_identity(recorder: Recorder, config: RunConfig) -> None:
-    """Track the run's identity: the user's params, the resolved configuration, the versions, the commit."""
-    if config.params:
-        recorder.set_params(config.params, "params")
-    recorder.set_params({k: v for k, v in to_mapping(config).items() if k != "params"}, "config")
-    recorder.set_params(provenance.packages(), "packages")
-    commit = provenance.git(Path.cwd())
-    if commit:
-        recorder.set_params(commit, "git")
 
 
 def in_process_callbacks(
@@ -318,22 +152,3 @@ def redactor_of(config: RunConfig) -> Redactor:
     """The process's redactor, after adding the secrets of this configuration."""
     know_secrets(config_secrets(to_mapping(config)))
     return process_redactor()
-
-
-def _header(config: RunConfig, directory: RunDirectory, after: int = 0) -> Header:
-    run, found = config.run, config.run.name or config.training.get("run_name")
-    return Header(
-        uuid.uuid4().hex,
-        hide(found or directory.path.resolve().name),
-        time.time(),
-        str(Path.cwd()),
-        after,
-        None if run.group is None else hide(run.group),
-        tuple(map(hide, run.tags)),
-        None if run.notes is None else hide(run.notes),
-    )
-
-
-def _write_error_log(directory: Path, redactor: Redactor) -> None:
-    with contextlib.suppress(OSError):  # the disk may have failed; the error itself is printed
-        (directory / ERROR_LOG).write_text(redactor.text(traceback.format_exc()), encoding="utf-8")

@@ -223,7 +223,7 @@ def test_a_failed_training_is_failed_in_every_tracker_with_a_traceback_in_the_er
 def test_a_full_disk_under_the_journal_is_reported_once_and_the_run_continues(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fmstune.run.tracking.JOURNAL_NAME", "/dev/full")
+    monkeypatch.setattr("fmstune.run.recording.JOURNAL_NAME", "/dev/full")
     _, shown = tune("out")
     assert (
         shown.count(
