@@ -21,7 +21,7 @@ from fmstune.delivery.shipping.process import Job, ShipperProcess
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import holds_redacted
 from fmstune.system import locks
-from fmstune.system.files import NotAFile
+from fmstune.system.files import NotAFile, is_writable
 
 _STALLED_SECONDS = 120.0
 _POLL_SECONDS = 0.1
@@ -92,6 +92,8 @@ def sync(
                 line = _copied(line, original)
             elif lacking:
                 line = _without_option(line, lacking[0])
+            elif not is_writable(directory / TRACKING_DIR):
+                line = _unwritable(line, directory / TRACKING_DIR)
             else:
                 line = _deliver(directory, job, check_within, progress)
         moved = (load_ledger(directory, name) or Ledger(name)).moved
@@ -141,6 +143,12 @@ def _copied(line: DeliveryReport, original: Path) -> DeliveryReport:
     return dataclasses.replace(line, error=error, remedy=remedy, since=None)
 
 
+def _unwritable(line: DeliveryReport, folder: Path) -> DeliveryReport:
+    """Without a record of its progress, a delivery that is repeated would deliver events twice."""
+    error = f"{folder} is not writable, and a delivery records its progress there"
+    return dataclasses.replace(line, error=error, remedy="make it writable, then sync again", since=None)
+
+
 def _without_option(line: DeliveryReport, option: str) -> DeliveryReport:
     """Without the option the tracker would deliver to another location, or as another user."""
     key = dotted(["trackers", line.tracker, option])
@@ -184,8 +192,11 @@ def _ship(directory: Path, shipper: ShipperProcess, progress: Progress) -> int |
     hung."""
     job = shipper.job
     forgive = True  # the user may have fixed the tracker
+    died: Ledger | None = None
     while True:
         before = load_ledger(directory, job.name) or Ledger(job.name)
+        if died is not None and died.careful > before.careful:
+            before = died  # it could not be saved
         shipper.ship(directory, follow=False, close_timeout=0.0, forgive=forgive)
         forgive = False
         try:
@@ -193,7 +204,8 @@ def _ship(directory: Path, shipper: ShipperProcess, progress: Progress) -> int |
         finally:
             shipper.kill()
         if (cause := shipper.death) is not None:
-            if not can_progress(directory, before, note_death(directory, job.name, cause)):
+            died = note_death(directory, job.name, cause)
+            if not can_progress(directory, before, died):
                 return code
         elif code != EXIT_AGAIN:
             return code

@@ -47,7 +47,10 @@ def remove(removal: Removal) -> None:
     """Delete the files of a run, and its directory if nothing else is in it. The run cannot be resumed
     meanwhile. Raises `ConfigError` if a process is running it, `RunError` if something cannot be deleted."""
     directory = removal.directory
-    lock = locks.acquire(lock_path(journal_of(directory)))
+    try:
+        lock = locks.acquire(lock_path(journal_of(directory)))
+    except OSError as error:
+        raise _not_removed(directory, error) from error
     if lock is None:
         _require_not_running(directory)
         raise ConfigError(f"{shown_path(directory)}: another process is using this run; wait until it ends.")
@@ -59,12 +62,16 @@ def remove(removal: Removal) -> None:
                 if not any(folder.iterdir()) and not folder.samefile(Path.cwd()):
                     folder.rmdir()
     except OSError as error:
-        raise RunError(f"{shown_path(directory)} cannot be removed: {error.strerror or error}.") from error
+        raise _not_removed(directory, error) from error
     finally:
         lock.release()
     index = RunIndex(index_path())
     index.forget([os.path.realpath(directory)])
     index.close()
+
+
+def _not_removed(directory: Path, error: OSError) -> RunError:
+    return RunError(f"{shown_path(directory)} cannot be removed: {error.strerror or error}.")
 
 
 def _require_not_running(directory: Path) -> None:
