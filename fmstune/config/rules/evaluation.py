@@ -45,50 +45,45 @@ def check_consistency(config: RunConfig) -> RunConfig:
         *parallel_problems(config),
         *training_problems(config),
     )
-    problems += [f"{_at(config, key)}{what}" for key, what in found]
+    problems += [f"{config.at(key)}{what}" for key, what in found]
     if problems:
         raise combined(problems)
     return config
 
 
-def _at(config: RunConfig, key: str) -> str:
-    """`fmstune.toml:14: `, the location at the start of a message."""
-    return config.at(key)
-
-
 def _evaluation(config: RunConfig) -> Iterator[str]:
     data, training = config.data, config.training
     if data.eval and data.eval_fraction:
-        yield f"{_at(config, 'data.eval_fraction')}set data.eval or data.eval_fraction, not both."
+        yield f"{config.at('data.eval_fraction')}set data.eval or data.eval_fraction, not both."
     strategy = training.get("eval_strategy", "no")
     if strategy != "no" and not (data.eval or data.eval_fraction):
         yield (
-            f"{_at(config, 'training.eval_strategy')}training.eval_strategy = {strategy!r} needs evaluation "
+            f"{config.at('training.eval_strategy')}training.eval_strategy = {strategy!r} needs evaluation "
             "data: add --eval-data, or set data.eval_fraction = 0.1."
         )
     for key, wanted in (("samples.rows", config.samples.rows), ("samples.prompts", config.samples.prompts)):
         if wanted and strategy == "no":
             yield (
-                f"{_at(config, key)}{key} are answered at evaluations: add --eval-data, or set "
+                f"{config.at(key)}{key} are answered at evaluations: add --eval-data, or set "
                 "data.eval_fraction = 0.1."
             )
     patience = config.run.early_stopping_patience
     if patience is not None and strategy == "no":
         yield (
-            f"{_at(config, 'run.early_stopping_patience')}run.early_stopping_patience needs evaluations: "
+            f"{config.at('run.early_stopping_patience')}run.early_stopping_patience needs evaluations: "
             "add --eval-data, or set data.eval_fraction = 0.1."
         )
         return
     if patience is not None and not training.get("load_best_model_at_end"):
         yield (
-            f"{_at(config, 'training.load_best_model_at_end')}run.early_stopping_patience keeps the weights "
+            f"{config.at('training.load_best_model_at_end')}run.early_stopping_patience keeps the weights "
             "of the best evaluation; leave out training.load_best_model_at_end."
         )
     for name, values in _NEED_EVALUATION.items():
         value = training.get(name)
         if value in values and strategy == "no":
             yield (
-                f"{_at(config, f'training.{name}')}training.{name} = {shown(value)} needs evaluations: add "
+                f"{config.at(f'training.{name}')}training.{name} = {shown(value)} needs evaluations: add "
                 '--eval-data, or set data.eval_fraction = 0.1, with training.eval_strategy = "epoch".'
             )
 
@@ -100,7 +95,7 @@ def _training(config: RunConfig) -> Iterator[str]:
     key = "training.load_best_model_at_end"
     if best and evaluated != saved:
         yield (
-            f"{_at(config, key)}{key} needs a checkpoint for each evaluation, but training.eval_strategy = "
+            f"{config.at(key)}{key} needs a checkpoint for each evaluation, but training.eval_strategy = "
             f"{evaluated!r} and training.save_strategy = {saved!r}: make them the same."
         )
     evaluate_every = training.get("eval_steps") or training.get("logging_steps", 10)
@@ -108,24 +103,24 @@ def _training(config: RunConfig) -> Iterator[str]:
     counted = evaluated == saved == "steps" and min(evaluate_every, save_every) >= 1
     if best and counted and save_every % evaluate_every:
         yield (
-            f"{_at(config, key)}{key} needs checkpoints at evaluated steps: make training.save_steps "
+            f"{config.at(key)}{key} needs checkpoints at evaluated steps: make training.save_steps "
             f"= {save_every} a multiple of the steps between evaluations, {evaluate_every}."
         )
     for name in _STEPS:
         value = training.get(name)
         if isinstance(value, float) and value > 1 and value != int(value):
             yield (
-                f"{_at(config, f'training.{name}')}training.{name} = {value} is not a number of steps: "
+                f"{config.at(f'training.{name}')}training.{name} = {value} is not a number of steps: "
                 "use an integer, or a fraction of all steps below 1."
             )
     steps = training.get("max_steps", -1)
     if steps != -1 and steps <= 0:  # transformers would silently train whole epochs instead
         yield (
-            f"{_at(config, 'training.max_steps')}training.max_steps = {steps} is out of range; it must be "
+            f"{config.at('training.max_steps')}training.max_steps = {steps} is out of range; it must be "
             "more than 0, or -1 for whole epochs."
         )
     if training.get("fp16") and training.get("bf16"):
-        yield f"{_at(config, 'training.fp16')}set training.fp16 or training.bf16, not both."
+        yield f"{config.at('training.fp16')}set training.fp16 or training.bf16, not both."
 
 
 def _paths(config: RunConfig) -> Iterator[str]:
@@ -135,7 +130,7 @@ def _paths(config: RunConfig) -> Iterator[str]:
     if model != "demo" and not gguf and local and not exists(config.base_dir / model):
         path = Path(model)
         yield (
-            f"{_at(config, 'model.path')}model.path = {shown(model)}: there is no such directory."
+            f"{config.at('model.path')}model.path = {shown(model)}: there is no such directory."
             f"{similar_file(path, config.base_dir) or nearest_run(path)}"
         )
     template = config.model.chat_template
@@ -147,4 +142,4 @@ def _paths(config: RunConfig) -> Iterator[str]:
             else (f"there is no such file.{similar_file(Path(template), config.base_dir)}")
         )
         known = f" Available: {', '.join(CHAT_TEMPLATES)}, and Jinja files." if named else ""
-        yield f"{_at(config, 'model.chat_template')}model.chat_template = {shown(template)}: {what}{known}"
+        yield f"{config.at('model.chat_template')}model.chat_template = {shown(template)}: {what}{known}"
