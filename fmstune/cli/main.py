@@ -43,8 +43,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 
 def _main(arguments: list[str]) -> NoReturn:
-    # The user's trackers and functions may be modules here; last, so that they do not shadow packages.
-    sys.path.append(str(Path.cwd()))
+    try:
+        # The user's trackers and functions may be modules here; last, so that they do not shadow packages.
+        sys.path.append(str(Path.cwd()))
+    except OSError:
+        _fail("the current directory no longer exists; change to another one.", 2)
     try:
         code = _run(arguments)
         sys.stdout.flush()  # an answer that cannot be written is an error

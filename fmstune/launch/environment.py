@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 
@@ -64,7 +65,12 @@ def _require_alone(numbers: Mapping[str, str]) -> None:
 def quiet_libraries() -> None:
     """Silence the libraries' own output, and turn off TRL's message to a hub at the start of each trainer,
     unless the user has set these variables. Call it before the libraries are imported, which is when they
-    read them."""
+    read them. Raises `ConfigError` if Python drops docstrings, which transformers reads."""
+    if sys.flags.optimize > 1:
+        raise ConfigError(
+            "Python runs without docstrings (PYTHONOPTIMIZE = 2 or -OO), which transformers needs: unset it, "
+            "or use 1."
+        )
     for name in (
         "HF_HUB_DISABLE_TELEMETRY",
         "HF_HUB_DISABLE_PROGRESS_BARS",

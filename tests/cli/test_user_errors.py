@@ -128,3 +128,21 @@ def test_the_import_guard_detects_heavy_imports(here: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(here.parent / "guard")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "IMPORTED torch" in done.stderr
+
+
+def test_a_current_directory_that_was_removed_is_reported(here: Path) -> None:
+    gone = here / "gone"
+    gone.mkdir()
+    code = (
+        f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})\n"
+        "from fmstune.cli.main import main; main(['runs', 'list'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: the current directory no longer exists; change to another one.\n"
+
+
+def test_python_without_docstrings_is_refused(here: Path) -> None:
+    done = fmstune(here, "data", light=False, PYTHONOPTIMIZE="2", fresh=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: Python runs without docstrings (PYTHONOPTIMIZE = 2 or -OO)")

@@ -18,10 +18,14 @@ atexit.register(lambda: print(*("IMPORTED " + name for name in HEAVY & set(sys.m
 """
 
 
-def fmstune(here: Path, *arguments: str, light: bool = True) -> subprocess.CompletedProcess[str]:
+def fmstune(
+    here: Path, *arguments: str, light: bool = True, fresh: bool = False, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command in a directory next to GUARD."""
     path = os.pathsep.join([str(here.parent / "guard"), str(commands.ROOT)])
-    return commands.fmstune(*arguments, cwd=here, light=light, PYTHONPATH=path, COLUMNS="100")
+    return commands.fmstune(
+        *arguments, cwd=here, light=light, fresh=fresh, PYTHONPATH=path, COLUMNS="100", **variables
+    )
 
 
 def error_line(here: Path, *arguments: str) -> str:
