@@ -194,11 +194,22 @@ def note_training(tracker: Receiver, *, going: bool) -> None:
         ending.training = going
 
 
+def status_so_far(tracker: Receiver) -> tuple[Status, str | None]:
+    """How a run that is closed now has ended: in the middle of a training, it has failed, with the exception
+    that is being handled, or was interrupted by it."""
+    ending = _endings.get(id(tracker))
+    return _status_after(sys.exc_info()[1]) if ending is not None and ending.training else ("finished", None)
+
+
 def _status(training: bool) -> tuple[Status, str | None]:
     # The interpreter keeps the exception that ended it; a notebook keeps the last one that it displayed.
     error = getattr(sys, "last_value", None)
     if not training and (error is None or hasattr(sys, "ps1")):
         return "finished", None
+    return _status_after(error)
+
+
+def _status_after(error: BaseException | None) -> tuple[Status, str | None]:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", None
     return "failed", None if error is None else hide(described(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +58,37 @@ def test_one_callback_is_one_run_whatever_is_tracked_before_and_after_training(
             f"{name}: metric {each} is not a number and is left out" for each in ("verdict", "array", "text")
         ]
         assert [text for logger, _, text in caplog.record_tuples if logger == "fmstune"] == told
+
+
+class Raising(TrainerCallback):
+    """Raises after the first step."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("handled", [True, False], ids=["finally", "later"])
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyError("no such key"), "failed"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_a_run_closed_after_its_training_raised_is_not_finished(
+    error: BaseException, status: str, handled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    callback = own_callback(get_tracker("file", path="m.jsonl"))
+    trainer = user_trainer(callback, tmp_path)
+    trainer.add_callback(Raising(error))
+    closing = contextlib.closing(callback) if handled else contextlib.nullcontext()
+    with pytest.raises(type(error)), closing:
+        trainer.train()
+    callback.close()
+    (run,) = seen_in_file(tmp_path)
+    assert run.status == (status if handled else "failed")
+    (line,) = [line for line in Path("m.jsonl").read_text().splitlines() if '"status"' in line]
+    assert ("no such key" in line) == (handled and status == "failed")
 
 
 KNOWN, FORM, NAMED = "supersecretvalue123", "hf_" + "aBcDeF1234" * 4, "qqqqqqqq"

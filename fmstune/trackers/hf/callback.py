@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from fmstune.secrets.redaction import hide, process_redactor
 from fmstune.trackers.records import MetricPoint, Receiver, RunStart, Status, TrackerError
-from fmstune.trackers.standalone import Guard, adapted, close_at_exit, closed, note_training
+from fmstune.trackers.standalone import Guard, adapted, close_at_exit, closed, note_training, status_so_far
 from fmstune.trackers.values.plain import plain
 from fmstune.trackers.values.stages import split_stages
 
@@ -180,11 +180,14 @@ class OwnRunCallback(TrackerCallback):
             note_training(self.tracker, going=False)
             self._guard.attempt(self.tracker.train_ended, "finished", values=0)
 
-    def close(self, status: Status = "finished", error: str | None = None) -> None:
-        """Close the run now, rather than when the process ends; later events are refused."""
+    def close(self, status: Status | None = None, error: str | None = None) -> None:
+        """Close the run now, rather than when the process ends; later events are refused. Without a `status`,
+        a run whose training has not ended is `failed`, or `interrupted` by Ctrl-C; otherwise `finished`."""
         self.closed = True
         if self._open:
             self._open = False
+            if status is None:
+                status, error = status_so_far(self.tracker)
             text = None if error is None else hide(error)
             self._guard.attempt(self.tracker.close, status, text, values=0)
             self._guard.report_lost()
