@@ -68,6 +68,8 @@ def load_tokenizer(config: ModelConfig, *, base: str | None = None) -> PreTraine
         raise ModelError(why_not_loaded(config, "tokenizer", error)) from error
     if config.chat_template is not None:
         tokenizer.chat_template = _read_template(config.chat_template, tokenizer)
+    else:
+        _require_jinja(config, tokenizer)
     return tokenizer
 
 
@@ -253,6 +255,19 @@ def _read_template(path: str, tokenizer: PreTrainedTokenizerBase) -> str:
             f"model.chat_template = {path!r} is not a Jinja template: line {error.lineno}: {error.message}"
         ) from error
     return template
+
+
+def _require_jinja(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `ModelError` for a model whose own chat template cannot be compiled."""
+    own = tokenizer.chat_template or {}
+    for template in own.values() if isinstance(own, dict) else [own]:
+        try:
+            render_chats([], template)
+        except TemplateSyntaxError as error:
+            raise ModelError(
+                f"the chat template of {config.path} is not a Jinja template: line {error.lineno}: "
+                f"{error.message}; set another one (model.chat_template = chatml, or a Jinja file)."
+            ) from error
 
 
 def _config_hash(settings: Mapping[str, Any]) -> str:

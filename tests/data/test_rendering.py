@@ -176,8 +176,7 @@ def test_generation_markers_in_the_prompt_are_not_trained(tmp_path: Path) -> Non
 
 
 def test_a_row_whose_answers_cannot_be_located_is_refused(tmp_path: Path) -> None:
-    counting = COUNTING.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-    template = "{{ messages | map(attribute='content') | join | length }}" + counting
+    template = TRIMMING.replace("'assistant: ' if", "'expert: ' if")
     with pytest.raises(DataError, match=r'line 1: .* train on all .*data\.train_on = "all"'):
         prepared(tmp_path, [{"messages": chat("a", "bcd")}], tokenizer(template))
 

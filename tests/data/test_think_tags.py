@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fmstune.data.rendering.answer import Writer
-from fmstune.data.rendering.dialect import EMPTY_BLOCK
 from fmstune.data.rendering.render import Renderer
+from fmstune.data.rendering.thinking import EMPTY_BLOCK
 from fmstune.data.rendering.words import TAGS
 from fmstune.data.rows.messages import read_messages
 from fmstune.errors import DataError

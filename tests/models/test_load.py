@@ -175,6 +175,11 @@ def test_an_invalid_chat_template_is_refused(tmp_path: Path, content: bytes | No
     assert message in refusal
 
 
+def test_a_models_own_invalid_chat_template_is_refused(copy: Path) -> None:
+    (copy / "chat_template.jinja").write_text("a\n{% for %}")
+    assert f"the chat template of {copy} is not a Jinja template: line 2" in refused(copy)
+
+
 def weights(seed: int) -> torch.Tensor:
     loaded = load_model(ModelConfig(path="demo"), lora=False, seed=seed)
     return torch.cat([parameter.flatten() for parameter in loaded.model.parameters()])

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fmstune.data.rendering.conversation import ChatWriter
-from fmstune.data.rendering.dialect import EMPTY_BLOCK, THINKING, Ending
+from fmstune.data.rendering.endings import Ending
+from fmstune.data.rendering.thinking import THINKING, after_block, closed_by, in_opened_block, opened_by
 from fmstune.data.rows.messages import Message
 from fmstune.errors import DataError
 from fmstune.transformers_compat import render_chats
@@ -53,35 +54,42 @@ class Writer(ChatWriter):
         prompt = self._prompt(earlier, text, tools, place)
         reasoning = message.get("reasoning_content", "").strip()
         remarks: list[str] = []
-        base = prompt.removesuffix(self.dialect.opened) if self.dialect.opened else prompt
+        opened, closed = opened_by(prompt, self.dialect.opened), closed_by(prompt)
+        base = prompt.removesuffix(opened or closed)
         opens, closes = self.dialect.thinking
+        left_out = bool(reasoning) and self.keep_reasoning
         if text.startswith(prompt):
             start = len(prompt)
-            shut = next(filter(prompt.endswith, _CLOSINGS), "")
-            if shut and reasoning and self.keep_reasoning and not _reasons(text, message, start):
+            left_out = left_out and not _reasons(text, message, start)
+            shut = "" if closed else next(filter(prompt.endswith, _CLOSINGS), "")
+            if left_out and shut:
                 # The prompt closes a block that it never opens: DeepSeek V3.1, for answers without reasoning.
                 opens = next(o.strip() for o, _, c in THINKING if c.strip() == shut)
                 prompt, text = prompt.removesuffix(shut) + opens, text[start:]
                 text = prompt + reasoning + shut + text
-            elif reasoning and self.keep_reasoning and not _reasons(text, message, start):
-                block = ("" if prompt != base else opens) + reasoning + closes
-                text = prompt + block + EMPTY_BLOCK.sub("", text[start:], count=1)
-        elif prompt != base and text.startswith(base):
+            elif left_out and closed:
+                prompt, text = base, base + opens + reasoning + closes + text[start:]
+            elif left_out:
+                block = ("" if opened else opens) + reasoning + closes
+                text = prompt + block + after_block(text[start:], closes)
+        elif opened and text.startswith(base):
             # The prompt opens a reasoning block, and the template writes no reasoning into the answer:
             # DeepSeek's removes it, Nemotron's writes `<think></think>` if there is none.
-            rest = text[len(base) :]
-            blank = EMPTY_BLOCK.match(rest)
-            text, start = prompt + reasoning + closes + (rest[blank.end() :] if blank else rest), len(prompt)
+            text = prompt + in_opened_block(text[len(base) :], reasoning, opens, closes)
             if not reasoning and "inline" not in message:
                 remarks.append(NO_REASONING)
-        elif self.dialect.closed and reasoning and prompt.endswith(self.dialect.closed):
+        elif closed and reasoning:
             # The prompt is for an answer without reasoning (small Qwen3.5), and this one has some.
-            prompt = prompt.removesuffix(self.dialect.closed)
-            if not self.keep_reasoning or not text.startswith(prompt):
+            if not self.keep_reasoning or not text.startswith(base):
                 silent = {k: v for k, v in message.items() if k not in ("reasoning_content", "inline")}
                 written = self.answer(earlier, silent, tools, place)
                 return replace(written, remarks=(*written.remarks, LOST_REASONING))
-            start = len(prompt)
+            prompt = base
+            if not _reasons(text, message, len(base)):
+                text = base + opens + reasoning + closes + after_block(text[len(base) :], closed)
+        elif closed and text.startswith(base):
+            # Only the prompt has the empty block: Gemma 4, DeepSeek V3.2.
+            text = prompt + after_block(text[len(base) :], closed)
         else:
             return self._behind_its_prompt(earlier, message, prompt, tools, place)
         return self._finished(prompt, text, message, remarks)
@@ -128,13 +136,20 @@ class Writer(ChatWriter):
                 alone = self.answer(less, message, tools, place)
             except DataError:
                 continue  # it may refuse this one, and accept the next
+            if opened_by(prompt) != opened_by(alone.prompt):
+                continue  # the model would have to close the block first
             moved = len(prompt) - alone.start
             text = prompt + alone.text[alone.start :]
             return replace(alone, prompt=prompt, text=text, start=len(prompt), end=alone.end + moved)
         text = self.whole([*earlier, message], tools, place)
         marked = self._marked([*earlier, message], tools, text)
-        if marked is not None:
-            return self._finished(prompt, prompt + text[marked:], message, [])
+        answer = None if marked is None else text[marked:]
+        if answer is None:
+            answer = _behind_blanks(prompt, text, message["content"])
+        if answer is None and earlier:
+            answer = _behind_words(prompt, text, earlier[-1]["content"].strip())
+        if answer is not None:
+            return self._finished(prompt, prompt + answer, message, [])
         raise DataError(
             f"{place}: this chat template's rendering of an answer does not continue its own prompt "
             "(add_generation_prompt), so the expected output is unknown; train on all text "
@@ -152,8 +167,11 @@ class Writer(ChatWriter):
         except DataError:
             pass  # like Qwen3.5's: there is no question yet
         opening = self.dialect.prompt.removesuffix(self.dialect.opened)
-        at = text.find(opening) if opening else -1
-        return text[:at] + self.dialect.prompt if at >= 0 else ""
+        for blanks in (0, len(opening) - len(opening.lstrip())):  # the first message may have none before it
+            at = text.find(opening[blanks:]) if opening.strip() else -1
+            if at >= 0:
+                return text[:at] + self.dialect.prompt[blanks:]
+        return ""
 
     def _marked(self, messages: Sequence[Message], tools: Any, text: str) -> int | None:
         """Where the template itself marks the start of the last answer, with `{% generation %}`."""
@@ -178,6 +196,29 @@ def _reasons(text: str, message: Message, start: int) -> bool:
     for call in message.get("tool_calls") or ():
         repeated += json.dumps(call["function"], ensure_ascii=False).count(reasoning)
     return text.count(reasoning, start) > repeated
+
+
+def _behind_blanks(prompt: str, text: str, content: str) -> str | None:
+    """The answer in a text that starts with its prompt except for blanks, which some templates write
+    differently in prompts (Llama 4, Alpaca); `None` for any other."""
+    at = 0
+    for char in "".join(prompt.split()):
+        while text[at : at + 1].isspace():
+            at += 1
+        if text[at : at + 1] != char:
+            return None
+        at += 1
+    answer = text[at:].lstrip()
+    blanks, own = text[at : len(text) - len(answer)], content[: len(content) - len(content.lstrip())]
+    return own + answer if at and blanks.endswith(own) else answer
+
+
+def _behind_words(prompt: str, text: str, words: str) -> str | None:
+    """The answer in a text that differs from its prompt only before the last `words` of the prompt; `None`
+    for any other."""
+    rest = prompt.rpartition(words)[2] if words else ""
+    _, found, answer = text.rpartition(words + rest)
+    return answer if found and rest.strip() else None
 
 
 def _ended(text: str, start: int, ending: Ending) -> tuple[str, int]:

@@ -16,19 +16,22 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from fmstune.data.rendering.dialect import Dialect, Given, as_parts, probe_dialect
+from fmstune.data.rendering.fitting import (
+    JOINED,
+    first_speaker,
+    neighbours_joined,
+    system_joined,
+    without_tags,
+)
 from fmstune.data.rendering.tool_words import ToolWords
 from fmstune.data.rendering.turns import Turns
-from fmstune.data.rows.messages import ROLES, Message, says_something
+from fmstune.data.rows.messages import ROLES, Message
 from fmstune.errors import DataError
 from fmstune.text import first_line
 
 UNKNOWN_FIELD = "the field `{}` of messages is not used: the chat template does not write it"
 _AS_SYSTEM = "a developer's message is passed as a system message: the chat template does not know developers"
 _SYSTEM_JOINED = "a system message is joined to the question after it: the chat template has no place for it"
-_JOINED = {
-    "user": "questions in a row are joined: the chat template wants questions and answers in turn",
-    "assistant": "answers in a row are joined: the chat template wants questions and answers in turn",
-}
 _TAGGED = "the tags around results of tools are left out: the chat template writes its own"
 _ASKED = "an empty question is added before an assistant who starts: the chat template needs a question first"
 
@@ -83,21 +86,21 @@ class ChatWriter:
             else:
                 remarks.append(_AS_SYSTEM)
         if not dialect.system and any(message["role"] == "system" for message in made):
-            made = _system_joined(made)
+            made = system_joined(made)
             remarks.append(_SYSTEM_JOINED)
         asked_first = dialect.asked_first_with_tools if tools else dialect.asked_first
-        if asked_first and made and _first_speaker(made) == "assistant":
+        if asked_first and made and first_speaker(made) == "assistant":
             at = next(i for i, message in enumerate(made) if message["role"] == "assistant")
             made.insert(at, {"role": "user", "content": ""})
             remarks.append(_ASKED)
         if dialect.alternates:
-            made, joined = _neighbours_joined(made, place)
-            remarks += [_JOINED[role] for role in joined]
+            made, joined = neighbours_joined(made, place)
+            remarks += [JOINED[role] for role in joined]
         remarks = list(dict.fromkeys(remarks))
         if remarks and self.strict:
             raise DataError(f"{place}: {remarks[0]}; --strict-chat refuses that.")
         if dialect.around_results is not None:
-            made, tagged = _without_tags(made, *dialect.around_results)
+            made, tagged = without_tags(made, *dialect.around_results)
             remarks += [_TAGGED] * tagged
         remarks += [UNKNOWN_FIELD.format(name) for name in self._not_written(made, tools, place)]
         remarks += [lost for tool in tools or () if dialect.tools for lost in self.tool_words.lost(tool)]
@@ -144,6 +147,13 @@ class ChatWriter:
                     "model.chat_template = chatml, or a Jinja file."
                 )
         self._require_calls(messages, tools, place)
+        if not dialect.answers:
+            text = self.whole(messages, tools, place)
+            if not any(message["content"] in text for message in messages if message["role"] == "assistant"):
+                raise DataError(
+                    f"{place}: the model's chat template does not write what the assistant says; set another "
+                    "one: model.chat_template = chatml, or a Jinja file."
+                )
 
     def _require_calls(self, messages: Sequence[Message], tools: Any, place: str) -> None:
         """Raise `DataError` if the template drops one of several calls: it then writes the same without it.
@@ -159,7 +169,7 @@ class ChatWriter:
                         f"call of `{name}` does not hold this name; give ids as functions.{name}:0, or "
                         "another template (model.chat_template)."
                     )
-            if len(calls) < 2:
+            if not calls or (len(calls) == 1 and not message["content"].strip()):
                 continue
             text = self.whole(messages[: number + 1], tools, place)
             for left_out in range(len(calls)):
@@ -168,6 +178,11 @@ class ChatWriter:
                     without = self.whole([*messages[:number], message | {"tool_calls": fewer}], tools, place)
                 except DataError:
                     continue  # it refuses without the call, so it does not drop it
+                if without == text and len(calls) == 1:
+                    raise DataError(
+                        f"{place}: the model's chat template leaves out the call of a message that also has "
+                        "text; put them into two messages, or set another template (model.chat_template)."
+                    )
                 if without == text:
                     raise DataError(
                         f"{place}: the model's chat template leaves out call {left_out + 1} of the "
@@ -189,6 +204,8 @@ class ChatWriter:
             return self._rendered(given, prompt, tools)
         except Exception as error:  # a template may raise anything, like those that insist on an order
             reason = first_line(error)
+            if self.dialect.needs_tools and not tools:
+                reason = f"it requires tools ({reason})"
             raise DataError(
                 f"{place}: the model's chat template refuses this conversation: {reason}"
             ) from None
@@ -245,31 +262,6 @@ class ChatWriter:
         return self.keep_reasoning and not self.dialect.thinking[0].startswith("<think>")
 
 
-def _without_tags(messages: Sequence[Message], opens: str, closes: str) -> tuple[list[Message], bool]:
-    """The messages with each tool result between these tags, as in Hermes's data, as its own message without
-    the tags; and whether there are any."""
-    made: list[Message] = []
-    tagged = False
-    for message in messages:
-        results = _between(message["content"], opens, closes) if message["role"] == "tool" else []
-        made += [message | {"content": result} for result in results] or [message]
-        tagged = tagged or bool(results)
-    return made, tagged
-
-
-def _between(text: str, opens: str, closes: str) -> list[str]:
-    """The texts between the tags, if there is nothing outside of them."""
-    found: list[str] = []
-    rest = text.strip()
-    while rest:
-        if not rest.startswith(opens) or closes not in rest:
-            return []
-        inner, _, rest = rest.removeprefix(opens).partition(closes)
-        found.append(inner.strip())
-        rest = rest.lstrip()
-    return found
-
-
 def _without(message: Message, name: str) -> Message:
     extra = {key: value for key, value in message.get("extra", {}).items() if key != name}
     kept = {key: value for key, value in message.items() if key not in (name, "extra")}
@@ -282,68 +274,3 @@ def _call(call: Message, *, as_text: bool) -> Message:
     if as_text and not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     return call | {"function": function | {"arguments": arguments}}
-
-
-def _first_speaker(messages: Sequence[Message]) -> str | None:
-    speakers = (message["role"] for message in messages if message["role"] not in ("system", "developer"))
-    return next(speakers, None)
-
-
-def _system_joined(messages: Sequence[Message]) -> list[Message]:
-    """The messages with each system message prepended to the following question, as Gemma's authors do; one
-    without a following question becomes a question itself."""
-    made: list[Message] = []
-    waiting: list[str] = []
-    for message in messages:
-        if message["role"] == "system":
-            waiting.append(message["content"])
-            continue
-        if waiting and message["role"] == "user":
-            message = message | {"content": "\n\n".join([*waiting, message["content"]])}
-        elif waiting:
-            made.append({"role": "user", "content": "\n\n".join(waiting)})
-        waiting = []
-        made.append(message)
-    return made
-
-
-def _neighbours_joined(messages: Sequence[Message], place: str) -> tuple[list[Message], list[str]]:
-    """The messages with alternating questions and answers, and the roles whose messages were joined."""
-    made: list[Message] = []
-    joined = []
-    for message in messages:
-        role = message["role"]
-        if not made or role not in _JOINED or made[-1]["role"] != role:
-            made.append(message)
-            continue
-        before = made[-1]
-        if not says_something(before) or not says_something(message):
-            made[-1] = message if says_something(message) else before
-        elif before.get("weight", 1.0) != message.get("weight", 1.0):
-            raise DataError(
-                f"{place}: two messages in a row have different weights, and the chat template wants "
-                "questions and answers in turn; put something between them, or give them one weight."
-            )
-        else:
-            made[-1] = _one(before, message)
-        joined.append(role)
-    return made, joined
-
-
-def _one(first: Message, second: Message) -> Message:
-    """Merge two messages: their texts concatenated, and all of their calls."""
-    made = first | second
-    for key in ("content", "reasoning_content"):
-        texts = [each[key] for each in (first, second) if each.get(key)]
-        if texts:
-            made[key] = "\n\n".join(texts)
-    calls = [call for each in (first, second) for call in each.get("tool_calls") or ()]
-    if calls:
-        made["tool_calls"] = calls
-    extra = first.get("extra", {}) | second.get("extra", {})
-    if extra:
-        made["extra"] = extra
-    # The inline form is the whole of one content; for both, it starts with the reasoning of both.
-    if made.pop("inline", None) is not None:
-        made["inline"] = f"<think>\n{made['reasoning_content']}\n</think>\n\n{made['content']}"
-    return made

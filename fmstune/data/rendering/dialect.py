@@ -14,40 +14,16 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from fmstune.data.rendering.endings import Ending, Turn, find_ending, find_ending_of_calls
+from fmstune.data.rendering.thinking import BLANK, EMPTY_BLOCK, THINKING, closed_by, opened_by
+
 Given = dict[str, Any]
 """A message in the form that a template takes."""
 
 QUESTION, ANSWER, SYSTEM, REASON = "qzquestion", "qzanswer", "qzsystem", "qzreason"
 _NEXT, _TOOL, _KEY, _VALUE, _RESULT = "qznext", "qztool", "qzkey", "qzvalue", "qzresult"
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-_ABSENT = object()
-_MARK = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,30}\]")
-"""Text that looks like a special token, even if the loaded tokenizer has none of that name."""
-
-BLANK = "<think>\n\n</think>\n\n"
-EMPTY_BLOCK = re.compile(r"<think>\s*</think>\s*")
 _TAGGED = re.compile(rf"(<[^<>\s/]+>)\s*{_RESULT}\s*(</[^<>\s]+>)")
-_CLOSED = re.compile(rf"{EMPTY_BLOCK.pattern}$")
-
-THINKING = (
-    ("<think>", "<think>\n", "\n</think>\n\n"),
-    ("<|channel>", "<|channel>thought\n", "\n<channel|>"),
-    ("<|START_THINKING|>", "<|START_THINKING|>", "<|END_THINKING|>"),
-    ("[THINK]", "[THINK]", "[/THINK]"),
-    ("<seed:think>", "<seed:think>", "</seed:think>"),
-)
-"""How families write reasoning: the name that their templates mention, the opening and the closing tag."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Where an answer ends. `mark` is what the model must generate to end it, `after` what the template
-    writes after that at the end of a conversation. `next`: the mark is the start of the next turn, and so
-    is missing at the end of a conversation (GLM-4's `<|user|>`)."""
-
-    mark: str = ""
-    after: str = ""
-    next: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +61,18 @@ class Dialect:
     ending: Ending
     ending_of_calls: Ending
     prompt: str
-    """The generation prompt (`add_generation_prompt`)."""
+    """The generation prompt (`add_generation_prompt`), with what the template always writes for the next
+    answer."""
     opened: str
     """The part of it that opens a reasoning block."""
-    closed: str
-    """The part of it that is an empty reasoning block: a prompt for answers without reasoning."""
     thinking: tuple[str, str]
     """The tags that open and close a reasoning block."""
     blank: bool
     """Whether an empty block before an answer's text is written unchanged."""
+    needs_tools: bool
+    """Whether conversations without tools are refused."""
+    answers: bool
+    """Whether the text of an answer is written."""
 
 
 class _Probe:
@@ -101,7 +80,10 @@ class _Probe:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self.bos = str(tokenizer.bos_token)
         self.parts = False
+        self.always: list[Given] | None = None
+        """Tools for conversations that need none, if the template refuses those (Hermes 2 Pro)."""
 
     def write(
         self, messages: Sequence[Given], *, tools: list[Given] | None = None, prompt: bool = False
@@ -110,7 +92,7 @@ class _Probe:
         given = [as_parts(message) for message in messages] if self.parts else list(messages)
         try:
             text = self._tokenizer.apply_chat_template(
-                given, tools=tools, tokenize=False, add_generation_prompt=prompt
+                given, tools=tools or self.always, tokenize=False, add_generation_prompt=prompt
             )
         except Exception:  # a template may raise anything, and whether it does is the question
             return ""
@@ -129,6 +111,8 @@ def probe_dialect(tokenizer: PreTrainedTokenizerBase) -> Dialect:
     user, answer = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
     asked = {"role": "user", "content": _NEXT}
     system, developer = ({"role": role, "content": SYSTEM} for role in ("system", "developer"))
+    if not probe.write([user, answer]) and probe.write([user, answer], tools=_TOOLS):
+        probe.always = _TOOLS
     if ANSWER not in probe.write([user, answer]):
         probe.parts = True
         probe.parts = ANSWER in probe.write([user, answer])
@@ -139,12 +123,13 @@ def probe_dialect(tokenizer: PreTrainedTokenizerBase) -> Dialect:
     if not opening.startswith(shared):  # Phi-3's ends everything but prompts with the end of text
         shared = shared.removesuffix(str(tokenizer.eos_token))
     prompt = opening[len(shared) :] if opening.startswith(shared) else ""
+    ending, header = _ending(probe, user, answer, asked, str(tokenizer.eos_token))
+    prompt = header + prompt
     key = _reasoning_key(probe, [user], answer)
     thinking, opened = _thinking(probe, tokenizer, prompt, [user], answer, key)
     answered = [
         probe.write([user, before, _OUTCOME], tools=with_tools) for before in (called, answer) if before
     ]
-    ending = _ending(probe.write([user, answer]), probe.write([user, answer, asked]), ANSWER)
     return Dialect(
         parts=probe.parts,
         system=_has_place(probe, system, user, answer),
@@ -163,9 +148,10 @@ def probe_dialect(tokenizer: PreTrainedTokenizerBase) -> Dialect:
         ending_of_calls=_ending_of_calls(probe, user, called, ending, with_tools) if called else ending,
         prompt=prompt,
         opened=opened,
-        closed=closed[0] if (closed := _CLOSED.search(prompt)) else "",
         thinking=thinking,
         blank=_keeps_blank(probe, user, str(tokenizer.chat_template), key),
+        needs_tools=probe.always is not None,
+        answers=ANSWER in probe.write([user, answer]),
     )
 
 
@@ -196,9 +182,11 @@ def _has_place(probe: _Probe, message: Given, user: Given, answer: Given) -> boo
 
 
 def _needs_question(probe: _Probe, answer: Given, prompt: str, tools: list[Given] | None) -> bool:
-    """Whether an answer without earlier messages is refused, or written differently."""
-    text = probe.write([answer], tools=tools)
-    return ANSWER not in text or prompt.strip() not in text
+    """Whether an answer without earlier messages is refused, or written differently, or, if there is no
+    prompt, follows a system message of the template's own."""
+    before, found, _ = probe.write([answer], tools=tools).partition(ANSWER)
+    added = "" if prompt.strip() else before.replace(probe.bos, "").strip()
+    return not found or bool(added) or (prompt not in before and prompt.lstrip() not in before)
 
 
 def _called(form: CallForm) -> Given:
@@ -217,8 +205,9 @@ def _calls(probe: _Probe, user: Given) -> tuple[CallForm | None, list[Given] | N
     for content in contents:
         for text in (False, True):
             form = CallForm(text, content)
-            before = probe.write([user], tools=tools)
-            found = probe.write([user, _called(form)], tools=tools)[len(before) :]
+            before, called = probe.write([user], tools=tools), probe.write([user, _called(form)], tools=tools)
+            # Some write more before a question that is the last message: their own system message.
+            found = called[len(before) :] if called.startswith(before) else called.rpartition(QUESTION)[2]
             # A text that is encoded twice has escaped quotes, an object that is not encoded has Python's.
             as_meant = rf"\"{_KEY}" not in found and f"'{_KEY}':" not in found and "None" not in found
             # Kimi K2's only writes ids, which should contain the names; each row's are checked for that.
@@ -248,12 +237,18 @@ def _thinking(
     """The tags that open and close reasoning, and the part of the prompt that opens it."""
     source = str(tokenizer.chat_template)
     _, opens, closes = next((form for form in THINKING if form[0] in source), THINKING[0])
-    opened = next((prompt[prompt.rindex(o) :] for o, _, _ in THINKING if prompt.rstrip().endswith(o)), "")
+    opened = opened_by(prompt)
     if key is not None:
         text = probe.write([*earlier, answer | {key: REASON}])
-        between = text.partition(REASON)[2].partition(ANSWER)
+        before, _, after = text.partition(REASON)
+        between = after.partition(ANSWER)
         if between[1]:
             closes = between[0]
+        # Apriel's opens it with a sentence.
+        silent = probe.write([*earlier, answer]).partition(ANSWER)[0]
+        full = probe.write(earlier, prompt=True)
+        if not opened and before in (full, silent) and full.startswith(silent):
+            opened = full[len(silent) :]
     return (opened or opens, closes), opened
 
 
@@ -264,32 +259,15 @@ def _keeps_blank(probe: _Probe, user: Given, source: str, key: str | None) -> bo
     return BLANK + ANSWER in text and len(EMPTY_BLOCK.findall(text)) == 1
 
 
-def _marks(text: str) -> list[int]:
-    """The end positions of what looks like special tokens, in order."""
-    return [found.end() for found in _MARK.finditer(text)]
-
-
-def _ending(last: str, followed: str, word: str) -> Ending:
-    """The end of an answer, from a conversation that ends with it and one where a question follows."""
-    closing, following = last.partition(word)[2], followed.partition(word)[2]
-    ends = _marks(closing)
-    common = [end for end in ends if following.startswith(closing[:end])]
-    if ends:
-        # Text that also occurs in the middle of a conversation belongs to the answer, text that only
-        # follows at the end is the end of text (Phi-3's); if nothing is in common, the end is the answer's
-        # (gpt-oss).
-        end = (common or ends)[-1]
-        return Ending(closing[:end], closing[end:])
-    if closing.strip():
-        return Ending(closing.rstrip(), closing[len(closing.rstrip()) :])
-    return _beginning(following[len(closing) :] if following.startswith(closing) else following)
-
-
-def _beginning(following: str) -> Ending:
-    """The mark that the next turn starts with, if any."""
-    found = _MARK.match(following.lstrip())
-    blank = len(following) - len(following.lstrip())
-    return Ending(following[:blank] + found[0], "", next=True) if found else Ending()
+def _ending(probe: _Probe, user: Given, answer: Given, asked: Given, eos: str) -> tuple[Ending, str]:
+    """Where an answer ends; and what the template writes for the next one even if none is asked for."""
+    before, _, alone = probe.write([user]).partition(QUESTION)
+    answered, _, last = probe.write([user, answer]).partition(QUESTION)[2].partition(ANSWER)
+    followed = probe.write([user, answer, asked]).rpartition(ANSWER)[2]
+    ending = find_ending(last, followed, _NEXT, Turn(before, answered), eos)
+    header = ending.after.removesuffix(closed_by(ending.after))
+    always = header.strip() and header in answered and alone.endswith(ending.after)
+    return ending, ending.after if always else ""
 
 
 def _ending_of_calls(
@@ -297,14 +275,4 @@ def _ending_of_calls(
 ) -> Ending:
     last = probe.write([user, called], tools=tools)
     followed = probe.write([user, called, _OUTCOME], tools=tools)
-    if ending.next:
-        return _beginning(followed[len(last) :]) if followed.startswith(last) else ending
-    closing = last[last.rfind(_VALUE) :]
-    following = followed[followed.rfind(_VALUE, 0, followed.find(_RESULT)) :]
-    ends = _marks(closing)
-    common = [end for end in ends if following.startswith(closing[:end])]
-    if not ends:
-        return ending
-    end = (common or ends)[-1]
-    begin = max((found.start() for found in _MARK.finditer(closing) if found.end() == end), default=0)
-    return Ending(closing[begin:end], closing[end:])
+    return find_ending_of_calls(last, followed, _VALUE, _RESULT, ending)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fmstune.data.rendering.dialect import EMPTY_BLOCK
+from fmstune.data.rendering.thinking import EMPTY_BLOCK
 from fmstune.data.rows.messages import Message
 
 _BLANKS = re.compile(r"[\s\\]+")
