@@ -15,6 +15,7 @@ from fmstune.config.load.values import dotted
 from fmstune.config.schema.data import handler_name
 from fmstune.errors import ConfigError
 from fmstune.text import shown
+from fmstune.user_code import require_own_process
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -85,6 +86,7 @@ def _train(
     from fmstune.run.run import execute, one_at_a_time
     from fmstune.system.threads import set_threads
 
+    require_own_process()
     _require_kinds(compute_metrics=compute_metrics, data_handler=data_handler)
     file = Path(_path("config", config)) if config is not None else None
     checkpoint = _path("resume", resume) if resume is not None else None

@@ -6,8 +6,25 @@ import importlib
 import signal
 from typing import Any
 
-from fmstune.errors import ConfigError, Interrupted
+from fmstune.errors import ConfigError, Interrupted, RunError
 from fmstune.text import shown
+
+_of_a_tracker = False
+
+
+def enter_tracker_process() -> None:
+    """Note that this process imports the user's module only for the tracker in it."""
+    global _of_a_tracker
+    _of_a_tracker = True
+
+
+def require_own_process() -> None:
+    """Raise `RunError` in the process of a tracker: a script that is imported there must not train again."""
+    if _of_a_tracker:
+        raise RunError(
+            "fmstune.train was called while the module was imported for its tracker; call it below "
+            "`if __name__ == '__main__':`, or move the tracker into a module of its own."
+        )
 
 
 def is_stop(error: BaseException) -> bool:

@@ -184,3 +184,24 @@ def test_trackers_and_functions_can_be_modules_of_the_current_directory(tmp_path
     done = command("train", "--max-steps", "2", "--tracker", "mine:Mine", cwd=tmp_path, module=str(script))
     assert done.returncode == 0, done.stderr
     assert "train_runtime" in Path("tracked.txt").read_text()
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_script_with_a_tracker_of_its_own_trains_once_or_says_what_it_lacks(
+    guarded: bool, tmp_path: Path
+) -> None:
+    settings = DEMO | {"training.max_steps": 1, "tracking.trackers": ["script:Mine"]}
+    Path("script.py").write_text(
+        "import fmstune\n"
+        "class Mine(fmstune.Tracker):\n"
+        "    def track(self, metric, name, stage=None, *, step=None):\n"
+        "        print(name, file=open('tracked.txt', 'a'))\n"
+        + ("if __name__ == '__main__':\n    " if guarded else "")
+        + f"fmstune.train(settings={settings!r}, quiet=True)\n"
+    )
+    done = command(cwd=tmp_path, module=str(Path("script.py").resolve()))
+    assert (done.returncode == 0) == guarded
+    assert Path("tracked.txt").exists() == guarded
+    assert len(list(Path("runs").glob("*"))) == guarded
+    if not guarded:
+        assert "call it below `if __name__ == '__main__':`" in done.stderr

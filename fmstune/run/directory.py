@@ -17,6 +17,7 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.delivery.journal.reader import (
     JournalError,
     JournalReader,
+    LaterJournal,
     final_status,
     is_being_written,
     lock_path,
@@ -76,9 +77,12 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
 
     `resume` is `auto`, or the path of a checkpoint or of a run. `main` means rank zero; the other ranks
     assume that files in the directory are from rank zero. Raises `ConfigError` if the directory holds a run
-    that would be overwritten, or if no checkpoint can be resumed from.
+    that would be overwritten, or if no checkpoint can be resumed from; `LaterJournal` if the run in it is of
+    a later version.
     """
     found = _found(config, resume, overwrite=overwrite, main=main)
+    if main and found.checkpoint is not None:
+        run_state(found.path)
     if main and not found.finished:
         _require_writable(found.path)
     return found
@@ -150,11 +154,13 @@ def _require_not_running(path: Path) -> None:
 
 
 def run_state(path: Path) -> Literal["finished", "failed", "interrupted"] | None:
-    """How the run in a directory ended; `None` if the directory holds no run."""
+    """How the run in a directory ended; `None` if the directory holds no run. Raises `LaterJournal`."""
     journal = path / TRACKING_DIR / JOURNAL_NAME
     try:
         JournalReader(journal)
         final = final_status(journal)
+    except LaterJournal:
+        raise
     except (OSError, JournalError):
         # An emptied or damaged journal is restored from what its trackers know.
         return "interrupted" if os.path.lexists(journal) else None

@@ -74,7 +74,7 @@ def _require_usable(name: str, check: Check, config: RunConfig, out: RunConsole)
     """Raise for a misconfiguration; warn about an outage, since the journal keeps everything."""
     if check.ok:
         return
-    found = f"{check.detail}. {check.remedy[:1].upper()}{check.remedy[1:]}".strip().rstrip(".")
+    found = f"{check.detail.rstrip('.')}. {check.remedy[:1].upper()}{check.remedy[1:]}".strip().rstrip(".")
     if not check.outage or config.tracking.strict:
         raise TrackerCheckFailed(f"the tracker {name} cannot be used: {found}.")
     out.warn(f"{name}: {found}. The run continues; the journal keeps what {name} misses.")

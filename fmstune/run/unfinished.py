@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from fmstune.config.paths.runs import RUNS, holds_run
-from fmstune.delivery.journal.reader import is_being_written
+from fmstune.delivery.journal.reader import LaterJournal, is_being_written
 from fmstune.errors import ConfigError
 from fmstune.layout import CONFIG_NAME, JOURNAL_NAME, TRACKING_DIR
 from fmstune.run.directory import run_state
@@ -24,8 +25,9 @@ def to_resume(config: Path | None) -> Path:
     journals = sorted(RUNS.glob(f"*/{TRACKING_DIR}/{JOURNAL_NAME}"), key=_changed, reverse=True)
     runs = (journal.parent.parent for journal in journals if not is_being_written(journal))
     for run in runs:
-        if run_state(run) != "finished" and (run / CONFIG_NAME).is_file():
-            return run
+        with contextlib.suppress(LaterJournal):  # this version cannot resume it
+            if run_state(run) != "finished" and (run / CONFIG_NAME).is_file():
+                return run
     raise ConfigError(
         f"--resume finds no unfinished run in {RUNS}/ (`fmstune runs list` shows all); add a run's "
         "directory with --output-dir."

@@ -12,10 +12,13 @@ import pytest
 
 from fmstune.config.load.load import load
 from fmstune.config.schema.tables import RunConfig
+from fmstune.delivery.journal.reader import LaterJournal
 from fmstune.errors import ConfigError
 from fmstune.run.directory import claim, run_state
 from fmstune.run.locking import locked
-from tests.support.journals import open_journal
+from fmstune.run.unfinished import to_resume
+from tests.models.test_checkpoints import write_checkpoint
+from tests.support.journals import journal_path, open_journal
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +157,24 @@ def test_a_run_that_does_not_start_leaves_no_directory_behind() -> None:
     ):
         raise KeyboardInterrupt
     assert not list(Path("runs").iterdir())
+
+
+@pytest.mark.parametrize("resume", [None, "auto", "runs/out", "runs/out/checkpoint-4"])
+def test_a_run_of_a_later_version_is_refused_at_once_and_can_be_replaced(resume: str | None) -> None:
+    out = Path("runs/out")
+    (out / "tracking").mkdir(parents=True)
+    (out / "config.toml").touch()
+    open_journal(out).close()
+    write_checkpoint(out / "checkpoint-4")
+    assert to_resume(None) == out
+    assert claim(configured(str(out)), "auto", overwrite=False).step == 4
+    journal = journal_path(out)
+    journal.write_bytes(journal.read_bytes().replace(b'"version":1', b'"version":2', 1))
+    with pytest.raises(LaterJournal, match="was written by a later fmstune"):
+        claim(configured(str(out)), resume, overwrite=False)
+    with pytest.raises(ConfigError, match="finds no unfinished run"):
+        to_resume(None)
+    assert claim(configured(str(out)), None, overwrite=True).path == out
 
 
 def test_a_finished_run_stays_finished_until_it_is_resumed() -> None:

@@ -39,6 +39,7 @@ from fmstune.trackers.compat import OldShapeTracker, build_tracker, own_callback
 from fmstune.trackers.places import place_of, return_to
 from fmstune.trackers.records import Check, TrackerOptionError
 from fmstune.trackers.registry import BrokenTracker
+from fmstune.user_code import enter_tracker_process
 
 # A tracker may end the process with any code: these only count if the shipper recorded them (`note_end`).
 EXIT_DONE = 77
@@ -61,6 +62,7 @@ def main(trainer: TrainerWatch) -> int:
     if job["in_background"]:
         lower_while_importing()
     sys.path[:] = job["sys_path"]
+    enter_tracker_process()
     try:
         tracker = build_tracker(job["reference"], job["name"], job["options"])
     except BaseException as error:
