@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fmstune.data.rendering.answer import LOST_REASONING, Writer
-from fmstune.data.rendering.render import Renderer, Rendering
+from fmstune.data.rendering.render import NOT_FOUND, Renderer, Rendering
 from fmstune.data.rows.messages import read_messages
 from fmstune.errors import DataError
 from tests.support.chat_templates import tokenizer_with
@@ -71,6 +71,22 @@ def test_what_a_template_always_writes_after_an_answer_is_not_part_of_its_end(te
     assert Writer(using(template)).ends() == ("<|end|>",)
 
 
+def test_a_call_ends_with_its_own_mark_if_its_result_is_in_the_same_turn() -> None:
+    template = (
+        f"{_TOOLS}{{% for m in messages %}}{{% if m.role == 'tool' %}}[{{{{ m.content }}}}]{{% else %}}"
+        "{{ '<|end|>' if m.role == 'user' and not loop.first }}{{ '<|turn|>' + m.role + '\n' "
+        "if m.role == 'user' or messages[loop.index0 - 1].role != 'tool' }}"
+        f"{_SAID}{{% endif %}}{{% endfor %}}"
+        "{{ '<|turn|>assistant\n' if add_generation_prompt and messages[-1].role != 'tool' }}"
+    )
+    assert trained(template, USER, CALLS, RESULT, SAYS, tools=TOOLS) == [
+        '<do>{"name": "find", "arguments": {"what": 7}}</do>',
+        "Yes.<|end|>",
+    ]
+    row = {"messages": read_messages([USER, CALLS, RESULT, SAYS], "here", "messages"), "tools": TOOLS}
+    assert Renderer(Writer(using(template))).render(row, "messages", "here").remarks == ()
+
+
 def test_an_answer_that_calls_ends_as_any_other_whatever_its_end_looks_like() -> None:
     for end in ("[|end|]", "(end)"):
         template = f"{_TOOLS}{{% for m in messages %}}[|{{{{ m.role }}}}|]{_SAID}{end}\n{{% endfor %}}"
@@ -84,6 +100,10 @@ def test_an_answer_that_calls_ends_as_any_other_whatever_its_end_looks_like() ->
     "template",
     [
         turns("<|turn|>", "<|said|>", "<|turn|>assistant<|said|>", "<|turn|>system<|said|>Be brief.<|end|>"),
+        "<bos><|turn|>assistant<|said|>\n\nI am brief.<|end|>"
+        + turns("<|turn|>", "<|said|>\n\n", "<|turn|>assistant<|said|>\n").removeprefix("<bos>"),
+        "\n<bos>\n{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]"
+        "{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}",
         "<bos>[SYS]Be brief.[/SYS]{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}"
         "[/INST]{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}",
         "Be brief.\n\n{% for m in messages %}{{ m.role | upper }}: {{ m.content }}<|end|>\n\n{% endfor %}"
@@ -91,7 +111,7 @@ def test_an_answer_that_calls_ends_as_any_other_whatever_its_end_looks_like() ->
     ],
 )
 def test_the_templates_own_system_message_is_no_part_of_an_answer_without_a_question(template: str) -> None:
-    assert trained(template, SAYS, NEXT, MORE)[0] == "Yes.<|end|>"
+    assert trained(template, SAYS, NEXT, MORE)[0].lstrip("\n") == "Yes.<|end|>"
 
 
 def reasoned(blocks: str, prompt: str) -> str:
@@ -169,6 +189,32 @@ def test_an_empty_block_that_only_the_prompt_has_is_before_the_answer(blocks: st
     assert result.remarks == ()
 
 
+@pytest.mark.parametrize(
+    ("blocks", "prompt", "keep"),
+    [("<think></think>", "", False), ("<think></think>", "", True), ("</think>", "<think></think>", True)],
+)
+def test_an_answer_with_reasoning_in_its_text_has_no_empty_block_before_it(
+    blocks: str, prompt: str, keep: bool
+) -> None:
+    said = "<think>\nbecause\n</think>\n\nYes."
+    _, (found,) = made(reasoned(blocks, prompt), USER, SAYS | {"content": said}, keep=keep)
+    assert found.before.endswith("<|turn|>assistant\n")
+    assert found.trained == f"{said}<|end|>"
+
+
+def test_with_history_as_the_template_has_it_no_answer_ends_at_the_end_of_another() -> None:
+    template = (
+        "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}"
+        "{{ '<|return|>' if m.role == 'assistant' and loop.last else '<|end|>' }}{% endfor %}"
+        "{{ '<|turn|>assistant\n' if add_generation_prompt }}"
+    )
+    row = {"messages": read_messages([USER, SAYS, NEXT, MORE], "here", "messages")}
+    result = Renderer(Writer(using(template)), history="template").render(row, "messages", "here")
+    (part,) = result.parts
+    assert [part.text[span.start : span.end] for span in part.spans] == ["No.<|return|>"]
+    assert result.remarks == (NOT_FOUND,)
+
+
 @pytest.mark.parametrize(("content", "own"), [("Yes.", ""), ("\n Yes.", "\n ")])
 def test_a_prompt_with_other_blanks_than_the_history_is_the_prompt(content: str, own: str) -> None:
     template = (
@@ -191,6 +237,13 @@ def test_a_call_follows_the_prompt_that_has_the_templates_own_system_message() -
     assert called.trained.startswith("<do>")
     assert called.trained.endswith("</do><|end|>")
     assert answered.trained == "Yes.<|end|>"
+
+
+@pytest.mark.parametrize("first", [[], [USER | {"content": ""}]])
+def test_an_answer_that_does_not_follow_its_prompt_is_refused(first: list[dict[str, str]]) -> None:
+    template = reasoned("", "").replace("<|turn|>assistant\n{% endif", "<|turn|>expert\n{% endif")
+    with pytest.raises(DataError, match="does not continue its own prompt"):
+        trained(template, *first, SAYS, NEXT, MORE)
 
 
 def test_a_template_that_needs_tools_says_so_and_has_its_system_message_and_end() -> None:

@@ -13,7 +13,14 @@ from typing import Any
 
 from fmstune.data.rendering.conversation import ChatWriter
 from fmstune.data.rendering.endings import Ending
-from fmstune.data.rendering.thinking import THINKING, after_block, closed_by, in_opened_block, opened_by
+from fmstune.data.rendering.thinking import (
+    THINKING,
+    after_block,
+    closed_by,
+    in_opened_block,
+    opened_by,
+    with_one_block,
+)
 from fmstune.data.rows.messages import Message
 from fmstune.errors import DataError
 from fmstune.transformers_compat import render_chats
@@ -51,7 +58,7 @@ class Writer(ChatWriter):
     def answer(self, earlier: Sequence[Message], message: Message, tools: Any, place: str) -> Written:
         """Render an answer after the earlier messages. Raises `DataError`."""
         text = self.whole([*earlier, message], tools, place)
-        prompt = self._prompt(earlier, text, tools, place)
+        prompt = self._prompt(earlier, message, text, tools, place)
         reasoning = message.get("reasoning_content", "").strip()
         remarks: list[str] = []
         opened, closed = opened_by(prompt, self.dialect.opened), closed_by(prompt)
@@ -60,6 +67,7 @@ class Writer(ChatWriter):
         left_out = bool(reasoning) and self.keep_reasoning
         if text.startswith(prompt):
             start = len(prompt)
+            text = prompt + with_one_block(text[start:]) if reasoning else text
             left_out = left_out and not _reasons(text, message, start)
             shut = "" if closed else next(filter(prompt.endswith, _CLOSINGS), "")
             if left_out and shut:
@@ -84,9 +92,11 @@ class Writer(ChatWriter):
                 silent = {k: v for k, v in message.items() if k not in ("reasoning_content", "inline")}
                 written = self.answer(earlier, silent, tools, place)
                 return replace(written, remarks=(*written.remarks, LOST_REASONING))
-            prompt = base
-            if not _reasons(text, message, len(base)):
-                text = base + opens + reasoning + closes + after_block(text[len(base) :], closed)
+            prompt, rest = base, text[len(base) :]
+            if _reasons(text, message, len(base)):
+                text = base + with_one_block(rest, closed)
+            else:
+                text = base + opens + reasoning + closes + after_block(rest, closed)
         elif closed and text.startswith(base):
             # Only the prompt has the empty block: Gemma 4, DeepSeek V3.2.
             text = prompt + after_block(text[len(base) :], closed)
@@ -156,7 +166,7 @@ class Writer(ChatWriter):
             '(data.train_on = "all"), or set another template (model.chat_template).'
         )
 
-    def _prompt(self, earlier: Sequence[Message], text: str, tools: Any, place: str) -> str:
+    def _prompt(self, earlier: Sequence[Message], message: Message, text: str, tools: Any, place: str) -> str:
         """The template's generation prompt. For an answer without earlier messages, for which few templates
         write one, what the answer's own rendering shows of it."""
         if any(message["role"] not in ("system", "developer") for message in earlier):
@@ -168,10 +178,13 @@ class Writer(ChatWriter):
             pass  # like Qwen3.5's: there is no question yet
         opening = self.dialect.prompt.removesuffix(self.dialect.opened)
         for blanks in (0, len(opening) - len(opening.lstrip())):  # the first message may have none before it
-            at = text.find(opening[blanks:]) if opening.strip() else -1
+            words = message["content"].strip()
+            before = text.rpartition(words)[0] if words else text
+            at = before.rfind(opening[blanks:]) if opening.strip() else -1
             if at >= 0:
                 return text[:at] + self.dialect.prompt[blanks:]
-        return ""
+        bos = str(self.tokenizer.bos_token or "")
+        return text[: text.index(bos) + len(bos)] if bos and text.lstrip().startswith(bos) else ""
 
     def _marked(self, messages: Sequence[Message], tools: Any, text: str) -> int | None:
         """Where the template itself marks the start of the last answer, with `{% generation %}`."""
@@ -186,6 +199,28 @@ class Writer(ChatWriter):
             **self.tokenizer.special_tokens_map,
         )
         return int(spans[0][-1][0]) if texts[0] == text and spans[0] else None
+
+
+def in_history(written: Sequence[Written], messages: Sequence[Message]) -> Iterator[tuple[int, int] | None]:
+    """The positions of the answers in the text of the last one, as its template writes history: each after
+    its own prompt, with its own text, up to its own mark."""
+    whole = written[-1].text
+    begins = [each.start if whole.startswith(each.text[: each.start]) else len(whole) for each in written]
+    for number, (each, message) in enumerate(zip(written, messages, strict=True)):
+        calls = message.get("tool_calls") or ()
+        words = [message["content"].strip(), *(call["function"]["name"] for call in calls)]
+        at = each.start
+        for word in words:
+            at = whole.find(word, at) + len(word) if at >= 0 and word in whole[at:] else -1
+        # The mark of a later answer is not this one's, which has another one in the history (gpt-oss).
+        later = min(begins[number + 1 :], default=len(whole))
+        end = whole.find(each.mark, at, later) if each.mark and at >= 0 else -1
+        if whole.startswith(each.text[: each.end]):
+            yield each.start, each.end
+        elif end >= 0 and whole.startswith(each.text[: each.start]):
+            yield each.start, end + len(each.mark)
+        else:
+            yield None
 
 
 def _reasons(text: str, message: Message, start: int) -> bool:
@@ -217,8 +252,10 @@ def _behind_words(prompt: str, text: str, words: str) -> str | None:
     """The answer in a text that differs from its prompt only before the last `words` of the prompt; `None`
     for any other."""
     rest = prompt.rpartition(words)[2] if words else ""
+    if not rest.strip():
+        return None
     _, found, answer = text.rpartition(words + rest)
-    return answer if found and rest.strip() else None
+    return answer if found else None
 
 
 def _ended(text: str, start: int, ending: Ending) -> tuple[str, int]:

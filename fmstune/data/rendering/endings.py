@@ -57,8 +57,14 @@ def find_ending(last: str, followed: str, question: str, turn: Turn, eos: str) -
 def find_ending_of_calls(last: str, followed: str, value: str, result: str, usual: Ending) -> Ending:
     """The end of an answer that calls a tool with an argument of this `value`, from a conversation that ends
     with it and one where the `result` follows; `usual` is that of other answers."""
+    if usual.next and not followed.startswith(last):
+        return usual
     if usual.next:
-        return _beginning(followed[len(last) :]) if followed.startswith(last) else usual
+        begins, ends = _beginning(followed[len(last) :]), _marks(last)
+        if begins.mark or not ends or last[ends[-1][1] :].strip():
+            return begins
+        start, end = ends[-1]  # the result is in the same turn, without a mark before it (Apertus)
+        return Ending(last[start:end], last[end:])
     closing = last[last.rfind(value) :]
     following = followed[followed.rfind(value, 0, followed.find(result)) :]
     # The first one: some write an answer without words after the calls (DeepSeek R1).

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from fmstune.data.rendering.answer import LOST_REASONING, Writer, Written
+from fmstune.data.rendering.answer import LOST_REASONING, Writer, Written, in_history
 from fmstune.data.rendering.hidden import HiddenWords
 from fmstune.data.rendering.words import missing_reasoning, missing_words, plainly_written
 from fmstune.data.rows.messages import Message, says_something
@@ -221,7 +221,7 @@ class Renderer:
             remarks += each.remarks
         weights = [conversation.weight_of(number) for number in numbers]
         if self.history == "template":
-            found = list(_in_history(written, [conversation.messages[number] for number in numbers]))
+            found = list(in_history(written, [conversation.messages[number] for number in numbers]))
             if None in found:
                 remarks.append(NOT_FOUND)
             spans = [Span(*at, weight) for at, weight in zip(found, weights, strict=True) if at is not None]
@@ -307,25 +307,6 @@ def _merged(written: Sequence[Written], weights: Sequence[float]) -> Iterator[Re
 def _until_last(text: str, spans: Sequence[Span]) -> Rendered:
     """The text up to the end of its last answer: nothing after it is learnt."""
     return Rendered(text[: spans[-1].end] if spans else text, tuple(spans), special=False)
-
-
-def _in_history(written: Sequence[Written], messages: Sequence[Message]) -> Iterator[tuple[int, int] | None]:
-    """The positions of the answers in the text of the last one, as its template writes history: each after
-    its own prompt, with its own text, up to its own mark."""
-    whole = written[-1].text
-    for each, message in zip(written, messages, strict=True):
-        calls = message.get("tool_calls") or ()
-        words = [message["content"].strip(), *(call["function"]["name"] for call in calls)]
-        at = each.start
-        for word in words:
-            at = whole.find(word, at) + len(word) if at >= 0 and word in whole[at:] else -1
-        end = whole.find(each.mark, at) if each.mark and at >= 0 else -1
-        if whole.startswith(each.text[: each.end]):
-            yield each.start, each.end
-        elif end >= 0 and whole.startswith(each.text[: each.start]):
-            yield each.start, end + len(each.mark)
-        else:
-            yield None
 
 
 def require_whole_characters(text: str, place: str) -> None:

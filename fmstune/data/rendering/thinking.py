@@ -47,6 +47,12 @@ def after_block(text: str, closes: str) -> str:
     return text[both:] if text[:both].strip() else text
 
 
+def with_one_block(text: str, closes: str = "") -> str:
+    """An answer that starts with reasoning of its own, without the template's empty block before it."""
+    shorter = after_block(text, closes)
+    return shorter if any(shorter.startswith(name) for name, _, _ in THINKING) else text
+
+
 def in_opened_block(text: str, reasoning: str, opens: str, closes: str) -> str:
     """What follows a prompt that opens a block, for an answer that its template writes as `text`, with a
     block of its own or without one."""
