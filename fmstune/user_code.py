@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import signal
 from typing import Any
 
@@ -19,11 +20,19 @@ def enter_tracker_process() -> None:
 
 
 def require_own_process() -> None:
-    """Raise `RunError` in the process of a tracker: a script that is imported there must not train again."""
+    """Raise `RunError` in the process of a tracker and in one that `multiprocessing` has spawned: the script
+    that it imports must not train again."""
     if _of_a_tracker:
         raise RunError(
             "fmstune.train was called while the module was imported for its tracker; call it below "
             "`if __name__ == '__main__':`, or move the tracker into a module of its own."
+        )
+    if getattr(
+        multiprocessing.current_process(), "_inheriting", False
+    ):  # as `multiprocessing` tells it itself
+        raise RunError(
+            "fmstune.train was called while a spawned process imported the script; call it below "
+            "`if __name__ == '__main__':`."
         )
 
 

@@ -205,3 +205,21 @@ def test_a_script_with_a_tracker_of_its_own_trains_once_or_says_what_it_lacks(
     assert len(list(Path("runs").glob("*"))) == guarded
     if not guarded:
         assert "call it below `if __name__ == '__main__':`" in done.stderr
+
+
+def test_a_process_that_the_training_spawns_does_not_train_again(tmp_path: Path) -> None:
+    Path("script.py").write_text(
+        "import multiprocessing, fmstune\n"
+        "from transformers import TrainerCallback\n"
+        "class Spawns(TrainerCallback):\n"
+        "    def on_train_begin(self, *args, **kwargs):\n"
+        "        child = multiprocessing.get_context('spawn').Process(target=print)\n"
+        "        child.start()\n"
+        "        child.join()\n"
+        "        assert child.exitcode == 1\n"
+        f"fmstune.train(settings={DEMO | {'training.max_steps': 1}!r}, callbacks=[Spawns], quiet=True)\n"
+    )
+    done = command(cwd=tmp_path, module=str(Path("script.py").resolve()), fresh=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(Path("runs").iterdir())) == 1
+    assert "while a spawned process imported the script" in done.stderr
