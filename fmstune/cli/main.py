@@ -67,9 +67,9 @@ def _main(arguments: list[str]) -> NoReturn:
             sys.exit(0)
         if "--debug" in arguments:
             _print_traceback()
-        from fmstune.launch.failures import in_words, unreadable_variable
+        from fmstune.launch.failures import in_words, user_error
 
-        error = unreadable_variable(error) or error
+        error = user_error(error) or error
         # If a run's summary has been printed, that reports how it ended.
         as_json = _wants_json(arguments) and not getattr(error, "answered", False)
         code, expected = getattr(error, "exit_code", 1), hasattr(error, "exit_code")

@@ -138,6 +138,8 @@ def _whole(output: Path) -> Iterator[Path]:
         yield scratch
         scratch.replace(output)
     except OSError as error:
+        if not Path(str(error.filename or output)).name.startswith(output.name):
+            raise  # the run cannot be read
         raise RunError(f"{shown_path(output)} cannot be written: {error.strerror or error}.") from error
     finally:
         with contextlib.suppress(OSError):

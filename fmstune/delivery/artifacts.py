@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fmstune.config.paths.folders import files_below
 from fmstune.delivery.journal.files import store_all
 from fmstune.delivery.recorder import Recorder, active_recorder
 
@@ -29,11 +30,20 @@ def track_artifact(path: str | os.PathLike[str], name: str | None = None, *, typ
         raise ValueError(f"track_artifact needs a path, not {path!r}") from None
     recorder = active_recorder()
     own = recorder.journal.path.parent.resolve() if isinstance(recorder, Recorder) else None
-    files = _files_of(source, own)
+    called = source.resolve().name if name is None else name
+    try:
+        files = _files_of(source, own)
+    except OSError as error:  # the training continues
+        if isinstance(recorder, Recorder):
+            lost = f"{error.filename}: {error.strerror}"
+            recorder.record_item(
+                "artifact", called, None, None, {"type": recorder.hidden(str(type)), "lost": lost}
+            )
+        return
     if not files:
         raise ValueError(f"track_artifact: there is no file {source}")
     if isinstance(recorder, Recorder):
-        record(recorder, files, source.resolve().name if name is None else name, type, link=False)
+        record(recorder, files, called, type, link=False)
 
 
 def record(
@@ -55,12 +65,8 @@ def _files_of(source: Path, own: Path | None) -> dict[str, Path]:
     """The files at a path, without the run's own journal and its folder."""
     if source.is_file():
         return {source.name: source}
-    found = {}
-    for folder, folders, names in os.walk(source):
-        directory = Path(folder)
-        if own is not None:
-            folders[:] = [each for each in folders if (directory / each).resolve() != own]
-        for name in names:
-            if (directory / name).is_file():  # not a pipe or a dangling link
-                found[str((directory / name).relative_to(source))] = directory / name
-    return found
+    if not source.is_dir():
+        return {}
+    every = files_below(source, lambda path: own is not None and path.is_dir() and path.resolve() == own)
+    # No pipes, and no links to nothing.
+    return {str(path.relative_to(source)): path for path in every if path.is_file()}

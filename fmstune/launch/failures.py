@@ -14,7 +14,8 @@ from typing import Any
 
 from fmstune.errors import ConfigError
 from fmstune.launch.rank import Cause, is_lost_peer, reported_causes
-from fmstune.text import first_line, shown
+from fmstune.system.files import OF_A_PATH
+from fmstune.text import first_line, shown, shown_path
 
 _INNERMOST = 4
 
@@ -75,7 +76,16 @@ def in_words(error: BaseException) -> str:
     return f"{kind}: {text}" if text else kind
 
 
-def unreadable_variable(error: BaseException) -> ConfigError | None:
+def user_error(error: BaseException) -> ConfigError | None:
+    """The user's mistake that an unexpected error shows: a path that cannot be used, or an environment
+    variable that a library could not read; `None` if it shows none."""
+    if isinstance(error, OSError) and error.errno in OF_A_PATH and isinstance(error.filename, (str, bytes)):
+        path = shown_path(Path(os.fsdecode(error.filename)))
+        return ConfigError(f"{path} cannot be used: {error.strerror}.")
+    return _unreadable_variable(error)
+
+
+def _unreadable_variable(error: BaseException) -> ConfigError | None:
     """The error for an environment variable that a library could not read, mostly while it was imported. Its
     own message has the value but not the name, which is in the source of the code that raised it."""
     text = str(error).casefold()

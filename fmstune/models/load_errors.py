@@ -5,6 +5,7 @@ The libraries below raise many types of errors, including a bare `KeyError` for 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from fmstune.config.schema.tables import ModelConfig
@@ -43,7 +44,14 @@ def _of_directory(path: str, what: str, first: str) -> str:
         )
     if "deserializing header" in first or "invalid header" in first.lower():
         return f"the weights in {path!r} are damaged or incompletely copied: {first}. Copy them again."
+    if closed := _unreadable(Path(path)):
+        return f"the {what} in {path!r} cannot be loaded: {closed.name} cannot be read: Permission denied."
     return f"the {what} in {path!r} cannot be loaded: {first}"
+
+
+def _unreadable(folder: Path) -> Path | None:
+    """A file that may not be read: the libraries say that it does not exist, or is damaged."""
+    return next((each for each in sorted(folder.iterdir()) if not os.access(each, os.R_OK)), None)
 
 
 def _explained(error: Exception) -> str:

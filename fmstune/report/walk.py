@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -89,8 +90,9 @@ def look(path: str, real: str | None = None) -> FoundRun | None:
     real = os.path.realpath(path) if real is None else real
     try:
         journal = os.stat(real + _JOURNAL)  # noqa: PTH116  (a tenth of the time of a `Path`)
-    except OSError:
-        if not os.path.lexists(real + _JOURNAL):
+    except OSError as error:
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        if missing and not os.path.lexists(real + _JOURNAL):
             return None
         return FoundRun(path, real, "", 0)  # reading it reports what is wrong
     state, changed = _state(journal), max(journal.st_mtime_ns, journal.st_ctime_ns)

@@ -101,8 +101,9 @@ def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool
                 "--resume auto does not know which run to resume: add its directory with --output-dir."
             )
         return RunDirectory(_new_name(config), is_new=True, has_generated_name=_world_size() == 1)
-    _nearest(path)
-    if main:
+    if _nearest(path) != path:
+        _require_writable(path)
+    elif main:
         _require_not_running(path)
     if overwrite or not path.exists() or not any(path.iterdir()):
         return RunDirectory(path, is_new=not overwrite)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.unprivileged import unprivileged
 from tests.support.user_errors import error_line, fmstune
 
 
@@ -146,3 +147,39 @@ def test_python_without_docstrings_is_refused(here: Path) -> None:
     done = fmstune(here, "data", light=False, PYTHONOPTIMIZE="2", fresh=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: Python runs without docstrings (PYTHONOPTIMIZE = 2 or -OO)")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "runs show LONG", "runs list LONG", "runs export LONG --output x.csv", "runs import LONG",
+        "trackers sync LONG", "train --model ./LONG --data demo", "generate LONG --prompt x",
+        "merge LONG out", "config diff LONG",
+        "train --model demo --data demo --output-dir LONG", "train --model demo --data demo --resume LONG",
+    ],
+)  # fmt: skip
+def test_a_name_that_is_too_long_for_a_file_is_reported(here: Path, arguments: str) -> None:
+    line = error_line(here, *arguments.replace("LONG", "a" * 300).split())
+    assert "cannot be used: File name too long." in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("runs show closed/run", "closed/run cannot be used: Permission denied."),
+        ("runs show unreadable", "unreadable/tracking/journal.jsonl cannot be read: Permission denied."),
+        ("trackers sync closed/run", "closed/run/tracking/journal.jsonl cannot be used: Permission denied."),
+        ("train --data closed --model demo", "the directory closed cannot be read: Permission denied."),
+        ("train --data demo --model ./closed", "closed/adapter_config.json cannot be used: Permission"),
+        ("train --output-dir closed/run", "training.output_dir = 'closed/run': closed is not writable"),
+    ],
+)
+def test_permissions_are_reported_with_the_path(here: Path, arguments: str, says: str) -> None:
+    (here / "closed" / "run" / "tracking").mkdir(parents=True)
+    (here / "unreadable" / "tracking").mkdir(parents=True)
+    for folder in ("closed", "unreadable/tracking"):
+        (here / folder).chmod(0)
+    code = f"from fmstune.cli.main import main; main({arguments.split()!r})"
+    done = unprivileged(code, here)
+    assert done.returncode == 2
+    assert says in done.stderr.splitlines()[-1]

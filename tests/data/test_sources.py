@@ -15,6 +15,7 @@ from fmstune.config.schema.tables import DataConfig, DataSource
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader, Rows, load_rows
 from fmstune.errors import DataError
+from tests.support.unprivileged import unprivileged
 
 
 def write(path: Path, *texts: str) -> Path:
@@ -25,6 +26,55 @@ def write(path: Path, *texts: str) -> Path:
 
 def texts(rows: Rows) -> list[str]:
     return [row["text"] for row in rows.rows]
+
+
+def test_linked_folders_are_read_once_and_a_loop_ends(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "a.jsonl", "a")
+    write(tmp_path / "elsewhere" / "b.jsonl", "b")
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data")
+    assert texts(load_rows(str(tmp_path / "data"))) == ["a", "b"]
+
+
+@pytest.mark.parametrize("form", ["{}", "{}/*.jsonl", "{}/**/*.jsonl"])
+def test_a_data_file_that_is_a_link_to_nothing_is_refused(tmp_path: Path, form: str) -> None:
+    write(tmp_path / "a.jsonl", "a")
+    (tmp_path / "b.jsonl").symlink_to("gone.jsonl")
+    (tmp_path / "notes.md").symlink_to("gone.md")
+    told = refused(form.format(tmp_path))
+    assert f"{tmp_path}/b.jsonl is a link to gone.jsonl, which does not exist." in told
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("data", "data/closed cannot be read"),
+        ("data/*.jsonl", ""),
+        ("data/**/*.jsonl", "data/closed cannot be read"),
+        ("data/*/x.jsonl", "data/closed cannot be read"),
+        ("data/closed", "data/closed cannot be read"),
+        ("data/closed/x.jsonl", "data/closed cannot be read"),
+        ("data/closed/*.jsonl", "data/closed cannot be read"),
+        ("data/closed/deep/x.jsonl", "data/closed cannot be read"),
+        ("data/passable/x.jsonl", ""),
+        ("data/passable/*.jsonl", "data/passable cannot be read"),
+    ],
+)
+def test_a_folder_that_may_not_be_read_is_named_instead_of_left_out(
+    tmp_path: Path, name: str, says: str
+) -> None:
+    for folder in ("", "closed", "passable"):
+        write(tmp_path / "data" / folder / "x.jsonl", "x")
+    (tmp_path / "data" / "closed").chmod(0)
+    (tmp_path / "data" / "passable").chmod(0o100 if "passable" in name else 0o700)
+    code = (
+        "from fmstune.config.paths.data import NoFiles, find_files\n"
+        f"try: print(*find_files({name!r}, 'train').files)\n"
+        "except NoFiles as error: print(error)"
+    )
+    done = unprivileged(code, tmp_path)
+    told = f"the directory {says}: Permission denied." if says else name.replace("*", "x")
+    assert (done.stdout, done.stderr) == (f"{told}\n", "")
 
 
 def refused(source: str | DataSource, split: Any = "train") -> str:

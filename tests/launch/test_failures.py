@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.launch import failures
-from fmstune.launch.failures import failure, unreadable_variable
+from fmstune.launch.failures import failure, user_error
 from fmstune.launch.rank import Cause
 from tests.support import commands
 
@@ -96,7 +96,7 @@ def test_a_variable_that_a_library_cannot_read_is_named(
     monkeypatch.setenv("OTHER", "Many")
     with pytest.raises((ValueError, KeyError, OSError)) as raised:
         runpy.run_path(str(library))
-    named = unreadable_variable(raised.value)
+    named = user_error(raised.value)
     assert str(named) == f"LIMIT='Many': {says}. Correct or unset this environment variable."
 
 
@@ -108,7 +108,7 @@ def test_a_variable_that_only_has_the_same_value_is_not_blamed(
     monkeypatch.setattr(failures, "_INNERMOST", 1)  # this test's own file has the name
     with pytest.raises(ValueError, match="Many") as raised:
         runpy.run_path(str(tmp_path / "library.py"))
-    assert unreadable_variable(raised.value) is None
+    assert user_error(raised.value) is None
 
 
 def test_a_command_names_the_variable_that_stopped_an_import(tmp_path: Path) -> None:

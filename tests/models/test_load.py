@@ -16,6 +16,7 @@ from fmstune import demo
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ModelError
 from fmstune.models.load import load_model, load_tokenizer
+from tests.support.unprivileged import unprivileged
 
 
 @pytest.fixture(scope="session")
@@ -149,6 +150,18 @@ def remove(pattern: str) -> Callable[[Path], object]:
 def test_a_damaged_model_is_refused(copy: Path, harm: Callable[[Path], object], message: str) -> None:
     harm(copy)
     assert message in refused(copy)
+
+
+def test_a_file_that_may_not_be_read_is_named(copy: Path) -> None:
+    """The libraries say that it does not exist."""
+    (copy / "model.safetensors").chmod(0)
+    code = (
+        "from fmstune.config.schema.tables import ModelConfig\n"
+        "from fmstune.models.load_errors import why_not_loaded\n"
+        f"print(why_not_loaded(ModelConfig(path={str(copy)!r}), 'model', OSError('No such file')))"
+    )
+    told = f"the model in '{copy}' cannot be loaded: model.safetensors cannot be read: Permission denied."
+    assert unprivileged(code, copy).stdout == f"{told}\n"
 
 
 def test_a_custom_chat_template_replaces_the_models(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fmstune.testing.fork_server import Kill
 from tests.support.journals import events, journal_path
 from tests.support.mlflow_servers import store_in
 from tests.support.nurseries import lives
+from tests.support.unprivileged import unprivileged
 
 TRACKER_CASES = {
     "aim": ("aimstack_tracker:AimStackTracker", {"repo": "."}),
@@ -119,6 +120,27 @@ def test_what_cannot_be_handed_over_is_refused_or_reported(recorder: Recorder, r
     item = record(recorder, {"model.bin": Path("gone")}, "model", "model", link=True)
     assert item["lost"] == "No such file or directory"
     assert not list((journal_path(run_directory).parent / "files").iterdir())
+
+
+def test_linked_folders_are_handed_over_and_one_that_may_not_be_read_is_reported(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "a.txt").write_text("a")
+    (tmp_path / "given" / "link").symlink_to(tmp_path / "shared")
+    code = (
+        "from fmstune.delivery.artifacts import _files_of; from pathlib import Path\n"
+        "try: print(*_files_of(Path('given'), None))\n"
+        "except OSError as error: print(error.strerror, error.filename)"
+    )
+    assert unprivileged(code, tmp_path).stdout == "link/a.txt\n"
+    (tmp_path / "shared").chmod(0)
+    assert unprivileged(code, tmp_path).stdout == "Permission denied given/link\n"
+    with active(recorder):
+        fmstune.track_artifact("a" * 300, "long")
+    (event,) = events(run_directory)
+    assert event.item["lost"] == f"{'a' * 300}: File name too long"
 
 
 def test_a_run_directory_is_handed_over_without_its_journal(recorder: Recorder, run_directory: Path) -> None:

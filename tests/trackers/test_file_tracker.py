@@ -14,6 +14,7 @@ from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.trackers.file.formats import CSV_COLUMNS
 from fmstune.trackers.file_tracker import FileTracker
 from fmstune.trackers.records import MetricPoint, TrackerError
+from tests.support import commands
 from tests.support.tracked_files import ID, OTHER, deliver, opened, read_csv, read_json
 
 
@@ -308,3 +309,11 @@ def test_a_closed_file_that_lacks_a_line_is_detected_though_its_size_is_the_same
         path.write_bytes(path.read_bytes().replace(b"0.25", other, 1))
         assert tracker.holds(2) == whole
         path.unlink()
+
+
+def test_a_path_that_no_file_can_have_fails_the_check(tmp_path: Path) -> None:
+    option = f"trackers.file.path={'a' * 300}"
+    done = commands.fmstune("trackers", "check", "file", "--set", option, cwd=tmp_path, life="")
+    assert done.returncode == 3
+    assert "bad option: its check failed: [Errno 36] File name too long" in done.stdout
+    assert "use another path" in done.stdout

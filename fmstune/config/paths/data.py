@@ -6,11 +6,15 @@ Separate from reading them, so that a wrong name is reported before torch is imp
 from __future__ import annotations
 
 import glob
+import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fmstune.config.check.suggest import similar_file
+from fmstune.config.paths.folders import files_below
+from fmstune.text import shown_path
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """The suffixes of supported files."""
@@ -93,8 +97,9 @@ def find_files(name: str, split: str, *, chosen: bool = False, base: Path | None
     path = local_path(name, base)
     if exists(path):
         return _in_directory(path, name, split, chosen) if path.is_dir() else FoundFiles((_readable(path),))
-    if any(sign in name for sign in "*?["):
+    if _has_wildcard(name):
         return _fitting(name, base)
+    _require_readable(path)
     if kind_of(Path(name)) in KINDS or name.lower().endswith(COMPRESSED) or is_local(name):
         raise NoFiles(f"there is no such file.{similar_file(Path(name), base)}")
     return None
@@ -105,12 +110,36 @@ def _fitting(name: str, base: Path | None) -> FoundFiles:
         found = sorted(map(Path, glob.glob(str(local_path(name, base)), recursive=True)))  # noqa: PTH207
     except (OSError, ValueError, RecursionError):
         found = []
+    _require_readable(local_path(name, base))
     files = [entry for entry in found if entry.is_file()]
+    _require_targets(found)
     if not files:
         raise NoFiles("no file matches it.")
     # `**` also matches the folders on the way to its files.
     folders = () if "**" in name else tuple(entry for entry in found if entry.is_dir())
     return FoundFiles(tuple(_readable(entry) for entry in files), unreadable=folders)
+
+
+def _has_wildcard(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def _require_readable(path: Path) -> None:
+    """Raise `NoFiles` if a folder on the way to a path or pattern cannot be entered or listed: what it
+    contains seems not to exist, and patterns leave it out."""
+    for below in (*reversed(path.parents), path):
+        folder, needed = below.parent, os.X_OK | (os.R_OK if _has_wildcard(below.name) else 0)
+        matching = glob.glob(str(folder), recursive=True) if _has_wildcard(str(folder)) else [str(folder)]  # noqa: PTH207
+        for each in matching:
+            if os.path.isdir(each) and not os.access(each, needed):  # noqa: PTH112
+                raise NoFiles(f"the directory {shown_path(Path(each))} cannot be read: Permission denied.")
+
+
+def _require_targets(found: Iterable[Path]) -> None:
+    """Raise `NoFiles` for a data file that is a link to nothing."""
+    for each in found:
+        if kind_of(each) in KINDS and each.is_symlink() and not exists(each):
+            raise NoFiles(f"{shown_path(each)} is a link to {each.readlink()}, which does not exist.")
 
 
 def _readable(path: Path) -> Path:
@@ -123,13 +152,16 @@ def _readable(path: Path) -> Path:
 
 
 def _in_directory(path: Path, name: str, split: str, chosen: bool) -> FoundFiles:
+    _require_readable(path / "*")
     if is_saved(path):
         return FoundFiles((path,))
     try:
-        every = sorted(entry for entry in path.rglob("*") if entry.is_file())
+        found = list(files_below(path, lambda each: each.name.startswith(".")))
     except OSError as error:
-        raise NoFiles(f"the directory cannot be read: {error.strerror or error}.") from None
-    inside = [each for each in every if not any(p.startswith(".") for p in each.relative_to(path).parts)]
+        where = shown_path(Path(error.filename or path))
+        raise NoFiles(f"the directory {where} cannot be read: {error.strerror or error}.") from None
+    _require_targets(found)
+    inside = [each for each in found if each.is_file()]
     files = [each for each in inside if kind_of(each) in KINDS]
     others = tuple(each for each in inside if each not in files and not _is_about(each))
     if not files:

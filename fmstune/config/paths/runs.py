@@ -15,7 +15,9 @@ RUNS = Path("runs")
 
 def holds_run(directory: Path) -> bool:
     """Whether a directory holds a run, even if it is not readable."""
-    return os.path.lexists(directory / TRACKING_DIR / JOURNAL_NAME)
+    tracking = directory / TRACKING_DIR
+    closed = os.path.lexists(tracking) and not os.access(tracking, os.X_OK)
+    return closed or os.path.lexists(tracking / JOURNAL_NAME)
 
 
 def means_run(named: str, base: Path = Path()) -> bool:
