@@ -61,13 +61,15 @@ class Writer(ChatWriter):
         prompt = self._prompt(earlier, message, text, tools, place)
         reasoning = message.get("reasoning_content", "").strip()
         remarks: list[str] = []
+        if not reasoning and text.startswith(prompt):  # as nearly all
+            return self._finished(prompt, text, message, remarks)
         opened, closed = opened_by(prompt, self.dialect.opened), closed_by(prompt)
         base = prompt.removesuffix(opened or closed)
         opens, closes = self.dialect.thinking
         left_out = bool(reasoning) and self.keep_reasoning
         if text.startswith(prompt):
             start = len(prompt)
-            text = prompt + with_one_block(text[start:]) if reasoning else text
+            text = prompt + with_one_block(text[start:])
             left_out = left_out and not _reasons(text, message, start)
             shut = "" if closed else next(filter(prompt.endswith, _CLOSINGS), "")
             if left_out and shut:

@@ -18,6 +18,8 @@ EMPTY_BLOCK = re.compile(r"<think>\s*</think>\s*")
 _ANY_EMPTY = "|".join(
     rf"{re.escape(opens.strip())}\s*{re.escape(closes.strip())}\s*" for _, opens, closes in THINKING
 )
+_END = 200
+"""The end of a prompt, in characters, in which its block is: a conversation may be long."""
 _AT_START, _AT_END = re.compile(_ANY_EMPTY), re.compile(rf"(?:{_ANY_EMPTY})$")
 
 
@@ -25,16 +27,17 @@ def opened_by(prompt: str, known: str = "") -> str:
     """The end of a prompt that opens a block: `known`, or any family's tag."""
     if known and prompt.endswith(known):
         return known
+    end = prompt[-_END:].rstrip()
     for name, opens, _ in THINKING:
         for tag in (opens.strip(), name):
-            if prompt.rstrip().endswith(tag):
+            if end.endswith(tag):
                 return prompt[prompt.rindex(tag) :]
     return ""
 
 
 def closed_by(prompt: str) -> str:
     """The end of a prompt that is an empty block: it is for answers without reasoning."""
-    found = _AT_END.search(prompt)
+    found = _AT_END.search(prompt[-_END:])
     return found[0] if found else ""
 
 
