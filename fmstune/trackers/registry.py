@@ -85,12 +85,12 @@ def reference(name: str) -> str:
     """The location of the class called `name`, as `module:Class`, importable in another process.
 
     A class defined in a script (`__main__`) is written as `/path/of/script.py:Class`.
-    Raises `UnknownTracker`.
+    Raises `UnknownTracker`, and `BrokenTracker` for a class of a notebook.
     """
     if name in _registered:
         tracker = _registered[name]
         if tracker.__module__ == "__main__":
-            return f"{Path(sys.modules['__main__'].__file__ or '').resolve()}:{tracker.__qualname__}"
+            return _in_script(tracker.__qualname__, name)
         return f"{tracker.__module__}:{tracker.__qualname__}"
     if name in BUILT_IN:
         return BUILT_IN[name].where
@@ -101,9 +101,21 @@ def reference(name: str) -> str:
     entry_points = _entry_points()
     if name in entry_points:
         return entry_points[name].value
+    if name.startswith("__main__:"):
+        return _in_script(name.partition(":")[2], name)
     if ":" in name:
         return name
     raise UnknownTracker(name, known_names())
+
+
+def _in_script(attribute: str, name: str) -> str:
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    if script.suffix != ".py" or not script.is_file():
+        raise BrokenTracker(
+            f"the tracker {name!r} is not defined in a Python file, but in a notebook, say: its own process "
+            "cannot import it. Move it into a module, and name it as module:Class."
+        )
+    return f"{script.resolve()}:{attribute}"
 
 
 def tracker_class(name: str) -> type[Tracker]:

@@ -148,6 +148,34 @@ def test_a_tracker_defined_in_a_script_is_found_through_its_file(tmp_path: Path)
     assert build_tracker(where, "mine", {}).name == "mine"
 
 
+_AS_IN_A_NOTEBOOK = """
+import fmstune
+from fmstune.trackers.registry import BrokenTracker, reference
+class Mine(fmstune.Tracker):
+    def track(self, metric, name, stage=None, *, step=None): ...
+fmstune.register_tracker("mine", Mine)
+for name in ("mine", "__main__:Mine"):
+    try:
+        print(reference(name))
+    except BrokenTracker as error:
+        print(error)
+"""
+
+
+def test_a_tracker_without_a_file_is_refused_and_one_of_a_script_has_two_names(tmp_path: Path) -> None:
+    def output(*arguments: str, **how: str) -> list[str]:
+        run = [sys.executable, *arguments]
+        done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path, **how)
+        return done.stdout.splitlines()
+
+    script = tmp_path / "script.py"
+    script.write_text(_AS_IN_A_NOTEBOOK)
+    assert output(str(script)) == [f"{script}:Mine"] * 2
+    for lines in (output("-c", _AS_IN_A_NOTEBOOK), output(input=_AS_IN_A_NOTEBOOK)):
+        assert len(lines) == 2
+        assert all("Move it into a module, and name it as module:Class" in line for line in lines)
+
+
 def test_a_dotted_path_is_a_valid_name() -> None:
     tracker = registry.get_tracker("tests.sample_trackers:Collector", path="x")
     assert tracker.name == "tests.sample_trackers:Collector"
