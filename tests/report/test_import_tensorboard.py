@@ -80,7 +80,10 @@ def test_what_the_tracker_wrote_is_imported(recorder: Recorder, run_directory: P
     assert points(back.directory) == points(made.directory)
 
 
-def test_runs_of_other_writers_are_imported_from_all_subfolders(tmp_path: Path) -> None:
+def test_runs_of_other_writers_are_imported_from_all_subfolders_also_linked_ones(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (tmp_path / "deep").symlink_to(tmp_path_factory.mktemp("elsewhere"))
     for name in ("a", "deep/b"):
         for start in (0, 2):  # like a resumed training
             with writer(tmp_path / name) as file:

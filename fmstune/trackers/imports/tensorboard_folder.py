@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmstune.config.paths.folders import files_below
 from fmstune.text import counted
 from fmstune.trackers.imports.past import NotASource, PastRun, PastText
 from fmstune.trackers.records import MetricPoint, Status
@@ -32,10 +33,12 @@ _ENDS: dict[int, Status] = {1: "finished", 2: "failed"}  # STATUS_SUCCESS and ST
 
 
 def find(source: Path) -> list[Path]:
-    """The folders with event files at a path or below it, or the path itself if it is an event file."""
+    """The folders with event files at a path or below it, also behind links, as TensorBoard shows them, or
+    the path itself if it is an event file. Raises `OSError` for a folder that cannot be read."""
     if source.is_file():
         return [source] if "tfevents" in source.name else []
-    return sorted({path.parent for path in source.rglob("*tfevents*") if path.is_file()})
+    files = (path for path in files_below(source) if "tfevents" in path.name and path.is_file())
+    return sorted({path.parent for path in files})
 
 
 def read(folders: list[Path], source: Path) -> Iterator[PastRun]:
