@@ -37,6 +37,8 @@ def find(source: Path) -> list[Path]:
     the path itself if it is an event file. Raises `OSError` for a folder that cannot be read."""
     if source.is_file():
         return [source] if "tfevents" in source.name else []
+    if not source.is_dir():
+        return []
     files = (path for path in files_below(source) if "tfevents" in path.name and path.is_file())
     return sorted({path.parent for path in files})
 
@@ -209,7 +211,7 @@ class _Reading:
         return PastRun(
             "tensorboard",
             self.id or str(folder),
-            folder.name if folder == source.resolve() else str(folder.relative_to(source.resolve())),
+            folder.name if self.folder == source else str(self.folder.relative_to(source)),
             self.began or folder.stat().st_mtime,
             self.status or "finished",
             tuple(self.points),
