@@ -70,7 +70,12 @@ def test_paths_numpy_numbers_and_enum_members_are_valid_settings(tmp_path: Path)
         ({"settings": {"params": {"deep": [{"x": object()}]}}}, "params.deep.x is of the type object"),
         ({"settings": {"params": {"raw": b"x"}}}, "params.raw is of the type bytes"),
         ({"settings": {"params": {5: 1}}}, "params has the key 5; keys are strings"),
-        ({"settings": {"run.callbacks": [TrainerCallback]}}, "run.callbacks is of the type type"),
+        ({"settings": {"tracking.trackers": [fmstune.Tracker]}}, 'fmstune.register_tracker("NAME", CLASS)'),
+        ({"settings": {"tracking.trackers": fmstune.Tracker()}}, "and use that name"),
+        (
+            {"settings": {"run.callbacks": [TrainerCallback]}},
+            "run.callbacks is of the type type: pass it as an argument",
+        ),
         ({"settings": "a=b"}, "settings = 'a=b' is not a mapping"),
         ({"settings": ["a"]}, "is not a mapping"),
         ({"data_handler": 5}, "data_handler = 5 is not a function"),

@@ -15,6 +15,16 @@ from fmstune.text import shown, shown_key
 _UNCHANGED = (type(None), bool, int, float, str, datetime.date, datetime.time, DataSource)
 
 
+_OF_OBJECTS = {
+    (
+        "tracking",
+        "trackers",
+    ): 'register its class, fmstune.register_tracker("NAME", CLASS), and use that name',
+    ("run", "callbacks"): "pass it as an argument of fmstune.train, callbacks=[…]",
+}
+"""What to do with a class or an instance, where a setting names one."""
+
+
 def from_python(value: Any, where: str, *parts: str) -> Any:
     """Convert a value for TOML: paths to strings, enum members to their values, scalars and arrays of NumPy
     and torch to numbers and lists. Raises `ConfigError` for a value that no file could hold; `parts` are the
@@ -37,7 +47,7 @@ def from_python(value: Any, where: str, *parts: str) -> Any:
     for kind in (bool, int, float, str):  # a subclass of one of these
         if isinstance(value, kind):
             return kind(value)
-    hint = "use a string, a number, a boolean, or a list or table of them"
+    hint = _OF_OBJECTS.get(parts, "use a string, a number, a boolean, or a list or table of them")
     if isinstance(value, (set, frozenset)):
         hint = "use a list, which has an order"
     raise ConfigError(f"{where}: {shown_key(*parts)} is of the type {type(value).__name__}: {hint}.")
