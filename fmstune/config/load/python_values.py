@@ -15,7 +15,7 @@ from fmstune.text import shown, shown_key
 _UNCHANGED = (type(None), bool, int, float, str, datetime.date, datetime.time, DataSource)
 
 
-_OF_OBJECTS = {
+_OF_OBJECTS: dict[tuple[str, ...], str] = {
     (
         "tracking",
         "trackers",
