@@ -66,7 +66,8 @@ def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str, tools: Any = None)
     writer = Writer(tokenizer)
     question = {"role": "user", "content": prompt}
     try:
-        writer.require_words([question], tools, "--tools")
+        if tools:
+            writer.require_words([question], tools, "--tools")
         return writer.whole([question], tools, "the prompt", prompt=True)
     except DataError as error:
         refused = "the prompt: the model's chat template refuses this conversation"
