@@ -173,6 +173,24 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_a_reference_that_follows_the_model_is_resumed_with_it(method: str) -> None:
+    steps = ["training.max_steps=4", "training.save_strategy='steps'", "training.save_steps=2"]
+    sets = [*steps, "training.sync_ref_model=true", "training.ref_model_sync_steps=1"]
+    tune(method, "whole", *sets)
+    for name in ("parts", "old"):
+        shutil.copytree("whole", name)
+        Path(name, "model.safetensors").unlink()
+        shutil.rmtree(f"{name}/checkpoint-4")
+        rewrite_as_interrupted(Path(name))
+    tune(method, "parts", *sets, resume="auto")
+    assert weights("parts") == weights("whole")
+    Path("old/checkpoint-2/reference.pt").unlink()
+    with pytest.raises(ConfigError, match=r"checkpoint-2 has no reference model, which training.sync_ref"):
+        tune(method, "old", *sets, resume="auto")
+    assert not Path("whole/reference.pt").exists()
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
 def test_an_adapters_reference_is_the_model_without_it_not_a_second_model(method: str) -> None:
     built = build(method, "lora.enabled=true", "lora.r=4")
     assert built.trainer.ref_model is None

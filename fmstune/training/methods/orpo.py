@@ -56,7 +56,7 @@ class _OfTokens(ORPOTrainer):
         masks = [halves[f"{name}_attention_mask"] for name in ("chosen", "rejected")]
         # TRL logs the mean of these, which would include padding.
         answer[2:4] = [
-            self._of_all(*_mean(logits.detach().mean(-1), mask[:, :-1]), len(mask))
+            self._of_all(*_mean(logits.detach().mean(-1), mask[:, 1:]), len(mask))
             for logits, mask in zip(answer[2:4], masks, strict=True)
         ]
         answer[4] = self._of_all(answer[4], masks[0][:, 1:].sum(), len(masks[0]))
@@ -82,6 +82,7 @@ class OrpoTuner(PreferenceTuner, _OfTokens):
     """TRL's trainer, for tokenised rows."""
 
     fused_head = False
+    counted_mask = "attention_mask"
     more_columns = ("prompt_ids", "chosen_ids", "rejected_ids")
     train_dataset: Any
     eval_dataset: Any

@@ -16,6 +16,7 @@ from fmstune.system.memory import format_bytes
 from fmstune.text import counted, first_line
 from fmstune.training.memory.estimate import optimizer_size
 from fmstune.training.memory.workload import workload
+from fmstune.training.trainers.kept_reference import reference_size
 from fmstune.training.trl_compat.hooks import PrivateHooks
 from fmstune.training.tuned_trainer import TunedTrainer, as_trainer
 
@@ -75,7 +76,8 @@ def sizes(trainer: TunedTrainer) -> tuple[int, int]:
         return model, model
     work = workload(trainer)
     trained = sum(w.numel() * w.element_size() for w in trainer.model.parameters() if w.requires_grad)
-    return model, model + (optimizer_size(work) if work is not None else 2 * trained)
+    state = optimizer_size(work) if work is not None else 2 * trained
+    return model, model + state + reference_size(trainer)
 
 
 def saved_weights(trainer: TunedTrainer) -> list[Any]:

@@ -2,7 +2,8 @@
 
 The Trainer repeats a batch's loss by the batch size, and truncates gathered values to the number of rows in
 the last batch. This assumes one entry per row. Of pairs, it drops the second half, the rejected answers, even
-with one process; with several processes, it keeps only the loss of the first.
+with one process; with several processes, it keeps only the loss of the first. TRL's own metrics are means of
+batch means (see `eval_means`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from accelerate.utils import recursively_apply
 
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.trainers.each_row_once import Shares, gather_own, gathered_once, shares_of_last
+from fmstune.training.trainers.eval_means import EvalMeans, counts
 from fmstune.training.trainers.row_batches import first_rows, row_count, row_lengths
+from fmstune.training.trl_compat.figures import collected_metrics
 from fmstune.training.trl_compat.steps import evaluation_gathers
 from fmstune.training.tuned_trainer import as_trainer
 
@@ -23,7 +26,10 @@ from fmstune.training.tuned_trainer import as_trainer
 class RowWeightedEvaluation:
     """A mixin for TRL's preference Trainers, before `EachRowOnce`."""
 
+    counted_mask = "completion_mask"
+    """The mask of the tokens that TRL's metrics are about."""
     _evaluates = False
+    _means = EvalMeans()
     _shares: Shares | None = None
     """The shares of the current batch, if it was filled up."""
     _rows = 0
@@ -42,10 +48,14 @@ class RowWeightedEvaluation:
             inputs.update(first_rows(inputs, shares.mine, row_lengths(inputs)))
         self._rows = row_count(inputs)
         once = contextlib.nullcontext() if shares is None else gathered_once(this.accelerator, shares)
+        figures = collected_metrics(this, "eval")
+        known = {name: len(values) for name, values in figures.items()}
         with once:
             loss, logits, labels = trainer.prediction_step(
                 model, inputs, prediction_loss_only, ignore_keys=ignore_keys
             )
+        own = counts(inputs, self.counted_mask) * (shares is None or shares.mine > 0)
+        self._means.add(figures, known, this.accelerator.gather(own[None]).sum(0))
         if isinstance(labels, torch.Tensor) and labels.shape == inputs["input_ids"].shape:
             # TRL returns the tokens with padding, which depends on the longest row of the batch.
             padding = inputs["attention_mask"].to(labels.device) == 0
@@ -60,16 +70,18 @@ class RowWeightedEvaluation:
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """The Trainer's, gathering each row once."""
+        """The Trainer's, gathering each row once, with means over all rows."""
         trainer = as_trainer(super())
-        self._evaluates = True
+        self._evaluates, self._means = True, EvalMeans()
         try:
             with evaluation_gathers(as_trainer(self), self._gathered):
-                return trainer.evaluation_loop(
+                output = trainer.evaluation_loop(
                     dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
                 )
         finally:
             self._evaluates = False
+        self._means.replace(collected_metrics(self, "eval"))
+        return output
 
     def _gathered(self, values: Any) -> Any:
         """Gather the tensors in `values` from all processes, with the two entries of each pair adjacent."""

@@ -26,6 +26,7 @@ from fmstune.training.trainers.checkpoints import AtomicCheckpoints
 from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
+from fmstune.training.trainers.kept_reference import KeepsReference, has_moving_reference, is_sharded
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
@@ -37,6 +38,7 @@ from fmstune.training.tuned_trainer import TunedTrainer
 class PreferenceTuner(
     TimedTraining,
     AtomicCheckpoints,
+    KeepsReference,
     SavesInOriginalDtype,
     GuardedSaving,
     RowWeightedEvaluation,
@@ -129,6 +131,11 @@ def build_tuner(
             **more,
         )
     own = [*_of_prompts(data), *trained.notes(data, args)]
+    if has_moving_reference(trainer) and is_sharded(trainer):
+        own.append(
+            "with FSDP and DeepSpeed, checkpoints do not contain the reference model that "
+            "training.sync_ref_model changes: this run cannot be resumed"
+        )
     heard = (f"TRL: {first_sentence(text)}" for text in said)
     return Tuner(trainer, tuple(dict.fromkeys([*own, *heard])))
 
