@@ -14,8 +14,7 @@ from typing import Any
 
 from fmstune.errors import ConfigError
 from fmstune.launch.rank import Cause, is_lost_peer, reported_causes
-from fmstune.system.files import OF_A_PATH
-from fmstune.text import first_line, shown, shown_path
+from fmstune.text import first_line, shown, unusable_path
 
 _INNERMOST = 4
 
@@ -79,9 +78,8 @@ def in_words(error: BaseException) -> str:
 def user_error(error: BaseException) -> ConfigError | None:
     """The user's mistake that an unexpected error shows: a path that cannot be used, or an environment
     variable that a library could not read; `None` if it shows none."""
-    if isinstance(error, OSError) and error.errno in OF_A_PATH and isinstance(error.filename, (str, bytes)):
-        path = shown_path(Path(os.fsdecode(error.filename)))
-        return ConfigError(f"{path} cannot be used: {error.strerror}.")
+    if message := unusable_path(error):
+        return ConfigError(message)
     return _unreadable_variable(error)
 
 

@@ -51,10 +51,6 @@ def read_text(path: Path) -> str:
         return file.read().decode("utf-8")
 
 
-OF_A_PATH = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
-)
-"""The numbers of errors that another path avoids."""
 _OF_THE_KERNEL = (Path("/proc"), Path("/sys"))
 
 

@@ -303,6 +303,21 @@ def test_random_values_of_known_settings_are_read_or_refused(key: str, value: st
     outcome(lambda: configured(DEMO, f"{key}={value}"))
 
 
+LONG = st.builds(
+    lambda text, times, suffix: text * times + suffix,
+    st.text("a/.~é\x01*[{\"'= 0", min_size=1, max_size=6),
+    st.integers(1, 2000),
+    st.sampled_from(["", ".gguf", "/x.gguf", ".jsonl", ".json", ":x"]),
+)
+
+
+@fuzz
+@given(KEYS, LONG)
+def test_long_values_of_known_settings_are_read_or_refused(key: str, value: str) -> None:
+    """Many of them are too long for a file."""
+    outcome(lambda: configured(DEMO, f"{key}={value}"))
+
+
 @fuzz
 @given(KEYS, NESTED)
 def test_random_nested_toml_values_are_read_or_refused(key: str, value: Any) -> None:

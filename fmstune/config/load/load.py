@@ -27,7 +27,7 @@ from fmstune.config.schema.training import methods_with, training_fields
 from fmstune.errors import ConfigError, combined
 from fmstune.layout import CONFIG_FILE
 from fmstune.secrets.forms import REDACTED, holds_redacted
-from fmstune.text import shortened, shown_path
+from fmstune.text import shortened, shown_path, unusable_path
 
 __all__ = ["CONFIG_FILE", "Flag", "known_keys", "load", "load_trackers"]
 
@@ -47,7 +47,22 @@ def load(
     Relative paths stay as written, so that messages, trackers and `config.toml` show them unchanged. They are
     relative to the current directory (`cwd`), also in a file elsewhere.
     """
-    cwd = cwd or Path()
+    try:
+        return _loaded(config_path, flags, sets, params, params_file, cwd or Path())
+    except OSError as error:
+        if (message := unusable_path(error)) is None:
+            raise
+        raise ConfigError(message) from error
+
+
+def _loaded(
+    config_path: Path | None,
+    flags: Sequence[Flag],
+    sets: Sequence[str],
+    params: Sequence[str],
+    params_file: Path | None,
+    cwd: Path,
+) -> RunConfig:
     sources = gather(config_path, flags, sets, cwd)
     checked = _with_renamed_keys(_check_all(sources.given))
     _choose_demo(checked, sources.file)

@@ -43,7 +43,10 @@ def _words(fsdp: str) -> Iterator[Problem]:
     for word in [word for word in fsdp.split() if word not in known][:1]:  # one suffices
         close = closest(word, known, {})
         meant = f" Did you mean {close}?" if close else f" Available: {listed(known)}."
-        yield "training.fsdp", f"training.fsdp = {shown(fsdp)}: {word} is unknown; true is enough.{meant}"
+        yield (
+            "training.fsdp",
+            f"training.fsdp = {shown(fsdp)}: {shown(word)} is unknown; true is enough.{meant}",
+        )
 
 
 def _fsdp_config(given: Any, base: Path) -> Iterator[Problem]:

@@ -34,7 +34,7 @@ from fmstune.delivery.shipping.watch import TrainerWatch
 from fmstune.secrets.redaction import know_secrets, process_redactor
 from fmstune.system import locks
 from fmstune.system.collector import collect_rarely, imports_done
-from fmstune.system.files import OF_A_PATH
+from fmstune.text import unusable_path
 from fmstune.trackers.base import Tracker, installed_version
 from fmstune.trackers.compat import OldShapeTracker, build_tracker, own_callback_of
 from fmstune.trackers.places import place_of, return_to
@@ -114,8 +114,8 @@ def check(tracker: Tracker, timeout: float) -> Check:
     except PermissionError as error:
         return Check("no_permission", f"its check failed: {error}", "see the tracker's own documentation")
     except OSError as error:  # like requests' own errors: the service cannot be reached now
-        if error.errno in OF_A_PATH:
-            return Check("bad_option", f"its check failed: {error}", "use another path")
+        if message := unusable_path(error):
+            return Check("bad_option", f"its check failed: {message.rstrip('.')}", "use another path")
         return Check("unreachable", f"its check failed: {type(error).__name__}: {error}", "try again later")
     except BaseException as error:
         return Check(
