@@ -39,6 +39,12 @@ SETTINGS = {
 }  # fmt: skip
 """Not AdamW, which turns rounding errors into steps of full size."""
 PACKED = {"training.packing": "true", "training.max_length": 32, "training.padding_free": "true"}
+MORE = {
+    "packed": PACKED,
+    "dpo and sft": {"training.loss_type": '["sigmoid", "sft"]'},
+    "kto precomputed": {"training.precompute_ref_log_probs": "true", "data.cache": "false"},
+}
+"""Further settings of a case."""
 OF_A_MACHINE = ("seconds", "time", "per_second", "memory", "tokens_per", "flos", "loss_batch_mean")
 """Not metrics of the rows; `flos` also counts computations on padding."""
 
@@ -68,7 +74,9 @@ CASES = {
     "packed": ("packed", 40, 1),
     "dpo": ("dpo", 20, 1),  # no row remains for the second process
     "dpo accumulated": ("dpo", 13, 2),
+    "dpo and sft": ("dpo", 13, 2),
     "kto": ("kto", 13, 2),
+    "kto precomputed": ("kto", 13, 1),
     "reward": ("reward", 20, 1),
     "orpo": ("orpo", 13, 2),
 }
@@ -102,7 +110,7 @@ def given_to(case: str, output: str, size: int, *more: str, **sets: Any) -> list
     """The command that trains a case with batches of `size` rows per process."""
     kind, _, accumulation = CASES[case]
     sets = {
-        **SETTINGS, **(PACKED if kind == "packed" else {}), **sets,
+        **SETTINGS, **MORE.get(case, {}), **sets,
         "training.gradient_accumulation_steps": accumulation, "training.per_device_eval_batch_size": size,
     }  # fmt: skip
     if kind == "even":  # if all rows have equally many trained tokens, the mean of means is the same

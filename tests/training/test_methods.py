@@ -7,8 +7,9 @@ import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import datasets
 import pytest
 import torch
 from accelerate import Accelerator
@@ -221,6 +222,20 @@ def test_reference_log_probabilities_can_be_precomputed() -> None:
     built = build("dpo", "training.precompute_ref_log_probs=true")
     assert built.trainer.ref_model is None
     assert "ref_chosen_logps" in built.trainer.train_dataset.column_names
+
+
+@pytest.mark.parametrize("changed", ["training.ld_alpha=0.5", "training.max_length=26"])
+def test_stored_log_probabilities_are_not_used_with_other_settings(changed: str) -> None:
+    def stored(*sets: str) -> list[float]:
+        trainer: Any = build("dpo", "training.precompute_ref_log_probs=true", *sets).trainer
+        rows = datasets.load_from_disk("rows")
+        return list(trainer._precompute_ref_logps(rows, "train", 4)["ref_rejected_logps"])
+
+    build("dpo").trainer.train_dataset.save_to_disk("rows")
+    before = stored()
+    assert stored() == before
+    assert len(list(Path("rows").glob("cache-*"))) == 1
+    assert stored(changed) != before
 
 
 def test_log_probabilities_are_not_precomputed_at_zero_3(monkeypatch: pytest.MonkeyPatch) -> None:

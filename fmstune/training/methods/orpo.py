@@ -14,6 +14,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.methods.trained import Trained
+from fmstune.training.trainers.each_row_once import mean_over_all_tokens
 from fmstune.training.trainers.preferences import PreferenceTuner
 from fmstune.training.trl_compat.figures import count_tokens
 from fmstune.training.tuned_trainer import as_trainer
@@ -56,20 +57,11 @@ class _OfTokens(ORPOTrainer):
         masks = [halves[f"{name}_attention_mask"] for name in ("chosen", "rejected")]
         # TRL logs the mean of these, which would include padding.
         answer[2:4] = [
-            self._of_all(*_mean(logits.detach().mean(-1), mask[:, 1:]), len(mask))
+            mean_over_all_tokens(self.accelerator, *_mean(logits.detach().mean(-1), mask[:, 1:]), len(mask))
             for logits, mask in zip(answer[2:4], masks, strict=True)
         ]
-        answer[4] = self._of_all(answer[4], masks[0][:, 1:].sum(), len(masks[0]))
+        answer[4] = mean_over_all_tokens(self.accelerator, answer[4], masks[0][:, 1:].sum(), len(masks[0]))
         return tuple(answer)
-
-    def _of_all(self, mean: torch.Tensor, tokens: torch.Tensor, rows: int) -> torch.Tensor:
-        """A mean over the tokens of this process, weighted so that the mean over the rows of all processes,
-        which the loss is, equals that over all tokens."""
-        if self.accelerator.num_processes == 1:
-            return mean
-        all_tokens = int(self.accelerator.gather(tokens).sum())
-        all_rows = int(self.accelerator.gather(torch.full_like(tokens, rows)).sum())
-        return mean * (int(tokens) * all_rows / (rows * all_tokens))
 
 
 def _mean(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -164,3 +164,15 @@ class MetricPerProcess(torch.Tensor):
         """The mean over all rows, computed from the mean of each process."""
         figures = self.as_subclass(torch.Tensor)
         return (figures * self.rows).sum() / self.rows.sum()
+
+
+def mean_over_all_tokens(
+    accelerator: Any, mean: torch.Tensor, tokens: torch.Tensor, rows: int
+) -> torch.Tensor:
+    """A mean over the tokens of this process's rows, weighted so that the mean over the rows of all
+    processes, which the loss is, equals that over all tokens."""
+    if accelerator.num_processes == 1:
+        return mean
+    all_tokens = int(accelerator.gather(tokens).sum())
+    all_rows = int(accelerator.gather(torch.full_like(tokens, rows)).sum())
+    return mean * (int(tokens) * all_rows / (rows * all_tokens))

@@ -32,6 +32,7 @@ from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
 from fmstune.training.trl_compat.figures import trl_warnings
 from fmstune.training.trl_compat.loop import CachedLookups
+from fmstune.training.trl_compat.reference_logps import StoredReferenceLogps
 from fmstune.training.tuned_trainer import TunedTrainer
 
 
@@ -47,6 +48,7 @@ class PreferenceTuner(
     EndsWorkers,
     EvaluatesAllRows,
     CachedLookups,
+    StoredReferenceLogps,
 ):
     """Mixins for TRL's preference trainers, like `FineTuner` for sft."""
 
