@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import errno
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,16 +60,3 @@ def in_series(names: Sequence[str]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, which may have many; its class name if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-_OF_A_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
-
-
-def unusable_path(error: BaseException) -> str | None:
-    """The message about an error that another path avoids, such as missing permissions or a name that is too
-    long; `None` for other errors."""
-    if not isinstance(error, OSError) or error.errno not in _OF_A_PATH:
-        return None
-    if not isinstance(error.filename, (str, bytes)):
-        return None
-    return f"{shown_path(Path(os.fsdecode(error.filename)))} cannot be used: {error.strerror}."

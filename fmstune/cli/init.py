@@ -57,6 +57,7 @@ def init(
     Reads the first rows of the data, and proposes settings that fit them. On a terminal, asks for what the
     flags leave open; elsewhere, takes the proposals.
     """
+    from fmstune.access import reason
     from fmstune.cli.terminal import screen
     from fmstune.console import RunConsole
     from fmstune.errors import ConfigError, RunError
@@ -99,7 +100,7 @@ def init(
     try:
         replace_text(output, text)
     except OSError as error:
-        raise RunError(f"{output} cannot be written: {error.strerror or error}.") from error
+        raise RunError(f"{output} cannot be written: {reason(error, output)}.") from error
     given = "" if output == Path(CONFIG_FILE) else f" {output}"
     out.say("next", f"fmstune train{given} --dry-run")
     out.say("", f"fmstune train{given}")

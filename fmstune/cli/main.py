@@ -166,7 +166,8 @@ def _usage_message(error: Any) -> str:
 
     key = closest(option.lstrip("-").replace("-", "_"), [*FLAGS.values(), *known_keys()])
     flag = next((flag for flag, of in FLAGS.items() if of == key), None)
-    if flag or key:
+    known = {name for each in (error.ctx.command.params if error.ctx else ()) for name in each.opts}
+    if key and (flag or "--set") in known:
         return f"no such option: {option}. Did you mean {flag or f'--set {key}=VALUE'}?"
     return f"no such option: {option}"
 

@@ -68,6 +68,7 @@ def report(
 
     A single file for a browser, which works offline: curves, settings, data, time and memory, delivery.
     """
+    from fmstune.access import reason
     from fmstune.errors import RunError
     from fmstune.report.curves import read_run
     from fmstune.report.page import write_report
@@ -78,9 +79,7 @@ def report(
     try:
         typer.echo(visible(str(write_report(run, found))))
     except OSError as error:
-        raise RunError(
-            f"the report of {shown_path(run)} cannot be written: {error.strerror or error}."
-        ) from error
+        raise RunError(f"the report of {shown_path(run)} cannot be written: {reason(error, run)}.") from error
 
 
 def rm(
@@ -111,7 +110,8 @@ def rm(
             return
     for plan in plans:
         remove(plan)
-        kept = ", except files that are not the run's" if plan.others else ""
+        empty = ", except its directory, which is empty" if plan.directory.exists() else ""
+        kept = ", except files that are not the run's" if plan.others else empty
         typer.echo(visible(f"deleted  {plan.directory}{kept}"), err=True)
 
 
@@ -130,6 +130,7 @@ def _lines(plan: Removal) -> Iterator[str]:
 @contextlib.contextmanager
 def _whole(output: Path) -> Iterator[Path]:
     """A temporary file next to `output`, renamed to it once complete."""
+    from fmstune.access import reason
     from fmstune.errors import RunError
     from fmstune.text import shown_path
 
@@ -140,7 +141,7 @@ def _whole(output: Path) -> Iterator[Path]:
     except OSError as error:
         if not Path(str(error.filename or output)).name.startswith(output.name):
             raise  # the run cannot be read
-        raise RunError(f"{shown_path(output)} cannot be written: {error.strerror or error}.") from error
+        raise RunError(f"{shown_path(output)} cannot be written: {reason(error, output)}.") from error
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)

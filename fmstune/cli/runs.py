@@ -65,6 +65,7 @@ def list_(
     A run that has no end and whose process is gone is `killed`. Columns that do not fit the terminal are left
     out.
     """
+    from fmstune.access import denied
     from fmstune.cli.terminal import progress, screen
     from fmstune.report.fields import chosen, condition_key, needs_detail, ordered
     from fmstune.report.listing import list_runs
@@ -82,12 +83,12 @@ def list_(
         runs = runs[::-1]
     runs = runs[:limit]
     for folder in unreadable:
-        typer.echo(f"{visible(folder)}: this directory cannot be read", err=True)
+        typer.echo(visible(f"{folder}: this directory cannot be read: {denied(Path(folder))}"), err=True)
     if as_json:
         print_json([_as_json(run) for run in runs])
     elif runs:
         _print_table(runs)
-    else:
+    elif found or not unreadable:
         typer.echo(_nothing(directories, len(found)), err=True)
 
 

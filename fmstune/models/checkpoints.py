@@ -7,11 +7,14 @@ A kill, a full disk or an interrupted copy leaves files that exist but are too s
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from fmstune.access import denied
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _STATE = "trainer_state.json"
@@ -59,6 +62,8 @@ def damage(checkpoint: Path) -> str | None:
 
     The Trainer writes its state last, so without it nothing is known about the rest.
     """
+    if closed := _closed(checkpoint):
+        return closed
     if not _has_state(checkpoint):
         return "it was not completely written"
     if not any(True for pattern in _WEIGHTS for _ in checkpoint.glob(pattern)):
@@ -82,6 +87,17 @@ def obstacle(checkpoint: Path) -> str | None:
         return "it contains no state of the learning rate schedule"
     damaged = next(_damaged(checkpoint, ("*.pt", "*.pth", "optimizer*.bin")), None)
     return f"its {damaged} is damaged or incomplete" if damaged else None
+
+
+def _closed(checkpoint: Path) -> str | None:
+    """What keeps this user from reading a checkpoint: its files would seem incomplete, or not to exist."""
+    if not os.path.isdir(checkpoint):  # noqa: PTH112  (`Path.is_dir` raises for a closed one)
+        return None
+    if not os.access(checkpoint, os.R_OK | os.X_OK):
+        return f"it cannot be read: {denied(checkpoint)}"
+    found = (each for each in checkpoint.iterdir() if each.exists() and not os.access(each, os.R_OK))
+    closed = next(found, None)
+    return f"its {closed.name} cannot be read: {denied(closed)}" if closed else None
 
 
 def _has_state(checkpoint: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fmstune.access import denied
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.text import first_line
 
@@ -45,7 +46,7 @@ def _of_directory(path: str, what: str, first: str) -> str:
     if "deserializing header" in first or "invalid header" in first.lower():
         return f"the weights in {path!r} are damaged or incompletely copied: {first}. Copy them again."
     if closed := _unreadable(Path(path)):
-        return f"the {what} in {path!r} cannot be loaded: {closed.name} cannot be read: Permission denied."
+        return f"the {what} in {path!r} cannot be loaded: {closed.name} cannot be read: {denied(closed)}."
     return f"the {what} in {path!r} cannot be loaded: {first}"
 
 

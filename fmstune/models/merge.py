@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmstune.access import reason
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError, RunError
 from fmstune.models.locate import Place
@@ -127,4 +128,4 @@ def _write_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{out} cannot be written: {error.strerror or error}.") from error
+        raise RunError(f"{out} cannot be written: {reason(error, out)}.") from error

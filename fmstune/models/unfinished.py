@@ -16,10 +16,15 @@ from fmstune.layout import UNFINISHED
 from fmstune.models.checkpoints import damage, is_checkpoint
 
 
+def named(run: Path) -> Path:
+    """The name of a new folder for writing a checkpoint of the run. No two writers share one: a thread left
+    behind by another run of this process still writes to its own."""
+    return run / UNFINISHED / f"writing-{secrets.token_hex(8)}"
+
+
 def begin(run: Path) -> Path:
-    """A new folder for writing a checkpoint of the run. No two writers share one: a thread left behind by
-    another run of this process still writes to its own."""
-    folder = run / UNFINISHED / f"writing-{secrets.token_hex(8)}"
+    """A new folder for writing a checkpoint of the run."""
+    folder = named(run)
     folder.mkdir(parents=True)
     return folder
 

@@ -12,7 +12,9 @@ from typing import Any, Literal, TextIO
 
 from rich.console import Console
 
+from fmstune.access import reason
 from fmstune.console import LABEL, RunConsole
+from fmstune.launch.failures import in_words
 from fmstune.launch.output import Output
 from fmstune.report.curves import TrackedRun, read_run
 from fmstune.report.ending import Ending, ending_of
@@ -120,8 +122,10 @@ class SummingConsole(RunConsole):
         except NoCharts as error:
             self.say("report", str(error))
         # A failed report must not fail a training that succeeded.
+        except OSError as error:
+            self.warn(f"the report could not be written: {reason(error, run.directory)}")
         except Exception as error:
-            self.warn(f"the report could not be written: {type(error).__name__}: {error}")
+            self.warn(f"the report could not be written: {in_words(error)}")
 
     def _report_log(self) -> None:
         """Report where the output of libraries and user code is, if there was any."""

@@ -11,6 +11,7 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fmstune.access import reason
 from fmstune.config.paths.runs import holds_run, no_such_run
 from fmstune.delivery.journal.reader import Event, JournalError
 from fmstune.errors import ConfigError
@@ -316,7 +317,7 @@ def read_run(directory: Path) -> TrackedRun:
     try:
         run = replay(journal, add, add_batch)
     except OSError as error:
-        raise JournalError(f"{journal} cannot be read: {error.strerror or error}.") from error
+        raise JournalError(f"{journal} cannot be read: {reason(error, journal)}.") from error
     return TrackedRun(directory, run, list(curves.values()), list(tables.values()), list(media.values()))
 
 

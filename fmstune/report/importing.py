@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fmstune.access import reason
 from fmstune.delivery.journal.reader import Header, JournalReader, Kind
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.media import record_text
@@ -94,7 +95,7 @@ def import_run(past: PastRun, folder: Path) -> Imported:
         made.replace(path)
         made.with_name(made.name + ".lock").unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(f"{shown_path(directory)} cannot be written: {error.strerror or error}.") from error
+        raise RunError(f"{shown_path(directory)} cannot be written: {reason(error, path)}.") from error
     return Imported(directory, past, before=False)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmstune.config.paths.runs import holds_run
 from fmstune.report.index import RunIndex, index_path, now
-from fmstune.report.summary import RunDetail, RunLine, current_status, journal_of, read_summary
+from fmstune.report.summary import RunDetail, RunLine, current_status, read_summary
 from fmstune.report.walk import FoundRun, Walk
 
 _AT_ONCE = 500
@@ -70,7 +71,7 @@ def _read(
         for number, run in enumerate(unknown[start : start + _AT_ONCE], start):
             moved("reading journals", number, len(unknown))
             line, detail = read_summary(Path(run.real))
-            if line.problem and not journal_of(Path(run.real)).exists():
+            if line.problem and not holds_run(Path(run.real)):
                 continue  # removed or moved meanwhile
             lines[run.real], details[run.real] = line, detail
             read.append((run, line, detail))

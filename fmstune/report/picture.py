@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fmstune.access import reason
 from fmstune.errors import ConfigError, RunError
 from fmstune.report.charts import Chart
 from fmstune.report.columns import whole
@@ -48,4 +49,4 @@ def save_picture(charts: Sequence[Chart], path: Path) -> None:
         try:
             figure.savefig(path, dpi=150)
         except OSError as error:
-            raise RunError(f"{shown_path(path)} cannot be written: {error.strerror or error}.") from error
+            raise RunError(f"{shown_path(path)} cannot be written: {reason(error, path)}.") from error

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmstune.access import reason
 from fmstune.delivery.journal.reader import is_being_written, lock_path, writer
 from fmstune.errors import ConfigError, RunError
 from fmstune.report.curves import require_run
@@ -45,7 +47,8 @@ def planned(directory: Path) -> Removal:
 
 def remove(removal: Removal) -> None:
     """Delete the files of a run, and its directory if nothing else is in it. The run cannot be resumed
-    meanwhile. Raises `ConfigError` if a process is running it, `RunError` if something cannot be deleted."""
+    meanwhile. An empty directory that cannot be removed, such as a mount point, stays. Raises `ConfigError`
+    if a process is running it, `RunError` if something cannot be deleted."""
     directory = removal.directory
     try:
         lock = locks.acquire(lock_path(journal_of(directory)))
@@ -55,10 +58,11 @@ def remove(removal: Removal) -> None:
         _require_not_running(directory)
         raise ConfigError(f"{shown_path(directory)}: another process is using this run; wait until it ends.")
     try:
+        _require_removable(removal)
         clear(directory)
         lock_path(journal_of(directory)).unlink(missing_ok=True)
         for folder in (journal_of(directory).parent, directory):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError if folder != directory else OSError):
                 if not any(folder.iterdir()) and not folder.samefile(Path.cwd()):
                     folder.rmdir()
     except OSError as error:
@@ -70,8 +74,20 @@ def remove(removal: Removal) -> None:
     index.close()
 
 
+def _require_removable(removal: Removal) -> None:
+    """Raise `RunError` if a directory of the run does not let its files be removed: half of it would stay."""
+    folders = [each for each in removal.entries if each.is_dir() and not each.is_symlink()]
+    below = [name for top in folders for name, _, _ in os.walk(top)]
+    for folder in (str(removal.directory), *below):
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+            raise _not_removed(removal.directory, denied)
+
+
 def _not_removed(directory: Path, error: OSError) -> RunError:
-    return RunError(f"{shown_path(directory)} cannot be removed: {error.strerror or error}.")
+    return RunError(
+        f"{shown_path(directory)} cannot be removed: {reason(error, Path(error.filename or directory))}."
+    )
 
 
 def _require_not_running(directory: Path) -> None:

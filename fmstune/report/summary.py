@@ -16,7 +16,7 @@ from fmstune.report.replay import SETTINGS, Replay, replay
 from fmstune.text import counted
 from fmstune.trackers.values.plain import plain
 
-RUNNING, KILLED, DAMAGED, LATER = "running", "killed", "damaged", "later version"
+RUNNING, KILLED, DAMAGED, LATER, UNREADABLE = "running", "killed", "damaged", "later version", "unreadable"
 """States of a run that its journal does not record."""
 
 
@@ -84,6 +84,8 @@ def read_summary(directory: Path) -> tuple[RunLine, RunDetail]:
         run = replay(journal_of(directory))
     except LaterJournal as error:
         return RunLine(name=directory.name, status=LATER, problem=str(error)), RunDetail()
+    except PermissionError as error:
+        return RunLine(name=directory.name, status=UNREADABLE, problem=_reason(error)), RunDetail()
     except (OSError, JournalError) as error:
         return RunLine(name=directory.name, problem=_reason(error)), RunDetail()
     return summary_of(run, directory)
@@ -143,7 +145,10 @@ def current_status(directory: Path, line: RunLine) -> str:
         return line.status or DAMAGED
     if line.status is not None:
         return line.status
-    return RUNNING if is_being_written(journal_of(directory)) else KILLED
+    try:
+        return RUNNING if is_being_written(journal_of(directory)) else KILLED
+    except PermissionError:  # of its lock
+        return UNREADABLE
 
 
 def _reason(error: OSError | JournalError) -> str:

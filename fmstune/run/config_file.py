@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fmstune.access import reason
 from fmstune.config.inspect.dump import HEADER, to_mapping, to_toml
 from fmstune.config.inspect.provenance import with_origins, written_origins
 from fmstune.config.schema.tables import RunConfig
@@ -31,4 +32,4 @@ def write_config(config: RunConfig, directory: Path, redactor: Redactor, header:
         text = with_origins(text, {key: redactor.text(origin) for key, origin in origins.items()})
         replace_text(directory / CONFIG_NAME, text)  # atomically, since a resumed run reads it
     except OSError as error:
-        raise RunError(f"{directory} cannot be written to: {error.strerror or error}.") from error
+        raise RunError(f"{directory} cannot be written to: {reason(error, directory)}.") from error

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+from fmstune.access import reason
 from fmstune.delivery.journal.reader import lock_path, writer
 from fmstune.errors import ConfigError, RunError
 from fmstune.launch.environment import is_main_process
@@ -27,12 +28,16 @@ def locked(directory: RunDirectory, *, overwrite: bool) -> Iterator[tuple[RunDir
     if not is_main_process():
         yield directory, None
         return
+    made = False
     try:
         directory, made = _create(directory)
         (directory.path / TRACKING_DIR).mkdir(exist_ok=True)
         lock = _lock(directory)
     except OSError as error:
-        raise RunError(f"{directory.path} cannot be written to: {error.strerror or error}.") from error
+        if made:
+            with contextlib.suppress(OSError):
+                directory.path.rmdir()
+        raise RunError(f"{directory.path} cannot be written to: {reason(error, directory.path)}.") from error
     try:
         if overwrite:
             clear(directory.path)

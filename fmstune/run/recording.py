@@ -26,6 +26,7 @@ from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.shippers import Fleet
 from fmstune.errors import Interrupted
 from fmstune.launch.environment import is_main_process
+from fmstune.launch.failures import in_words
 from fmstune.layout import ERROR_LOG, JOURNAL_NAME, TRACKING_DIR
 from fmstune.run import provenance
 from fmstune.run.directory import RunDirectory
@@ -158,7 +159,7 @@ def _guarded(out: RunConsole, what: str, step: Callable[..., None], *arguments: 
     try:
         step(*arguments)
     except Exception as error:
-        out.warn(f"{what} failed: {type(error).__name__}: {error}")
+        out.warn(f"{what} failed: {in_words(error)}")
 
 
 def _show(directory: Path, journal: JournalWriter, out: RunConsole, used: Collection[str]) -> None:

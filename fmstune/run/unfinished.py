@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 from pathlib import Path
 
+from fmstune.access import denied
 from fmstune.config.paths.runs import RUNS, holds_run
 from fmstune.delivery.journal.reader import LaterJournal, is_being_written
 from fmstune.errors import ConfigError
 from fmstune.layout import CONFIG_NAME, JOURNAL_NAME, TRACKING_DIR
 from fmstune.run.directory import run_state
+from fmstune.text import shown_path
 
 
 def to_resume(config: Path | None) -> Path:
@@ -22,16 +24,42 @@ def to_resume(config: Path | None) -> Path:
             f"--resume does not know which run of {config} to resume: add its directory with --output-dir, "
             "or pass the config.toml in it instead."
         )
+    closed = _closed()
     journals = sorted(RUNS.glob(f"*/{TRACKING_DIR}/{JOURNAL_NAME}"), key=_changed, reverse=True)
-    runs = (journal.parent.parent for journal in journals if not is_being_written(journal))
-    for run in runs:
-        with contextlib.suppress(LaterJournal):  # this version cannot resume it
+    for journal in journals:
+        run = journal.parent.parent
+        try:
+            if is_being_written(journal):
+                continue
             if run_state(run) != "finished" and (run / CONFIG_NAME).is_file():
                 return run
+        except LaterJournal:  # this version cannot resume it
+            continue
+        except PermissionError:
+            closed.append(run)
+    if closed:
+        raise ConfigError(
+            f"--resume finds no unfinished run in {RUNS}/, where {shown_path(closed[0])} cannot be read: "
+            f"{denied(closed[0] / TRACKING_DIR / JOURNAL_NAME)}."
+        )
     raise ConfigError(
         f"--resume finds no unfinished run in {RUNS}/ (`fmstune runs list` shows all); add a run's "
         "directory with --output-dir."
     )
+
+
+def _closed() -> list[Path]:
+    """The directories of runs that this user may not enter, which patterns leave out."""
+    if not RUNS.is_dir():
+        return []
+    if not os.access(RUNS, os.R_OK | os.X_OK):
+        return [RUNS]
+    tracked = (each / TRACKING_DIR for each in RUNS.iterdir())
+    return [each.parent for each in tracked if any(map(_is_closed, (each.parent, each)))]
+
+
+def _is_closed(path: Path) -> bool:
+    return os.path.isdir(path) and not os.access(path, os.X_OK)  # noqa: PTH112  (`Path.is_dir` raises)
 
 
 def _changed(journal: Path) -> float:

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmstune.access import lacks_inodes, nearest
 from fmstune.system.memory import format_bytes
 
 _TEXTS = {
@@ -21,16 +22,17 @@ _NOTHING = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """Why a file could not be written for lack of space, and the remedy, as parts of a sentence."""
+    """Why a file could not be written for lack of space, and the remedy, as parts of a sentence.
+    `of_one_file`: the limit is that of a single file, so fewer of them would not help."""
 
     what: str
     remedy: str
+    of_one_file: bool = False
 
 
 def free(path: Path) -> int:
     """The free bytes on the file system of `path`, which may not exist yet."""
-    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(nearest(path)).free
 
 
 def shortage(error: BaseException, path: Path) -> Shortage | None:
@@ -42,11 +44,14 @@ def shortage(error: BaseException, path: Path) -> Shortage | None:
         found = errno.EFBIG if limited and left > limit else errno.ENOSPC
     if found is None and left < _NOTHING:
         found = errno.ENOSPC
+    if found == errno.ENOSPC and lacks_inodes(path):
+        return Shortage("the file system has no room for more files (inodes)", "remove some files")
     if found == errno.EFBIG and limited:
         most = f"a file may not be larger than {format_bytes(limit)} here (ulimit -f)"
-        return Shortage(most, "raise that limit")
+        return Shortage(most, "raise that limit", of_one_file=True)
     if found == errno.EFBIG:
-        return Shortage("the file system does not support files of this size", "use another --output-dir")
+        what = "the file system does not support files of this size"
+        return Shortage(what, "use another --output-dir", of_one_file=True)
     if found == errno.EDQUOT:
         return Shortage("the disk quota is used up", "free some space")
     return Shortage(f"the disk is full ({format_bytes(left)} left)", "free some space") if found else None

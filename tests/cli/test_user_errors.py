@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.made_runs import make_run
 from tests.support.unprivileged import unprivileged
 from tests.support.user_errors import error_line, fmstune
 
@@ -61,6 +62,8 @@ from tests.support.user_errors import error_line, fmstune
         ("trian", "Did you mean 'train'?"),
         ("trackers lst", "Did you mean 'list'?"),
         ("trackers check wanb", "Did you mean wandb?"),
+        ("merge a --output-dir b", "no such option: --output-dir (see `fmstune merge --help`)"),
+        ("generate a --max-tokens 3", "no such option: --max-tokens (see `fmstune generate --help`)"),
     ],
 )
 def test_a_user_error_is_reported_in_one_line(here: Path, arguments: str, says: str) -> None:
@@ -166,7 +169,11 @@ def test_a_name_that_is_too_long_for_a_file_is_reported(here: Path, arguments: s
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("runs show closed/run", "closed/run cannot be used: Permission denied."),
+        ("runs show closed/run", "closed/run cannot be used: Permission denied. `chmod u+rwx closed` gives"),
+        (
+            "train --resume",
+            "runs/, where runs/other cannot be read: Permission denied. `chmod u+rwx runs/other`",
+        ),
         ("runs show unreadable", "unreadable/tracking/journal.jsonl cannot be read: Permission denied."),
         ("trackers sync closed/run", "closed/run/tracking/journal.jsonl cannot be used: Permission denied."),
         ("train --data closed --model demo", "the directory closed cannot be read: Permission denied."),
@@ -177,9 +184,52 @@ def test_a_name_that_is_too_long_for_a_file_is_reported(here: Path, arguments: s
 def test_permissions_are_reported_with_the_path(here: Path, arguments: str, says: str) -> None:
     (here / "closed" / "run" / "tracking").mkdir(parents=True)
     (here / "unreadable" / "tracking").mkdir(parents=True)
-    for folder in ("closed", "unreadable/tracking"):
+    (here / "runs" / "other" / "tracking").mkdir(parents=True)
+    for folder in ("closed", "unreadable/tracking", "runs/other"):
         (here / folder).chmod(0)
     code = f"from fmstune.cli.main import main; main({arguments.split()!r})"
     done = unprivileged(code, here)
     assert done.returncode == 2
     assert says in done.stderr.splitlines()[-1]
+
+
+def test_a_run_that_may_not_be_read_does_not_hide_the_others(here: Path) -> None:
+    for name in ("one", "other"):
+        make_run(here / "runs" / name)
+    (here / "runs" / "other" / "tracking").chmod(0)
+    (here / "runs" / "closed").mkdir(0)
+    done = unprivileged("from fmstune.cli.main import main; main(['runs', 'list'])", here)
+    assert done.returncode == 0, done.stderr
+    listed = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
+    assert listed == {"run": "status", "runs/one": "finished", "runs/other": "unreadable"}
+    assert done.stderr == (
+        "runs/closed: this directory cannot be read: Permission denied. "
+        "`chmod u+rwx runs/closed` gives you access\n"
+    )
+
+
+@pytest.mark.parametrize("closed", ["checkpoint-5", "tracking/inner", "."])
+def test_a_run_that_cannot_be_removed_whole_is_left_whole(here: Path, closed: str) -> None:
+    run = make_run(here / "run")
+    for name in ("model.safetensors", "checkpoint-5/optimizer.pt", "tracking/inner/x"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("x")
+    before = set(run.rglob("*"))
+    (run / closed).chmod(0o555)
+    done = unprivileged("from fmstune.cli.main import main; main(['runs', 'rm', 'run', '--yes'])", here)
+    assert done.returncode == 1
+    path = "run" if closed == "." else f"run/{closed}"
+    assert done.stderr.splitlines()[-1] == (
+        f"error: run cannot be removed: Permission denied. `chmod u+rwx {path}` gives you access."
+    )
+    assert set(run.rglob("*")) == before
+
+
+def test_a_run_whose_directory_cannot_be_removed_is_deleted_but_for_that(here: Path) -> None:
+    run = make_run(here / "mounts" / "run")
+    run.parent.chmod(0o555)
+    code = "from fmstune.cli.main import main; main(['runs', 'rm', 'mounts/run', '--yes'])"
+    done = unprivileged(code, here)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "deleted  mounts/run, except its directory, which is empty"
+    assert not list(run.iterdir())

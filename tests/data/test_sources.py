@@ -73,7 +73,9 @@ def test_a_folder_that_may_not_be_read_is_named_instead_of_left_out(
         "except NoFiles as error: print(error)"
     )
     done = unprivileged(code, tmp_path)
-    told = f"the directory {says}: Permission denied." if says else name.replace("*", "x")
+    folder = says.partition(" ")[0]
+    remedy = f"Permission denied. `chmod u+rwx {folder}` gives you access."
+    told = f"the directory {says}: {remedy}" if says else name.replace("*", "x")
     assert (done.stdout, done.stderr) == (f"{told}\n", "")
 
 

@@ -19,6 +19,7 @@ from fmstune.errors import ConfigError
 from fmstune.models.checkpoints import damage, newest_checkpoint, newest_weights, obstacle
 from fmstune.run.directory import claim
 from tests.support.journals import open_journal
+from tests.support.unprivileged import unprivileged
 
 RESUMED = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
 """What the Trainer resumes from, by the file names that it uses."""
@@ -126,3 +127,20 @@ def test_a_checkpoint_with_only_weights_is_a_model_and_cannot_be_resumed(tmp_pat
         claim(load(None), str(checkpoint), overwrite=False)
     with pytest.raises(ConfigError, match="no checkpoint to resume from: of checkpoint-4, it contains no"):
         claim(load(None), str(tmp_path), overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("closed", "said"), [("", "it cannot be read"), ("optimizer.pt", "its optimizer.pt cannot be read")]
+)
+def test_a_checkpoint_that_may_not_be_read_is_not_called_incomplete(
+    tmp_path: Path, closed: str, said: str
+) -> None:
+    write_checkpoint(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4" / closed).chmod(0)
+    code = """
+from pathlib import Path
+from fmstune.models.checkpoints import obstacle
+print(obstacle(Path("checkpoint-4")))
+"""
+    done = unprivileged(code, tmp_path)
+    assert done.stdout.startswith(f"{said}: Permission denied. `chmod u+rw"), done

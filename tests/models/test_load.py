@@ -161,7 +161,8 @@ def test_a_file_that_may_not_be_read_is_named(copy: Path) -> None:
         f"print(why_not_loaded(ModelConfig(path={str(copy)!r}), 'model', OSError('No such file')))"
     )
     told = f"the model in '{copy}' cannot be loaded: model.safetensors cannot be read: Permission denied."
-    assert unprivileged(code, copy).stdout == f"{told}\n"
+    remedy = f"`chmod u+rw {copy}/model.safetensors` gives you access."
+    assert unprivileged(code, copy).stdout == f"{told} {remedy}\n"
 
 
 def test_a_custom_chat_template_replaces_the_models(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from transformers import TrainerCallback
 
 from fmstune.errors import RunError
 from fmstune.training.extensions import Extensions
+from tests.support.commands import ROOT
 from tests.support.tuned import tune, weights
+from tests.support.unprivileged import unprivileged
 
 SETS = ["training.eval_strategy=no", "training.max_steps=9"]
 ONE_KEPT = "training.save_total_limit=1"
@@ -92,9 +94,38 @@ def test_a_file_that_exceeds_the_size_limit_ends_the_run_in_the_same_way(tmp_pat
             tune("out", *SETS)
         assert "a file may not be larger than 2 MB here (ulimit -f)" in str(error.value)
         assert "disk" not in str(error.value)
+        assert "save_total_limit" not in str(error.value)  # the limit is that of a single file
         assert not list((tmp_path / "out").glob("checkpoint-*"))
         with pytest.raises(RunError, match="the rehearsal's checkpoint could not be written"):
             tune("out", *SETS, "run.rehearse=always", overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
     assert not (tmp_path / "out" / "rehearsal").exists()
+
+
+def test_a_directory_that_is_closed_during_the_run_ends_it_with_the_checkpoint_and_the_remedy(
+    tmp_path: Path,
+) -> None:
+    code = """
+from transformers import TrainerCallback
+from fmstune.training.extensions import Extensions
+from tests.support.tuned import tune
+
+class Closes(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            import os
+            os.chmod("out", 0o555)
+
+try:
+    tune("out", "training.eval_strategy=no", extensions=Extensions((Closes(),)))
+except Exception as error:
+    print(getattr(error, "exit_code", None), error)
+"""
+    done = unprivileged(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}", tmp_path)
+    (tmp_path / "out").chmod(0o755)
+    assert done.stdout.strip().splitlines()[-1] == (
+        "1 out could not be written to (Permission denied): checkpoint-6 was incomplete and is removed. "
+        "out/checkpoint-3 is complete: `chmod u+rwx out` gives you access, and resume with --resume."
+    ), done
+    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint*")) == ["checkpoint-3"]

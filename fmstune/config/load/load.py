@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fmstune.access import unusable_path
 from fmstune.config.check.suggest import hint
 from fmstune.config.check.typed import check_bounds, check_field, check_value
 from fmstune.config.load.layers import Flag, Given, Sources, gather, known_keys, of_other_methods, table_keys
@@ -27,7 +28,7 @@ from fmstune.config.schema.training import methods_with, training_fields
 from fmstune.errors import ConfigError, combined
 from fmstune.layout import CONFIG_FILE
 from fmstune.secrets.forms import REDACTED, holds_redacted
-from fmstune.text import shortened, shown_path, unusable_path
+from fmstune.text import shortened, shown_path
 
 __all__ = ["CONFIG_FILE", "Flag", "known_keys", "load", "load_trackers"]
 

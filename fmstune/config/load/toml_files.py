@@ -8,6 +8,7 @@ from typing import Any
 
 import tomli
 
+from fmstune.access import reason
 from fmstune.config.check.suggest import similar_file
 from fmstune.errors import ConfigError
 from fmstune.secrets.names import is_secret_name
@@ -27,9 +28,10 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{name} is a directory; use a file.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{name} cannot be read: {reason}.") from None
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {reason(error, path)}.") from None
+    except ValueError as error:
+        raise ConfigError(f"{name} cannot be read: {error}.") from None
 
 
 def parse_toml(text: str, name: str) -> dict[str, Any]:

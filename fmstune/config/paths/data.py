@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmstune.access import denied, reason
 from fmstune.config.check.suggest import similar_file
 from fmstune.config.paths.folders import files_below
 from fmstune.text import shown_path
@@ -132,7 +133,7 @@ def _require_readable(path: Path) -> None:
         matching = glob.glob(str(folder), recursive=True) if _has_wildcard(str(folder)) else [str(folder)]  # noqa: PTH207
         for each in matching:
             if os.path.isdir(each) and not os.access(each, needed):  # noqa: PTH112
-                raise NoFiles(f"the directory {shown_path(Path(each))} cannot be read: Permission denied.")
+                raise NoFiles(f"the directory {shown_path(Path(each))} cannot be read: {denied(Path(each))}.")
 
 
 def _require_targets(found: Iterable[Path]) -> None:
@@ -158,8 +159,8 @@ def _in_directory(path: Path, name: str, split: str, chosen: bool) -> FoundFiles
     try:
         found = list(files_below(path, lambda each: each.name.startswith(".")))
     except OSError as error:
-        where = shown_path(Path(error.filename or path))
-        raise NoFiles(f"the directory {where} cannot be read: {error.strerror or error}.") from None
+        where = Path(error.filename or path)
+        raise NoFiles(f"the directory {shown_path(where)} cannot be read: {reason(error, where)}.") from None
     _require_targets(found)
     inside = [each for each in found if each.is_file()]
     files = [each for each in inside if kind_of(each) in KINDS]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from fmstune.access import reason
 from fmstune.errors import DataError
 
 _PIECE = 1 << 20
@@ -31,9 +32,11 @@ def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
     try:
         with _unpacked(path) as file:
             yield file
+    except PermissionError as error:
+        raise DataError(f"{name} cannot be read: {reason(error, path)}.") from None
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pyarrow.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "it is damaged")
-        raise DataError(f"{name} cannot be read: {reason.rstrip('.')}.") from None
+        said = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "it is damaged")
+        raise DataError(f"{name} cannot be read: {said.rstrip('.')}.") from None
 
 
 def _unpacked(path: Path) -> Any:
@@ -80,7 +83,7 @@ def fingerprint_of(paths: list[Path]) -> str:
                     file.seek(place)
                     found.update(file.read(_SAMPLE))
         except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+            raise DataError(f"{path} cannot be read: {reason(error, path)}.") from None
     return found.hexdigest()
 
 
@@ -91,5 +94,5 @@ def _sha256(path: Path) -> str:
             while piece := file.read(_PIECE):
                 digest.update(piece)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise DataError(f"{path} cannot be read: {reason(error, path)}.") from None
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fmstune.access import reason
 from fmstune.errors import DataError
 from fmstune.text import counted
 
@@ -39,7 +40,7 @@ class BadRows:
             try:
                 self._list(json.dumps(entry), self.file)
             except OSError as failed:
-                raise DataError(f"{self.file} cannot be written: {failed.strerror or failed}.") from error
+                raise DataError(f"{self.file} cannot be written: {reason(failed, self.file)}.") from error
 
     def _list(self, line: str, file: Path) -> None:
         if self.extends:

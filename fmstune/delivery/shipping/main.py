@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from fmstune.access import unusable_path
 from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.log import ShipperLog
@@ -34,7 +35,6 @@ from fmstune.delivery.shipping.watch import TrainerWatch
 from fmstune.secrets.redaction import know_secrets, process_redactor
 from fmstune.system import locks
 from fmstune.system.collector import collect_rarely, imports_done
-from fmstune.text import unusable_path
 from fmstune.trackers.base import Tracker, installed_version
 from fmstune.trackers.compat import OldShapeTracker, build_tracker, own_callback_of
 from fmstune.trackers.places import place_of, return_to

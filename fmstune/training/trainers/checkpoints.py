@@ -92,10 +92,11 @@ class AtomicCheckpoints(OfRun, PrivateHooks):
                 remove_old_checkpoints(this, target, this.state.best_model_checkpoint)
             return
         in_background = self._written_in_background()
-        folder = unfinished.begin(target.parent)
+        folder = unfinished.named(target.parent)
         later: list[FileLater] = []
         checks: list[Callable[[], None]] = []
         with _removed_at_failure(this, target, folder):
+            folder.mkdir(parents=True)
             if in_background:
                 later, checks = self._copied_parts(folder, target)
                 if self._room is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from fmstune.access import remedy_of
 from fmstune.errors import RunError
 from fmstune.models.checkpoints import newest_checkpoint
 from fmstune.system.disk import free, shortage
@@ -115,13 +116,17 @@ def cause_of(error: BaseException, target: Path, trainer: TunedTrainer) -> Cause
     less = "" if trainer.args.save_only_model else "training.save_only_model = true"
     if (short := shortage(error, target)) is not None:
         size = format_bytes(sizes(trainer)[1])
-        settings = " or ".join(filter(None, ["training.save_total_limit = 1", less]))
+        fewer = "" if short.of_one_file else "training.save_total_limit = 1"
+        settings = " or ".join(filter(None, [fewer, less]))
         return Cause(f"{short.what}, and a checkpoint needs {size}", short.remedy, settings)
     if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
         return Cause("main memory ran out while files were written", "free some memory", less)
     if isinstance(error, (OSError, SafetensorError)):
         why = getattr(error, "strerror", None) or first_line(error)
-        return Cause(f"{target.parent} could not be written to ({why})", "check its disk")
+        return Cause(
+            f"{target.parent} could not be written to ({why})",
+            remedy_of(error, target) or "check its disk",
+        )
     return None
 
 

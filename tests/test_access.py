@@ -1,0 +1,102 @@
+"""A refused access is explained with what gives access."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fmstune.access import reason, remedy_of
+from fmstune.system.disk import shortage
+from tests.support.unprivileged import unprivileged
+
+
+def said(here: Path, path: str, do: str = "open(path).read()") -> str:
+    """`reason` of the error that an access raises, in a process to which permissions apply."""
+    code = f"""
+import os
+from pathlib import Path
+from fmstune.access import reason
+path = {path!r}
+try:
+    {do}
+except OSError as error:
+    print(reason(error, Path(path)))
+"""
+    done = unprivileged(code, here)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_an_own_file_or_directory_that_is_closed_is_named_with_its_chmod(tmp_path: Path) -> None:
+    (tmp_path / "closed" / "inner").mkdir(parents=True)
+    (tmp_path / "a file").touch(0o000)
+    (tmp_path / "closed").chmod(0)
+    assert said(tmp_path, "closed/inner/x") == "Permission denied. `chmod u+rwx closed` gives you access"
+    assert said(tmp_path, "a file") == "Permission denied. `chmod u+rw 'a file'` gives you access"
+    absolute = f"{tmp_path}/closed"
+    assert said(tmp_path, f"{absolute}/x") == f"Permission denied. `chmod u+rwx {absolute}` gives you access"
+
+
+def test_a_directory_that_takes_no_files_is_named(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir(0o555)
+    does = "open(path, 'w')"
+    assert said(tmp_path, "full/new", does) == "Permission denied. `chmod u+rwx full` gives you access"
+
+
+def test_a_umask_that_closes_new_directories_is_named_first(tmp_path: Path) -> None:
+    does = "os.umask(0o777); os.mkdir(path); os.mkdir(f'{path}/inner')"
+    assert said(tmp_path, "new", does) == (
+        "Permission denied. `umask 022` first (it is 0777); `chmod u+rwx new` gives you access"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_the_owner_of_a_foreign_file_is_named(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir(0o700)
+    os.chown(foreign, 1, 1)
+    assert said(tmp_path, "foreign/x") == (
+        "Permission denied. Ask daemon, the owner of foreign, for access, or use another path"
+    )
+    os.chown(foreign, 54321, 1)
+    assert "Ask the user 54321, the owner of foreign," in said(tmp_path, "foreign/x")
+
+
+def test_a_file_system_without_write_access_is_named() -> None:
+    error = OSError(errno.EROFS, os.strerror(errno.EROFS), "x")
+    assert reason(error, Path("x")).endswith(
+        "file system is read-only: make it writable, or use another path"
+    )
+    assert remedy_of(error, Path("x"))
+
+
+def test_other_errors_have_only_their_reason() -> None:
+    assert reason(OSError(errno.EIO, "Input/output error"), Path("x")) == "Input/output error"
+    assert reason(OSError("of a library"), Path("x")) == "of a library"
+
+
+@pytest.fixture
+def few_files(tmp_path: Path) -> Iterator[Path]:
+    """A real file system for four files; skipped without permission to mount one."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    options = "size=9m,nr_inodes=4"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def test_a_disk_with_room_but_no_inodes_is_not_called_full(few_files: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as raised:
+        [(few_files / str(number)).touch() for number in range(9)]
+    short = shortage(raised.value, few_files / "checkpoint-3" / "model.safetensors")
+    assert short is not None
+    assert "no room for more files (inodes)" in short.what
+    assert reason(raised.value, few_files / "x") == "No space left on device. Remove some files"
