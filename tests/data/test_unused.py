@@ -4,6 +4,7 @@ described."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,8 @@ def test_cached_data_report_it_as_well(tmp_path: Path, monkeypatch: pytest.Monke
     first, second = (prepare_once(config, DEMO, None, 1, worth=0).summary for _ in range(2))
     assert second.prepared_before
     assert second.unused == first.unused != ()
+
+
+def test_a_file_that_is_trained_and_evaluated_on_is_named_once() -> None:
+    entry = NotUsed("a.jsonl", "id", 11, "a.jsonl line 1", column=True)
+    assert unused_lines([entry, replace(entry)]) == ["columns not used: id (11 rows)"]

@@ -73,7 +73,7 @@ class Unused:
 
 def unused_lines(entries: Iterable[NotUsed]) -> list[str]:
     """Readable lines: one for the columns of each source, and one for each other kind."""
-    entries = list(entries)
+    entries = list(dict.fromkeys(entries))  # the file of the training and of the evaluation may be the same
     several = len({entry.source for entry in entries}) > 1
     columns: dict[str, list[NotUsed]] = {}
     others: list[str] = []
