@@ -27,9 +27,8 @@ def require_own_process() -> None:
             "fmstune.train was called while the module was imported for its tracker; call it below "
             "`if __name__ == '__main__':`, or move the tracker into a module of its own."
         )
-    if getattr(
-        multiprocessing.current_process(), "_inheriting", False
-    ):  # as `multiprocessing` tells it itself
+    # `multiprocessing` itself looks there.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RunError(
             "fmstune.train was called while a spawned process imported the script; call it below "
             "`if __name__ == '__main__':`."

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from fmstune.config.load.load import load
 from fmstune.errors import ConfigError
 from fmstune.models.checkpoints import damage, newest_checkpoint, newest_weights, obstacle
 from fmstune.run.directory import claim
+from tests.support.checkpoints import write_checkpoint
 from tests.support.journals import open_journal
 from tests.support.unprivileged import unprivileged
 
 RESUMED = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
 """What the Trainer resumes from, by the file names that it uses."""
-
-
-def write_checkpoint(folder: Path, step: int = 4) -> Path:
-    """The files of a Trainer's checkpoint as the libraries write them, for a model of one tensor."""
-    folder.mkdir(parents=True)
-    save_file({"weight": torch.ones(40)}, folder / "model.safetensors", metadata={"format": "pt"})
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-        torch.save({"state": torch.ones(4)}, folder / name)
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-    return folder
 
 
 @pytest.fixture(scope="module")

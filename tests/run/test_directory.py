@@ -17,7 +17,7 @@ from fmstune.errors import ConfigError
 from fmstune.run.directory import claim, run_state
 from fmstune.run.locking import locked
 from fmstune.run.unfinished import to_resume
-from tests.models.test_checkpoints import write_checkpoint
+from tests.support.checkpoints import write_checkpoint
 from tests.support.journals import journal_path, open_journal
 
 
