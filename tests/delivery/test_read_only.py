@@ -3,56 +3,82 @@ there."""
 
 from __future__ import annotations
 
+import json
 import subprocess
-from collections.abc import Iterator
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from fmstune.cli.app import app
 from fmstune.delivery.recorder import Recorder
-from fmstune.delivery.sync import sync
-from fmstune.errors import RunError
-from fmstune.report.remove import planned, remove
+from tests.support import commands
 from tests.support.shipping import COLLECTOR, record_steps
+
+_MOUNTED = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+_SYNC = """
+import dataclasses, json, sys
+from fmstune.delivery import sync
+from pathlib import Path
+if {writable}: sync.is_writable = lambda folder: True  # it became read-only meanwhile
+options = {{"collector": {{"path": {collected!r}}}}}
+(line,) = sync.sync(Path({run!r}), "collector", options, lambda _: {reference!r})
+print(json.dumps(dataclasses.asdict(line), default=str))
+"""
 
 
 @pytest.fixture
-def archive(recorder: Recorder, run_directory: Path) -> Iterator[Path]:
-    """The folder of a run on a real read-only file system; skipped without permission to mount one."""
+def archive(recorder: Recorder, run_directory: Path) -> Path:
+    """The folder of a run, for `read_only`."""
     record_steps(recorder, 1, 3)
     recorder.close("finished")
     recorder.journal.close()
-    mount = ["mount", "--bind", str(run_directory), str(run_directory)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system is not allowed here")
+    return run_directory
+
+
+def read_only(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments while a folder is a read-only file system. Only this process has the
+    mount, which ends with it. Skips the test where that is not allowed."""
+    alone = ["unshare", "--mount", "--propagation", "private"]
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(run_directory)], check=True)
-        yield run_directory
-    finally:
-        subprocess.run(["umount", "--lazy", str(run_directory)], check=True)
+        allowed = subprocess.run([*alone, "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        allowed = False
+    if not allowed:
+        pytest.skip("mounting a file system is not allowed here")
+    return subprocess.run(
+        [*alone, "sh", "-c", _MOUNTED, str(folder), sys.executable, *command],
+        cwd=commands.ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def synced(archive: Path, collected: Path, *, writable: bool = False) -> dict[str, Any]:
+    code = _SYNC.format(run=str(archive), collected=str(collected), reference=COLLECTOR, writable=writable)
+    done = read_only(archive, "-c", code)
+    line: dict[str, Any] = json.loads(done.stdout)
+    return line
 
 
 def test_a_sync_from_a_read_only_file_system_is_refused_with_the_remedy(
     archive: Path, tmp_path: Path
 ) -> None:
-    (line,) = sync(archive, "collector", {"collector": {"path": str(tmp_path / "c")}}, lambda _: COLLECTOR)
-    assert (line.delivered, line.total, line.state) == (0, 4, "behind")
-    assert line.error == f"{archive}/tracking is not writable, and a delivery records its progress there"
-    assert line.remedy == "make it writable, then sync again"
+    line = synced(archive, tmp_path / "c")
+    assert (line["delivered"], line["total"], line["state"]) == (0, 4, "behind")
+    assert line["error"] == f"{archive}/tracking is not writable, and a delivery records its progress there"
+    assert line["remedy"] == "make it writable, then sync again"
     assert not (tmp_path / "c").exists()
 
 
 def test_a_sync_whose_processes_die_ends_although_the_disk_takes_no_record_of_it(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archive: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("fmstune.delivery.sync.is_writable", lambda folder: True)  # it became so meanwhile
-    (line,) = sync(archive, "collector", {"collector": {"path": str(tmp_path / "c")}}, lambda _: COLLECTOR)
-    assert (line.delivered, line.state) == (0, "behind")
+    line = synced(archive, tmp_path / "c", writable=True)
+    assert (line["delivered"], line["state"]) == (0, "behind")
 
 
 def test_a_run_on_a_read_only_file_system_is_shown_and_not_removed(archive: Path) -> None:
-    assert CliRunner().invoke(app, ["runs", "show", str(archive)]).exit_code == 0
-    with pytest.raises(RunError, match="cannot be removed: Read-only file system"):
-        remove(planned(archive))
+    assert read_only(archive, "-m", "fmstune", "runs", "show", str(archive)).returncode == 0
+    done = read_only(archive, "-m", "fmstune", "runs", "rm", str(archive), "--yes")
+    assert done.returncode == 1
+    assert "cannot be removed: Read-only file system" in done.stderr
+    assert archive.exists()
