@@ -131,7 +131,7 @@ class Fleet:
             self._watcher.join(max(0.0, deadline - time.monotonic()))
         self._restore_priorities()
         for ship in self._ships:
-            if ship.process.exit_code not in (None, EXIT_DONE, EXIT_BUSY):
+            if ship.process.exit_code not in (None, EXIT_DONE):
                 if ship.again_at is None:
                     self._note_death(ship)
                 self._restart_at_end(ship)  # one more attempt now, instead of after its pause
@@ -203,7 +203,9 @@ class Fleet:
                     self._keep_going(ship)
 
     def _keep_going(self, ship: _Shipper) -> None:
-        if ship.process.exit_code in (None, EXIT_DONE, EXIT_BUSY):
+        # One that finds another process delivering is started again, too: that may be a `trackers sync`, or
+        # its predecessor, which was killed and has not ended yet.
+        if ship.process.exit_code in (None, EXIT_DONE):
             return
         now = time.monotonic()
         if ship.again_at is None:

@@ -119,7 +119,14 @@ def test_a_typo_is_reported_without_torch_and_within_half_a_second() -> None:
 
 def test_the_configuration_imports_only_leaves_and_toml() -> None:
     folder = Path(module.__file__).parents[1]
-    leaves = ("fmstune.config", "fmstune.errors", "fmstune.text", "fmstune.layout", "fmstune.secrets")
+    leaves = (
+        "fmstune.config",
+        "fmstune.errors",
+        "fmstune.text",
+        "fmstune.access",
+        "fmstune.layout",
+        "fmstune.secrets",
+    )
     leaves += ("fmstune.transformers_compat",)  # it imports the libraries where it uses them
     for file in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

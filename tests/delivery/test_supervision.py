@@ -16,6 +16,7 @@ from fmstune.delivery.ledger import ledger_path, load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.main import EXIT_BUSY
 from fmstune.delivery.shipping.process import ShipperProcess
 from fmstune.system import locks
 from fmstune.trackers.records import MetricPoint
@@ -114,6 +115,35 @@ def test_supervision_survives_seconds_without_free_file_descriptors(
     assert fleet._watcher.is_alive()
     recorder.close("finished")
     fleet.finish()
+    assert report(run_directory, ["collector"])[0].state == "complete"
+
+
+@pytest.mark.parametrize("released", ["during the training", "at its end"])
+def test_a_tracker_that_another_process_delivers_to_is_delivered_to_once_that_has_ended(
+    recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, released: str
+) -> None:
+    """A `trackers sync` beside the training, or the last shipper, which was killed and has not ended yet."""
+    monkeypatch.setattr("fmstune.delivery.shippers._WATCH_SECONDS", 0.02)
+    monkeypatch.setattr("fmstune.delivery.shippers._FIRST_PAUSE", 0.05)
+    monkeypatch.setattr("fmstune.delivery.shippers._LONGEST_PAUSE", 0.1)
+    path = ledger_path(run_directory, "collector").with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = locks.acquire(path)
+    assert lock is not None
+    fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=300)
+    fleet.start_delivery(run_directory)
+    record_steps(recorder, 1, 3)
+    wait_for(lambda: fleet._ships[0].process.exit_code == EXIT_BUSY)
+    if released == "during the training":
+        lock.release()
+        wait_for(lambda: steps_in(tmp_path / "c") == [1, 2, 3])
+    else:
+        monkeypatch.setattr("fmstune.delivery.shippers.Fleet._keep_going", lambda self, ship: None)
+        wait_for(lambda: fleet._ships[0].process.exit_code == EXIT_BUSY)
+        lock.release()
+    recorder.close("finished")
+    fleet.finish()
+    assert steps_in(tmp_path / "c") == [1, 2, 3]
     assert report(run_directory, ["collector"])[0].state == "complete"
 
 
