@@ -39,9 +39,19 @@ def precision(training: Mapping[str, Any]) -> Precision:
     chosen, unset = _chosen(training), "tf32" not in training
     on_gpu = torch.cuda.is_available() and not training.get("use_cpu")
     # NVIDIA's images ask torch for TF32, in TORCH_ALLOW_TF32_CUBLAS_OVERRIDE.
-    if on_gpu and unset and not _is_mixed(chosen) and torch.get_float32_matmul_precision() != "highest":
+    if on_gpu and unset and not _is_mixed(chosen) and multiplies_in_tf32():
         return replace(chosen, why=f"{chosen.why}; matrix products in TF32, as torch is set here")
     return chosen
+
+
+def multiplies_in_tf32() -> bool:
+    """Whether matrix products of float32 are computed in TF32.
+
+    torch 2.9 and later have a new setting for it, which transformers uses, and refuse to tell the old one
+    afterwards.
+    """
+    new: str | None = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    return torch.get_float32_matmul_precision() != "highest" if new is None else new == "tf32"
 
 
 def _chosen(training: Mapping[str, Any]) -> Precision:

@@ -3,6 +3,8 @@ loads."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,26 @@ def test_the_precision_of_accelerate_launch_is_used_and_named_and_a_setting_wins
     trained = {name: weights(name) for name in ("plain", "launched", "set", "asked")}
     assert trained["set"] == trained["plain"]
     assert trained["launched"] == trained["asked"] != trained["plain"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("enable_tf32(True)", True),
+        ("enable_tf32(False)", False),
+        ("torch.set_float32_matmul_precision('high')", True),
+        ("torch.set_float32_matmul_precision('highest')", False),
+        ("", False),
+    ],
+)
+def test_tf32_is_known_by_each_setting_of_torch(setting: str, expected: bool) -> None:
+    """In a process of its own: torch refuses to read the older setting after the newer one was used."""
+    script = f"""
+import torch
+from transformers.utils.import_utils import enable_tf32
+from fmstune.system.device import multiplies_in_tf32
+{setting}
+print(multiplies_in_tf32())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(expected)

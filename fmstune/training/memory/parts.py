@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from fmstune.resources.source import MB, Figures
 from fmstune.training.memory.estimate import Workload, estimate
@@ -139,11 +140,17 @@ def _sum(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _place(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() or id(tensor)
+    return _storage(tensor).data_ptr() or id(tensor)
 
 
 def _bytes(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage().nbytes())
+    return int(_storage(tensor).nbytes())
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+    """Its memory in this process: with FSDP, that of its shard."""
+    with torch.no_grad():
+        return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).untyped_storage()
 
 
 def _mb(size: float) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fmstune.resources.peaks import Precision, operations_per_token, peak_of
+from fmstune.system.device import multiplies_in_tf32
 from fmstune.training.tuned_trainer import TunedTrainer
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -60,4 +61,4 @@ def _precision(trainer: TunedTrainer) -> Precision:
     sizes = {weight.element_size() for weight in trainer.model.parameters() if weight.is_floating_point()}
     if args.bf16 or args.fp16 or sizes <= {2}:
         return "half"
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "float32"
+    return "tf32" if multiplies_in_tf32() else "float32"
