@@ -21,6 +21,7 @@ from transformers import (
     Qwen2Config,
     RecurrentGemmaConfig,
 )
+from transformers.integrations import deepspeed
 from trl.trainer.utils import add_fused_lm_head
 
 from fmstune import demo
@@ -243,6 +244,24 @@ def test_a_model_with_sharded_weights_is_scored_by_its_own_logits_if_it_may_cap_
         model = AutoModelForCausalLM.from_config(config)
     add_fused_lm_head(model, outputs=OUTPUTS)
     assert fit_lm_head(model, direct=False) == head
+
+
+def test_weights_that_deepspeed_will_partition_are_whole_while_they_are_tested() -> None:
+    """Stage 3 is configured before it partitions anything."""
+    model = build(None)
+    add_fused_lm_head(model, outputs=OUTPUTS)
+
+    class Configured:  # the real class needs DeepSpeed, and SimpleNamespace allows no weak reference
+        def is_zero3(self) -> bool:
+            return True
+
+    configured = Configured()
+    deepspeed.set_hf_deepspeed_config(configured)
+    try:
+        assert fit_lm_head(model, direct=False) == "tiled"
+        assert deepspeed.is_deepspeed_zero3_enabled()
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
 
 
 def test_probing_changes_neither_weights_nor_random_numbers_nor_the_mode() -> None:

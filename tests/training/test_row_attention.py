@@ -34,8 +34,9 @@ def alone(parts: list[torch.Tensor], lengths: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("lengths", [[5, 9, 1, 7], [6, 6], [4], [1, 1, 30]])
 @pytest.mark.parametrize("worth", [10**9, -1], ids=["together", "by rows"])
+@pytest.mark.parametrize("grouped", [True, False], ids=["in groups", "as on a GPU in float32"])
 def test_rows_are_attended_to_as_if_each_were_alone(
-    lengths: list[int], worth: int, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int], worth: int, grouped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
     attention = row_attention._attention
@@ -46,6 +47,7 @@ def test_rows_are_attended_to_as_if_each_were_alone(
 
     monkeypatch.setattr(row_attention, "_WORTH_A_CALL", worth)
     monkeypatch.setattr(row_attention, "_attention", counted)
+    monkeypatch.setattr(row_attention, "_knows_groups", lambda query: grouped)
     bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
     module: Any = SimpleNamespace(is_causal=True, num_key_value_groups=HEADS // GROUPS, training=True)
     own, theirs = drawn(sum(lengths)), drawn(sum(lengths))
@@ -55,6 +57,9 @@ def test_rows_are_attended_to_as_if_each_were_alone(
     )
     expected = alone(theirs, lengths)
     assert len(calls) == (1 if worth > 0 else len(lengths))
+    for module, _, keys, values, *_ in calls:
+        assert keys.shape[1] == values.shape[1] == (GROUPS if grouped else HEADS)
+        assert hasattr(module, "num_key_value_groups") is grouped
     torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-6)
     weights = torch.randn(expected.shape)
     (made * weights).sum().backward()

@@ -151,3 +151,32 @@ def test_where_each_gpu_holds_everything_sharding_is_suggested() -> None:
     work = replace(SEVEN, rows=1, tokens=2048, scored=1000, checkpointing=True, sharding=ddp(8))
     assert "training.fsdp = true (" in settings_that_fit(work, 80_000_000_000)
     assert "training.fsdp" not in settings_that_fit(replace(work, sharding=ALONE), 80_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("table", "half", "buffers"),
+    [
+        ({"stage": 0}, False, 0),
+        ({"stage": 1}, False, 4 * 500_000_000),
+        ({"stage": 2, "overlap_comm": True}, False, 8 * 500_000_000),
+        ({"stage": 2, "reduce_bucket_size": 2e8}, False, 4 * 200_000_000),
+        ({"stage": 3, "overlap_comm": True}, True, 2 * 500_000_000),
+        ({"stage": 3, "reduce_bucket_size": "auto"}, True, 0),
+        ({"stage": 3, "contiguous_gradients": False}, True, 0),
+    ],
+)
+def test_the_buffers_of_deepspeed_are_counted(table: dict[str, Any], half: bool, buffers: int) -> None:
+    work = replace(SEVEN, rows=1, tokens=2048, scored=1000, checkpointing=True, half=half)
+    spread = zero({"zero_optimization": table}, 8, half=half)
+    with_them, without = (
+        estimate(replace(work, sharding=each)) for each in (spread, replace(spread, collected=0))
+    )
+    assert with_them.gradients - without.gradients == buffers
+    assert with_them.peak >= without.peak + buffers
+
+
+def test_deepspeed_updates_copies_of_the_weights_before_stage_3() -> None:
+    work = replace(SEVEN, rows=1, tokens=2048, scored=1000)
+    sizes = [optimizer_size(replace(work, sharding=zero(stage(number), 1))) for number in (0, 1, 2, 3)]
+    assert sizes[1] == sizes[2] == sizes[0] + work.trained
+    assert sizes[3] == sizes[0]

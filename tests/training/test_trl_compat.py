@@ -127,6 +127,7 @@ WORDS = {
     "trl.trainer.utils": "fused_lm_head=False",
     "transformers.modeling_utils": "model.hf_quantizer = ",
     "transformers.quantizers.base": "model.quantization_method",
+    "transformers.integrations.deepspeed": "global _hf_deepspeed_config_weak_ref",
     "transformers.integrations.integration_utils": "self._experiment = ",
 }
 

@@ -78,6 +78,8 @@ class Workload:
     """Whether the logits are computed in TRL's tiles, never all at once."""
     direct_head: bool = False
     """Whether one tensor is the logits, their softmax and their gradient in turn."""
+    copied_inputs: bool = False
+    """Whether each layer keeps its input in 16 bits, as those with 8-bit weights do."""
     reference: int = 0
     """The weights of the reference model in bytes; an adapter needs none."""
     compared: bool = False
@@ -142,10 +144,12 @@ def estimate(work: Workload, program: int = 0) -> Estimate:
     moved = sharding.offloaded if work.on_gpu else frozenset()
     weights, gradients, states = (0 if name in moved else size for name, size in parts.items())
     weights += _gathered(work)
-    buckets = work.trained if sharding.buckets else 0
+    buckets = work.trained if sharding.buckets else _collected(work)
     unreduced = min(work.trained, _layer_weights(work)) if sharding.gradients > 1 else 0
-    held = gradients if work.accumulation > 1 else 0
+    held = gradients if work.accumulation > 1 or sharding.keeps_gradients else 0
     update = 3 * work.largest_trained // sharding.optimizer if work.optimizer == "adafactor" else 0
+    if sharding.collected:  # DeepSpeed updates with a copy of the gradients, in 32 bits
+        update += gradients * (2 if work.half else 1)
     most = max(
         held + kept + max(forward, backward), gradients + unreduced + per_layer + copies, gradients + update
     )
@@ -193,6 +197,8 @@ def _states(work: Workload) -> int:
     values = _STATES.get(work.optimizer, _ADAMW)
     if work.sharding.master:
         return int(2 * work.trained * (1 + values))
+    if work.sharding.copies_weights:
+        return int(work.trained * (1 + values))
     return int(work.trained * values * (2 if _small_states(work) else 1))
 
 
@@ -206,6 +212,13 @@ def _gathered(work: Workload) -> int:
     return whole // 2 if work.autocast else whole
 
 
+def _collected(work: Workload) -> int:
+    """DeepSpeed's buffers for gradients. Main memory that is never written to is not used."""
+    value = 2 if work.half else 4
+    size = value * work.sharding.collected
+    return size if work.on_gpu else min(size, work.trained)
+
+
 def _layer_weights(work: Workload) -> int:
     return max(0, work.weights - _head_weights(work)) // work.layers
 
@@ -216,8 +229,13 @@ def _kept_by_layer(work: Workload) -> float:
     Two norms with their residual (6 widths), queries, keys and values, the attention's output twice, and four
     times the inner width of a gated MLP.
     """
-    values = 6 * work.hidden + 3 * work.heads_width + 2 * work.keys_width + 4 * work.intermediate
+    in_float32 = not work.half and not work.autocast
+    # torch's only kernel for float32 on a GPU takes the keys and values of each query head.
+    keys_width = work.heads_width if work.on_gpu and in_float32 else work.keys_width
+    values = 6 * work.hidden + 3 * work.heads_width + 2 * keys_width + 4 * work.intermediate
     kept = values * _value(work)
+    if work.copied_inputs:
+        kept += 2 * (5 * work.hidden + work.heads_width + work.intermediate)
     if work.eager_attention:
         kept += 3 * work.heads * work.longest * (2 if work.half or work.autocast else 4)
     return kept

@@ -119,8 +119,9 @@ def require_room_for_weights(config: ModelConfig) -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start measuring the peak again."""
+    """Start measuring the peak again. On a GPU, what loading the model has left free is given back first."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     memory.reset_peak()
 

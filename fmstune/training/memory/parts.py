@@ -80,11 +80,19 @@ class MemoryParts:
             return
         trainer, model = self._trainer, self._trainer.model
         parameters = list(model.parameters())
+        # DeepSpeed's stage 3 leaves the parameters empty, and has their values in shards.
+        weights = [*parameters, *(each.ds_tensor for each in parameters if hasattr(each, "ds_tensor"))]
+        places = {_place(weight) for weight in weights}
         found = {
-            "weights": _sum([*parameters, *model.buffers()]),
-            "gradients": _sum(weight.grad for weight in parameters if weight.grad is not None),
-            "optimizer": _sum(optimizer_tensors(trainer.optimizer)),
+            "weights": _sum([*weights, *model.buffers()]),
+            # Its copies of the weights as well, as DeepSpeed has them.
+            "optimizer": _sum(
+                each for each in _tensors([*_state(trainer.optimizer).items()]) if _place(each) not in places
+            ),
         }
+        # DeepSpeed keeps them elsewhere.
+        if gradients := [weight.grad for weight in parameters if weight.grad is not None]:
+            found["gradients"] = _sum(gradients)
         if self._kept is not None:
             found["activations"] = self._kept
         figures = {f"memory_{name}_mb": _mb(size) for name, size in found.items()}
@@ -118,9 +126,15 @@ def _tokens(inputs: Mapping[str, Any], *, count: bool) -> tuple[int, int, int]:
 
 def optimizer_tensors(optimizer: Any) -> Iterator[torch.Tensor]:
     """The state of the optimizer itself, inside its wrappers."""
+    return _tensors(_state(optimizer))
+
+
+def _state(optimizer: Any) -> Mapping[Any, Any]:
+    """The state of each weight that the optimizer updates, or of its copy of it."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
-    return _tensors(getattr(optimizer, "state", {}))
+    state: Mapping[Any, Any] = getattr(optimizer, "state", {})
+    return state
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -14,6 +14,9 @@ from typing import Any
 from fmstune.text import in_series
 from fmstune.training.tuned_trainer import TunedTrainer
 
+_BUCKET = 500_000_000
+"""DeepSpeed's default of `reduce_bucket_size`: https://www.deepspeed.ai/docs/config-json/."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
@@ -32,6 +35,12 @@ class Sharding:
     """Whether the gradients are held twice, also in the buckets for their exchange."""
     master: bool = False
     """Whether the optimizer keeps 32-bit copies of 16-bit weights."""
+    copies_weights: bool = False
+    """Whether the optimizer keeps a copy of 32-bit weights, too."""
+    collected: int = 0
+    """The number of gradients for which DeepSpeed has buffers, to send them to other processes at once."""
+    keeps_gradients: bool = False
+    """Whether the memory of the gradients is kept between steps."""
     offloaded: frozenset[str] = frozenset()
     """Parts that a GPU's process keeps in main memory."""
 
@@ -92,6 +101,11 @@ def zero(config: Mapping[str, Any], processes: int, sharing: int = 1, *, half: b
         offloaded |= {"optimizer", "gradients"} if stage >= 2 else {"optimizer"}
     if stage == 3 and _is_offloaded(table, "param"):
         offloaded.add("weights")
+    buffers = 0
+    if stage >= 1 and table.get("contiguous_gradients", True):
+        size = table.get("reduce_bucket_size", _BUCKET)
+        buffers = int(size) if isinstance(size, (int, float)) else 0  # "auto" becomes a small one
+        buffers *= 2 if stage < 3 and table.get("overlap_comm") is True else 1
     return Sharding(
         f"ZeRO stage {stage}",
         processes,
@@ -100,6 +114,9 @@ def zero(config: Mapping[str, Any], processes: int, sharing: int = 1, *, half: b
         gradients=processes if stage >= 2 else 1,
         optimizer=processes if stage >= 1 else 1,
         master=half,
+        copies_weights=stage in (1, 2) and not half,
+        collected=buffers,
+        keeps_gradients=stage == 3,
         offloaded=frozenset(offloaded),
     )
 

@@ -68,6 +68,7 @@ def workload(trainer: TunedTrainer) -> Workload | None:
         on_gpu=args.device.type != "cpu",
         tiled_head=tiled,
         direct_head=head == "direct",
+        copied_inputs=bool(getattr(model, "is_loaded_in_8bit", False)),
         reference=sum(w.numel() * w.element_size() for w in reference.parameters()) if reference else 0,
         compared=not getattr(args, "precompute_ref_log_probs", True),
         sharding=spread,

@@ -26,7 +26,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.speed.log_probs import scores
-from fmstune.training.trl_compat.head import FUSED, FusedCausalLMOutput, score_by
+from fmstune.training.trl_compat.head import FUSED, FusedCausalLMOutput, on_whole_weights, score_by
 from fmstune.training.tuned_trainer import Head
 
 _PROBE = 12
@@ -62,7 +62,7 @@ def _fitting(model: PreTrainedModel, *, direct: bool, experts: bool) -> Head:
         # TRL assumes that the head is the last layer; BERT models wrap it in a larger one.
         inner = all(part is not model.get_output_embeddings() for part in model.children())
         return "own" if inner or _unknown_to_trl(model.config.get_text_config()) else "tiled"
-    with _evaluated(model):
+    with _evaluated(model), on_whole_weights():
         if direct and not experts and _succeeds(lambda: _ends_with_its_head(model)):
             return "direct"
         if _succeeds(lambda: _tiled_is_exact(model) and (not experts or _tiled_balances(model))):

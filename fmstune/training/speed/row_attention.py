@@ -12,6 +12,7 @@ import inspect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -53,6 +54,8 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     """`query`, `key` and `value` are (1, heads, tokens, width); `cu_seq_lens_q` holds the rows' bounds."""
     bounds = kwargs.get("cu_seq_lens_q")
+    if attention_mask is None and not _knows_groups(query):
+        module, key, value = _without_groups(module, query, key, value)
     if attention_mask is not None or bounds is None or query.shape[2] != key.shape[2]:
         whole: tuple[torch.Tensor, None]
         whole = _attention(module, query, key, value, attention_mask, **kwargs)
@@ -65,6 +68,26 @@ def _attend(
     rows = [part.split(_lengths(bounds), dim=2) for part in (query, key, value)]
     parts = [_attention(module, *row, None, **kwargs)[0] for row in zip(*rows, strict=True)]
     return torch.cat(parts, dim=1), None
+
+
+def _knows_groups(query: torch.Tensor) -> bool:
+    """Whether torch has a fast kernel for query heads that share a key: on a GPU only in 16 bits."""
+    on_gpu = query.device.type == "cuda"
+    return not on_gpu or query.dtype != torch.float32 or bool(torch.is_autocast_enabled("cuda"))
+
+
+def _without_groups(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """A key and a value for each query head. Else torch computes the attention step by step, and keeps heads
+    times squared positions for the backward pass."""
+    groups = query.shape[1] // key.shape[1]
+    if groups == 1:
+        return module, key, value
+    alone = SimpleNamespace(
+        is_causal=getattr(module, "is_causal", True)
+    )  # transformers reads the groups there
+    return alone, *(part.repeat_interleave(groups, dim=1) for part in (key, value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,10 +69,11 @@ class PreferenceTuner(
             # DeepSpeed and FSDP have wrapped the reference by now.
             model = self.accelerator.unwrap_model(wrapped)
             bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-            if bare.get_output_embeddings() is not None:  # a reward model has none
-                self.lm_head = fit_lm_head(
-                    bare, direct=direct, experts=getattr(self, "aux_loss_enabled", False)
-                )
+            if bare.get_output_embeddings() is None:  # a reward model
+                continue
+            head = fit_lm_head(bare, direct=direct, experts=getattr(self, "aux_loss_enabled", False))
+            if wrapped is self.model:
+                self.lm_head = head
 
     def prepare_rows(self, rows: Any, args: Any, packing: bool, prepared: Any) -> Any:
         """Return the rows unchanged: they are already tokenised."""

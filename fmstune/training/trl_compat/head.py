@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
+from transformers.integrations import deepspeed
 from transformers.utils import is_triton_available
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -57,6 +59,22 @@ def score_by(model: PreTrainedModel, scored: Scored) -> None:
 def scores_labelled_alone(device: torch.device) -> bool:
     """Whether TRL's LM head skips the logits of unlabelled positions, as it does with Triton."""
     return device.type in ("cuda", "xpu") and is_triton_available()
+
+
+@contextlib.contextmanager
+def on_whole_weights() -> Iterator[None]:
+    """Use TRL's LM head before DeepSpeed's stage 3 has partitioned the weights: as soon as it is configured,
+    the head asks them for the state of their partitions, and fails."""
+    found = deepspeed._hf_deepspeed_config_weak_ref
+    config = None if found is None else found()
+    if config is None:
+        yield
+        return
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed.set_hf_deepspeed_config(config)
 
 
 FUSED = {"fused_lm_head": True}
