@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support.on_device import Device, Row, arguments, sets, train, write_rows
+from tests.support.on_device import Device, Row, arguments, sets, train, write_rows, zero_config
 
 pytestmark = pytest.mark.device
 
+_QUANTIZED = ["--lora", *sets(bf16=True), "--set"]
 _WAYS = {
     "float32": [],
     "bf16": sets(bf16=True),
+    "packing": sets(packing=True, per_device_train_batch_size=8),
     "LoRA, bf16": ["--lora", *sets(bf16=True)],
     "activations checkpointed, bf16": sets(bf16=True, gradient_checkpointing=True),
+    "QLoRA, 4 bits": [*_QUANTIZED, "model.quantization=4bit"],
+    "QLoRA, 8 bits": [*_QUANTIZED, "model.quantization=8bit"],
+    "ZeRO 2": [],
+    "ZeRO 3, bf16": sets(bf16=True),
 }
+_STAGES = {"ZeRO 2": 2, "ZeRO 3, bf16": 3}
+_NEEDED = {"QLoRA": "bitsandbytes", "ZeRO": "deepspeed"}
 
 
 @pytest.mark.parametrize("way", _WAYS)
 def test_the_estimate_is_within_a_tenth_of_the_peak(way: str, gpu: Device, row: Row, tmp_path: Path) -> None:
+    needed = next((package for start, package in _NEEDED.items() if way.startswith(start)), "torch")
+    if importlib.util.find_spec(needed) is None:
+        pytest.skip(f"{needed} is not installed")
     # All rows are about as long as the longest: the estimate is for the longest batch, which has to occur.
+    # Packing fills each batch.
     alike = replace(gpu, rows=write_rows(tmp_path / "alike.jsonl", 64, 24, alike=True))
-    run = train(alike, tmp_path, *arguments(gpu), *sets(per_device_train_batch_size=16), *_WAYS[way])
+    settings = [*arguments(gpu), *sets(per_device_train_batch_size=16), *_WAYS[way]]
+    if stage := _STAGES.get(way):
+        settings += sets(deepspeed=zero_config(tmp_path / "zero.json", stage))
+    run = train(gpu if way == "packing" else alike, tmp_path, *settings)
     off = run.estimated / run.peak - 1
     row(f"memory, {way}", f"estimate {off:+.0%}", run.losses, run.peak, run.estimated, run.seconds)
     assert abs(off) <= 0.1

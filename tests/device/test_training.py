@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.on_device import STEPS, Device, Row, Seen, arguments, seen, sets, train
+from tests.support.on_device import STEPS, Device, Row, Seen, arguments, run, seen, sets, train, zero_config
 from tests.support.once import made_once
 
 pytestmark = pytest.mark.device
@@ -37,6 +37,7 @@ CASES = {
     "bf16": Case(_training(bf16=True), 0.1),
     # Its first updates are skipped while the loss scale is searched, so that it learns later.
     "fp16": Case(_training(fp16=True), None, gpu=True),
+    "TF32": Case(_training(tf32=True), 0.01, gpu=True),
     "weights in bfloat16": Case(("--set", "model.dtype=bfloat16"), 0.3),
     "padded rows": Case(_training(padding_free=False), 1e-3),
     "eager attention": Case(("--set", "model.attn_implementation=eager"), 1e-3),
@@ -52,10 +53,19 @@ CASES = {
     "LoRA": Case(("--lora",), None),
     "QLoRA, 4 bits": Case(("--lora", "--set", "model.quantization=4bit"), None, "bitsandbytes", True),
     "QLoRA, 8 bits": Case(("--lora", "--set", "model.quantization=8bit"), None, "bitsandbytes", True),
-    "FSDP of one process": Case(_training(fsdp="full_shard"), 0.1, gpu=True),
+    "FSDP of one process": Case(_training(fsdp="full_shard"), 1e-3, gpu=True),
     "FSDP of one process, its state sharded": Case(
-        _training(fsdp=True, fsdp_config='{version=2, state_dict_type="SHARDED_STATE_DICT"}'), 0.1, gpu=True
+        _training(
+            fsdp=True,
+            fsdp_config='{version=2, state_dict_type="SHARDED_STATE_DICT"}',
+            save_strategy="steps",
+            save_steps=4,
+        ),
+        1e-3,
+        gpu=True,
     ),
+    "FSDP of one process, bf16": Case(_training(fsdp=True, bf16=True), 0.1, gpu=True),
+    "FSDP of one process, LoRA": Case(("--lora", *_training(fsdp=True, bf16=True)), None, gpu=True),
 }
 
 
@@ -107,18 +117,7 @@ def test_deepspeed_trains_the_same(
 ) -> None:
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed")
-    config = tmp_path / "zero.json"
-    auto = "auto"
-    config.write_text(
-        json.dumps(
-            {
-                "zero_optimization": {"stage": stage},
-                "train_micro_batch_size_per_gpu": auto,
-                "gradient_accumulation_steps": auto,
-                "train_batch_size": auto,
-            }
-        )
-    )
+    config = zero_config(tmp_path / "zero.json", stage)
     run = train(gpu, tmp_path, *arguments(gpu), "--nproc", "1", *sets(deepspeed=config))
     _check(run)
     apart = max(abs(a - b) for a, b in zip(run.losses, reference.losses, strict=True))
@@ -156,6 +155,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert apart <= (5e-3 if device.is_gpu else 0.0), (whole.losses, resumed.losses)
     what = "bitwise" if apart == 0 else f"losses at most {apart:.0e} apart"
     row(f"resumed, {precision}", what, resumed.losses, resumed.peak, resumed.estimated, resumed.seconds)
+
+
+def test_a_model_generates(device: Device, row: Row, tmp_path: Path) -> None:
+    asked = ["--prompt", "Question: What is it?\nAnswer:", "--raw", "--json", "--max-new-tokens", "20"]
+    printed, seconds = run(["fmstune", "generate", str(device.model), *asked], tmp_path)
+    (answer,) = json.loads(printed[printed.index("[\n") :])
+    assert answer["answer"].strip()
+    row("generate", f"{len(answer['answer'].split())} words", (), 0.0, 0.0, seconds)
 
 
 def test_gpu_metrics_are_recorded(gpu: Device, tmp_path: Path, row: Row) -> None:

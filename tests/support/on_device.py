@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,13 @@ class Seen:
     metrics: dict[tuple[str, str], float]
     printed: str
     seconds: float
+    logged: tuple[float, ...] = ()
+    """When each of these losses was recorded, in Unix seconds."""
+
+    @property
+    def speed(self) -> float:
+        """Steps per second."""
+        return speed(self.logged)
 
     @property
     def peak(self) -> float:
@@ -118,6 +127,13 @@ def write_pairs(path: Path, count: int) -> Path:
     return path
 
 
+def zero_config(path: Path, stage: int) -> Path:
+    """DeepSpeed's configuration of a stage, with the rest left to transformers."""
+    sizes = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
+    path.write_text(json.dumps({"zero_optimization": {"stage": stage}, **dict.fromkeys(sizes, "auto")}))
+    return path
+
+
 def run(command: list[str], folder: Path, *, code: int = 0, **environment: str) -> tuple[str, float]:
     """What a command prints on both streams, and its seconds. Fails on a different exit code."""
     began = time.monotonic()
@@ -144,17 +160,26 @@ def train(device: Device, folder: Path, *arguments: str, code: int = 0, out: str
     return seen(folder / out, printed, seconds) if code == 0 else Seen((), {}, printed, seconds)
 
 
+def speed(logged: Sequence[float]) -> float:
+    """Steps per second by the times of their logs: the median, without the first ten, in which kernels are
+    loaded and tuned."""
+    times = logged[10:] if len(logged) > 20 else logged
+    return 1 / statistics.median(after - before for before, after in itertools.pairwise(times))
+
+
 def seen(directory: Path, printed: str = "", seconds: float = 0.0) -> Seen:
     """The content of the journal of a run in this directory."""
     losses: list[float] = []
+    logged: list[float] = []
     metrics: dict[tuple[str, str], float] = {}
     for event in JournalReader(directory / TRACKING_DIR / JOURNAL_NAME):
         if event.kind != "metrics":
             continue
         if event.stage == "train" and "loss" in event.values:
             losses.append(float(event.values["loss"]))
+            logged.append(event.time)
         metrics |= {(event.stage or "", name): value for name, value in event.values.items()}
-    return Seen(tuple(losses), metrics, printed, seconds)
+    return Seen(tuple(losses), metrics, printed, seconds, tuple(logged))
 
 
 def arguments(device: Device, **on_a_gpu: Any) -> list[str]:
