@@ -1,7 +1,7 @@
 """Show libraries' warnings during a run: all are in its log; those that a user can act on are shown, too.
 
 Shown are log records of level WARNING or above, and Python's warnings, each once, except those about
-deprecated code, which is the libraries' own.
+deprecated code, which is the libraries' own, and a few of no use.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ _OF_DEVELOPERS = (
     DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning,
     SyntaxWarning, BytesWarning,
 )  # fmt: skip
+_NOT_OF_USE = (
+    # Of processes on GPUs: accelerate has chosen the device already.
+    "barrier(): using the device under current context.",
+)
+"""The beginnings of messages about which no setting of a run can do anything."""
 _PACKAGES = ("site-packages", "dist-packages")
 
 
@@ -92,7 +97,7 @@ class _Notices:
         # A forked child leaves the screen to its parent. Records logged while showing one are not shown.
         if os.getpid() != self._process or getattr(self._showing, "now", False) or sys.is_finalizing():
             return
-        if "deprecated" in text.lower() or (source, kind) in self._seen:
+        if "deprecated" in text.lower() or text.startswith(_NOT_OF_USE) or (source, kind) in self._seen:
             return
         self._seen.add((source, kind))
         if len(self._seen) > _MOST:

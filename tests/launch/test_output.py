@@ -24,6 +24,7 @@ class Loud(TrainerCallback):
         print("a print", state.global_step)
         warnings.warn("no gradient comes here")
         warnings.warn("says who", FutureWarning)
+        warnings.warn("barrier(): using the device under current context. You can ...")
         logging.getLogger("some.library").warning("row %s is odd", state.global_step)
         logging.getLogger("some.library").info("nobody asked")
         os.environ["LATE_API_KEY"] = "zz-late-secret-99887766"
@@ -49,14 +50,15 @@ def test_output_of_a_callback_is_in_the_log_and_not_on_stdout(tmp_path: Path) ->
     done = fmstune(*TRAIN, "--json", "--set", "run.callbacks=['loud:Loud']", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     log = (tmp_path / "out/train.log").read_text()
-    for each in ("a print 1\n", "a print 2\n", "row 2 is odd", "fd 1 of C\n", "fd 2 of C, without an end"):
+    for each in ("a print 1\n", "a print 2\n", "row 2 is odd", "fd 1 of C\n", "barrier(): using"):
         assert each in log
+    assert "fd 2 of C, without an end" in log
     assert "the key is [redacted]" in log
     assert "zz-late" not in log + done.stderr + done.stdout
     # Warnings that the user can act on are shown, once; others are not.
     assert done.stderr.count("warning  loud.py:8: no gradient comes here\n") == 1
     assert done.stderr.count("warning  some: row 1 is odd\n") == 1
-    for each in ("a print", "fd 1", "fd 2", "says who", "row 2"):
+    for each in ("a print", "fd 1", "fd 2", "says who", "row 2", "barrier"):
         assert each not in done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert records[-1]["kind"] == "end"
