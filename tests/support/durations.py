@@ -11,7 +11,7 @@ LONGEST = (
     "delivery/test_delivery_model.py", "delivery/test_refusals.py", "training/test_sdks.py",
     "training/test_memory.py", "models/test_adapters.py", "delivery/test_guarded_model.py",
     "trackers/test_hf_integrations.py", "launch/test_ranks_end.py", "trackers/test_file_values.py",
-    "report/test_show.py", "report/test_page.py",
+    "report/test_reported_events.py", "report/test_page.py",
 )  # fmt: skip
 """Files that take eighteen seconds or more in a session with four workers, slowest first."""
 RANKS = {f"tests/{name}": rank for rank, name in enumerate(LONGEST)}
