@@ -69,10 +69,11 @@ class MemoryParts:
             self._kept = sum(kept.values())
 
     def _shows_graph(self) -> bool:
-        """Whether the graph shows what is kept: checkpointing keeps it elsewhere, and compiled code would be
-        recompiled."""
+        """Whether the graph shows what is kept: checkpointing keeps it elsewhere, compiled code would be
+        recompiled, and TRL's LM head would not know DeepSpeed's weights again."""
         args = self._trainer.args
-        return not args.activation_checkpointing and not args.torch_compile
+        shows = not args.activation_checkpointing and not args.torch_compile
+        return shows and not (self._trainer.is_deepspeed_enabled and self._trainer.lm_head == "tiled")
 
     def updated(self) -> None:
         """The first update is done, and its gradients still exist."""
