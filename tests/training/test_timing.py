@@ -175,7 +175,12 @@ def test_activations_are_what_autograd_keeps_without_weights() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(100, 50), torch.nn.ReLU(), torch.nn.Linear(50, 2))
     args = SimpleNamespace(device=torch.device("cpu"), activation_checkpointing=False, torch_compile=False)
     recorded: list[dict[str, float]] = []
-    trainer: Any = SimpleNamespace(args=args, model=model, optimizer=torch.optim.SGD(model.parameters()))
+    trainer: Any = SimpleNamespace(
+        args=args,
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters()),
+        is_deepspeed_enabled=False,
+    )
     parts = MemoryParts(trainer, recorded.append)
     parts.arm()
     with parts.forward(model, {}):
