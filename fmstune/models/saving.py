@@ -62,7 +62,7 @@ class SavesInOriginalDtype:
         trainer: Any = self
         saver: Any = super()
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-        if state_dict is not None and trainer.is_deepspeed_enabled:
+        if state_dict is not None:  # gathered from the processes by FSDP or DeepSpeed
             state_dict = tied_again(state_dict, model)
         dtype = self.saved_dtype() if self._at_end else None
         if dtype is not None:
@@ -108,8 +108,8 @@ def in_dtype(weights: Mapping[str, torch.Tensor], dtype: torch.dtype, model: Any
 
 
 def tied_again(weights: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
-    """Let tied weights, like embeddings, share memory as in the model. At ZeRO 1 and 2 accelerate copies each
-    for itself, and a file would hold them twice."""
+    """Let tied weights, like embeddings, share memory as in the model. With FSDP, and at ZeRO 1 and 2, each
+    is a copy of its own, and a file would hold them twice."""
     first: dict[int, torch.Tensor] = {}
     tied = {name: id(weight) for name, weight in model.named_parameters(remove_duplicate=False)}
     return {

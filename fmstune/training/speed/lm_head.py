@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from peft.utils import ModulesToSaveWrapper
+from torch.distributed.fsdp import FSDPModule
 from torch.func import functional_call
-from torch.nn.functional import linear
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from fmstune.data.tokens.table import IGNORED
@@ -53,6 +53,8 @@ def fit_lm_head(model: PreTrainedModel, *, direct: bool, experts: bool = False) 
         score_by(model, _direct)
     elif found == "own":
         score_by(model, _own)
+    elif torch.distributed.is_available() and torch.distributed.is_initialized():
+        score_by(model, _tiled)  # FSDP may shard the model later
     return found
 
 
@@ -211,9 +213,51 @@ def _direct(
         return fused(*args, labels=labels, shift_labels=shifted, num_items_in_batch=items, **kwargs)
     hidden = model.base_model(*args, **kwargs).last_hidden_state[:, :-1]
     targets = labels[:, 1:]
-    head = model.get_output_embeddings()
     mask = targets != IGNORED
-    return _figures(linear(hidden[mask], head.weight, head.bias), targets, mask, items)
+    logits = model.get_output_embeddings()(hidden[mask])  # called: FSDP2 gathers its weights in a hook
+    return _figures(logits, targets, mask, items)
+
+
+def _tiled(
+    model: PreTrainedModel,
+    plain: Any,
+    fused: Callable[..., FusedCausalLMOutput],
+    args: Any,
+    kwargs: Any,
+    labels: Any,
+    shifted: Any,
+    items: Any,
+) -> FusedCausalLMOutput:
+    """TRL's own way."""
+    with _head_called(model):
+        return fused(*args, labels=labels, shift_labels=shifted, num_items_in_batch=items, **kwargs)
+
+
+@contextlib.contextmanager
+def _head_called(model: PreTrainedModel) -> Iterator[None]:
+    """Within this context, FSDP2 treats the LM head as called after the backbone. TRL only reads its weights.
+
+    FSDP2 gathers and releases weights, and reduces their gradients, in hooks around `forward`. Accelerate
+    makes the final norm and the head one unit, or the head alone, below adapters. Without the call:
+    - A head alone would stay sharded. TRL then gathers it, but a trained one (`lora.modules_to_save`) would
+      get the gradient of one process's rows only, instead of the mean over all.
+    - Before torch 2.13, the unit of both would stay in the middle of a forward pass after an evaluation. A
+      checkpoint then shards its weights again, and the next pass would not gather them and fail. After a
+      backward pass torch completes it, and warns that a module "did not run forward before backward".
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, FSDPModule):
+        yield
+        return
+
+    def call(module: torch.nn.Module, args: Any, output: Any) -> None:
+        head(output.last_hidden_state[:, :0])
+
+    hook = model.base_model.register_forward_hook(call)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _own(

@@ -84,6 +84,11 @@ class AtomicCheckpoints(OfRun, PrivateHooks):
         target = Path(this.args.output_dir) / f"checkpoint-{this.state.global_step}"
         if not written_by_one_process(this):
             with _removed_at_failure(this, target, target), without_removal():
+                if _of_shards(this):
+                    # The Trainer records the best checkpoint if its folder exists once the model is saved.
+                    # With shards nothing is saved by then: the ranks would record different ones, or an
+                    # older one, and wait for each other when they load it.
+                    target.mkdir(parents=True, exist_ok=True)
                 super().write_checkpoint(model, trial)
             if this.args.should_save:
                 self.saving.complete(target)
@@ -223,6 +228,12 @@ def written_by_one_process(trainer: TunedTrainer) -> bool:
     args = trainer.args
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     return args.world_size == 1 and not sharded and not args.push_to_hub
+
+
+def _of_shards(trainer: Any) -> bool:
+    """Whether each process writes its own part of the model into a checkpoint."""
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    return plugin is not None and "SHARDED_STATE_DICT" in str(plugin.state_dict_type)
 
 
 def has_more_steps(trainer: Any) -> bool:
