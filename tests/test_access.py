@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from fmstune.access import reason, remedy_of
 from fmstune.system.disk import shortage
+from tests.support.file_systems import mounted
 from tests.support.unprivileged import unprivileged
 
 
@@ -82,15 +82,9 @@ def test_other_errors_have_only_their_reason() -> None:
 
 @pytest.fixture
 def few_files(tmp_path: Path) -> Iterator[Path]:
-    """A real file system for four files; skipped without permission to mount one."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    options = "size=9m,nr_inodes=4"
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system is not allowed here")
-    yield path
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
+    """A file system for four files."""
+    with mounted(tmp_path / "disk", "size=9m,nr_inodes=4") as path:
+        yield path
 
 
 def test_a_disk_with_room_but_no_inodes_is_not_called_full(few_files: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import TrainerCallback
 from fmstune.errors import RunError
 from fmstune.training.extensions import Extensions
 from tests.support.commands import ROOT
+from tests.support.file_systems import mounted
 from tests.support.tuned import tune, weights
 from tests.support.unprivileged import unprivileged
 
@@ -28,17 +28,9 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 12 MB; skipped without permission to mount one."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(path)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a file system is not allowed here")
-    yield path
-    # Lazily: an error's traceback may hold the file that could not be written.
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
+    """A file system of 12 MB."""
+    with mounted(tmp_path / "disk", "size=12m") as path:
+        yield path
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_reported_before_the_start(small_disk: Path) -> None:
