@@ -53,6 +53,8 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
         if wanted(config.run.rehearse, trainer, built.steps):
             phase("rehearsing")
             out.say("rehearse", rehearse(trainer, built.steps).line())
+        elif config.run.rehearse == "always":
+            out.warn("no rehearsal: with FSDP and DeepSpeed the weights could not be restored after it")
     reset_peak(trainer.args.device)
     return expected
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.config.inspect.compare import Difference, differences, read_tables
 from fmstune.config.inspect.dump import to_mapping
+from fmstune.config.rules.parallel import STATE_DICT_TYPES, fsdp_setting
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
 from fmstune.layout import CONFIG_NAME
@@ -44,6 +45,7 @@ def require_fitting(checkpoint: Path, config: RunConfig) -> None:
     """Raise `ConfigError` if the checkpoint is from another kind of training than `config` describes: its
     weights would not fit, which the libraries report with a line for each of them."""
     where = f"--resume {checkpoint}"
+    _require_same_division(checkpoint, config, where)
     adapter = _adapter(checkpoint)
     there = _KINDS.get(str(adapter.get("peft_type"))) if adapter else None
     if there != config.adapter:
@@ -66,6 +68,35 @@ def require_fitting(checkpoint: Path, config: RunConfig) -> None:
             f"{where}: its optimizer state is that of {before}, and does not fit training.optim = {now!r}. "
             f"Keep that setting, or start from its weights with --model {checkpoint}."
         )
+
+
+def _require_same_division(checkpoint: Path, config: RunConfig, where: str) -> None:
+    """Raise `ConfigError` if the checkpoint was written with FSDP or DeepSpeed and this run is without, or
+    the other way round: the state of the optimizer is in other files."""
+    shards = _is_sharded(checkpoint)
+    there = {
+        "fsdp": shards or (checkpoint / "pytorch_model_fsdp.bin").exists(),
+        "deepspeed": any(checkpoint.glob("global_step*")),
+    }
+    start = "" if shards else f", or start from its weights with --model {checkpoint}"
+    for name, used in there.items():
+        if used != bool(config.training.get(name)):
+            do = (
+                f"written with training.{name}: set it"
+                if used
+                else f"written without training.{name}: leave it out"
+            )
+            raise ConfigError(f"{where}: it was {do}{start}.")
+    kind = STATE_DICT_TYPES[shards]
+    if there["fsdp"] and str(fsdp_setting(config, "state_dict_type", STATE_DICT_TYPES[0])).upper() != kind:
+        raise ConfigError(
+            f'{where}: it was written with training.fsdp_config.state_dict_type = "{kind}": set it{start}.'
+        )
+
+
+def _is_sharded(checkpoint: Path) -> bool:
+    """Whether each process of FSDP has written its part of the model into a checkpoint."""
+    return (checkpoint / "pytorch_model_fsdp_0").is_dir()
 
 
 def _require_same_shape(checkpoint: Path, config: RunConfig, where: str) -> None:
@@ -188,6 +219,14 @@ def finish(trainer: TunedTrainer, checkpoint: Path) -> None:
 
 
 def _adapter(checkpoint: Path) -> dict[str, Any]:
+    """The settings of the adapter in a checkpoint. One with FSDP's shards contains no settings: those are the
+    run's."""
+    if _is_sharded(checkpoint):
+        tables = _tables(checkpoint.parent)
+        kinds = {"lora": "LORA", "prompt_tuning": "PROMPT_TUNING"}
+        found = (name for name in kinds if tables.get(name, {}).get("enabled"))
+        name = next(found, None)
+        return {} if name is None else {"peft_type": kinds[name], "r": tables[name].get("r")}
     try:
         found = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,8 @@ from fmstune.training.methods.trained import trained_by
 
 def training_arguments(config: RunConfig, output_dir: Path) -> Any:
     """TRL's arguments for this run. Raises `ConfigError` for what TRL refuses."""
-    settings = dict(config.training) | {"output_dir": str(output_dir), "report_to": "none"}
+    # A copy: transformers adds its defaults to tables in it, which would be recorded as the run's settings.
+    settings = copy.deepcopy(dict(config.training)) | {"output_dir": str(output_dir), "report_to": "none"}
     if given := settings.get("deepspeed"):
         settings["deepspeed"] = deepspeed_table(given, config.base_dir)
         use_build_lock()

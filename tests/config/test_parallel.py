@@ -52,6 +52,11 @@ def test_fsdp_is_a_boolean_or_the_old_keywords(written: str, tmp_path: Path) -> 
     ("sets", "said"),
     [
         (["training.fsdp=ful_shard"], "'ful_shard' is unknown; true is enough. Did you mean full_shard?"),
+        (
+            [FSDP, 'training.fsdp_config={state_dict_type="SHARDED"}'],
+            "state_dict_type = 'SHARDED' is unknown. Available: FULL_STATE_DICT, SHARDED_STATE_DICT.",
+        ),
+        ([FSDP, "training.optim=adafactor"], "'adafactor' does not work with training.fsdp"),
         ([FSDP, "training.fsdp_config={versoin=2}"], "no setting 'versoin'. Did you mean version?"),
         ([FSDP, "training.fsdp_config={fsdp_offload_param=true}"], "no setting 'fsdp_offload_param'."),
         ([FSDP, "training.fsdp_config=fdsp.json"], "there is no such file. Did you mean fsdp.json?"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from fmstune import demo
+from fmstune.config.load.load import load
+from fmstune.errors import ConfigError
+from fmstune.run.resume import require_fitting
 from tests.support.commands import fmstune
 from tests.support.end_to_end import journal_points
 from tests.support.fsdp_on_cpu import train_sharded
@@ -39,6 +43,13 @@ def arguments(output: str, *more: str, settings: Iterable[str] = ()) -> list[str
 
 def demo_with_checkpoints(output: str, *settings: str) -> list[str]:
     return arguments(output, "--model", "demo", "--data", "demo", settings=[*CHECKPOINTS, *settings])
+
+
+def interrupt(run: Path) -> None:
+    """As if it had been killed after the checkpoint of step 2."""
+    next(run.glob("*.safetensors")).unlink()
+    shutil.rmtree(run / "checkpoint-4")
+    rewrite_as_interrupted(run)
 
 
 def assert_same(sharded: Path, plain: Path) -> None:
@@ -79,13 +90,36 @@ def test_a_checkpoint_is_resumed_with_the_same_result(state: tuple[str, ...], ru
         assert weights(runs / output) == weights(runs / "whole")
     else:
         shutil.copytree(runs / "whole", runs / output)
-    (runs / output / "model.safetensors").unlink()
-    shutil.rmtree(runs / output / "checkpoint-4")
-    rewrite_as_interrupted(runs / output)
+    interrupt(runs / output)
     done = train_sharded(runs, *demo_with_checkpoints(output, *state), "--resume")
     assert done.returncode == 0, done.stderr
     assert f"resume   from {output}/checkpoint-2" in done.stderr
+    assert "changed since" not in done.stderr
     assert weights(runs / output) == weights(runs / "whole")
+
+
+@pytest.mark.parametrize(
+    ("run", "sets", "message"),
+    [
+        ("whole", [], "it was written with training.fsdp: set it, or start from its weights with --model "),
+        ("plain", ["training.fsdp=true"], "it was written without training.fsdp: leave it out, or start "),
+        (
+            "whole", ["training.fsdp=true", SHARDED_STATE],
+            'it was written with training.fsdp_config.state_dict_type = "FULL_STATE_DICT": set it, or start ',
+        ),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_divided_in_another_way_is_refused(
+    run: str, sets: list[str], message: str, runs: Path
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        require_fitting(runs / run / "checkpoint-2", load(None, sets=sets, cwd=runs))
+
+
+def test_a_checkpoint_of_deepspeed_is_refused_without_it(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-2/global_step2").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"it was written with training\.deepspeed: set it, or start from "):
+        require_fitting(tmp_path / "checkpoint-2", load(None, cwd=tmp_path))
 
 
 def test_a_trained_head_beside_adapters_gets_the_gradient_of_all_processes(tmp_path: Path) -> None:
@@ -95,12 +129,19 @@ def test_a_trained_head_beside_adapters_gets_the_gradient_of_all_processes(tmp_p
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "untied")
     AutoTokenizer.from_pretrained(demo.model_dir()).save_pretrained(tmp_path / "untied")
     head = ["--lora", "--model", "untied", "--data", "demo"]
-    settings = ('lora.modules_to_save=["lm_head"]', *NO_CHECKPOINTS)
+    settings = ('lora.modules_to_save=["lm_head"]', 'training.eval_strategy="no"', "training.save_steps=2")
     plain = fmstune("train", *arguments("plain", *head, settings=settings), cwd=tmp_path)
     assert plain.returncode == 0, plain.stderr
-    sharded = train_sharded(tmp_path, *arguments("sharded", *head, settings=settings))
+    again = arguments("sharded", *head, settings=[*settings, SHARDED_STATE])
+    sharded = train_sharded(tmp_path, *again)
     assert sharded.returncode == 0, sharded.stderr
     assert_same(tmp_path / "sharded", tmp_path / "plain")
+    # Its checkpoints, of shards alone, do not say that they are those of an adapter.
+    before = weights(tmp_path / "sharded")
+    interrupt(tmp_path / "sharded")
+    resumed = train_sharded(tmp_path, *again, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert weights(tmp_path / "sharded") == before
 
 
 def test_dpo_shards_the_model_and_its_reference(tmp_path: Path) -> None:
@@ -108,6 +149,7 @@ def test_dpo_shards_the_model_and_its_reference(tmp_path: Path) -> None:
     dpo = ["--method", "dpo", "--model", "demo", "--data", "pairs.jsonl"]
     plain = fmstune("train", *arguments("plain", *dpo, settings=NO_CHECKPOINTS), cwd=tmp_path)
     assert plain.returncode == 0, plain.stderr
-    sharded = train_sharded(tmp_path, *arguments("sharded", *dpo, settings=NO_CHECKPOINTS))
+    sharded = train_sharded(tmp_path, *arguments("sharded", *dpo, "--rehearse", settings=NO_CHECKPOINTS))
     assert sharded.returncode == 0, sharded.stderr
+    assert "no rehearsal: with FSDP" in sharded.stderr
     assert_same(tmp_path / "sharded", tmp_path / "plain")

@@ -19,6 +19,10 @@ Problem = tuple[str, str]
 """The dotted key and the message of a problem."""
 
 
+STATE_DICT_TYPES = ("FULL_STATE_DICT", "SHARDED_STATE_DICT")
+"""How FSDP writes a checkpoint: in one file, or a part by each process."""
+
+
 def parallel_problems(config: RunConfig) -> Iterator[Problem]:
     """Problems with the distribution of the model over processes."""
     training = config.training
@@ -34,6 +38,12 @@ def parallel_problems(config: RunConfig) -> Iterator[Problem]:
                 "training.fsdp_config has no effect without training.fsdp = true: set that too.",
             )
         yield from _fsdp_config(training["fsdp_config"], config.base_dir)
+    if fsdp and training.get("optim") == "adafactor" and str(fsdp_setting(config, "version", 2)) == "2":
+        yield (
+            "training.optim",
+            "training.optim = 'adafactor' does not work with training.fsdp: it cannot shard its state; leave "
+            "it out.",
+        )
     if deepspeed is not None:
         yield from (("training.deepspeed", what) for what in deepspeed_problems(config))
 
@@ -60,6 +70,17 @@ def _fsdp_config(given: Any, base: Path) -> Iterator[Problem]:
             close = closest(plain, fsdp_keys(), {})
             meant = f" Did you mean {close}?" if close else f" Available: {listed(sorted(fsdp_keys()))}."
             yield key, f"{key} has no setting {shown(name)}.{meant}"
+        elif plain == "state_dict_type" and str(table[name]).upper() not in STATE_DICT_TYPES:
+            close = closest(str(table[name]).upper(), STATE_DICT_TYPES, {})
+            meant = f" Did you mean {close}?" if close else f" Available: {listed(STATE_DICT_TYPES)}."
+            yield key, f"{key}.state_dict_type = {shown(table[name])} is unknown.{meant}"
+
+
+def fsdp_setting(config: RunConfig, name: str, default: Any) -> Any:
+    """A value in `training.fsdp_config`, which may be a file, and may name it with the prefix `fsdp_`."""
+    given = config.training.get("fsdp_config")
+    table = {} if given is None else table_or_file("training.fsdp_config", given, config.base_dir)[0]
+    return table.get(name, table.get(f"fsdp_{name}", default))
 
 
 @functools.cache
