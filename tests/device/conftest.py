@@ -68,7 +68,10 @@ def row(request: pytest.FixtureRequest, device: Device) -> Row:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Print at once why a case failed: a GPU is lent for a while, and the summary may come too late."""
+    """Print at once what a case measured or why it failed: a GPU is lent for a while, and the summary may
+    come too late."""
+    for values in (value for name, value in report.user_properties if name == _ROW and report.when == "call"):
+        print(f"\n| {' | '.join(values)} |", file=sys.__stdout__, flush=True)
     if report.failed:
         print(f"\n{report.nodeid}: {report.longreprtext[-2000:]}", file=sys.__stdout__, flush=True)
 

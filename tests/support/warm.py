@@ -71,7 +71,8 @@ _LIVES = (
     "PIL.Image",
 )  # fmt: skip
 """What a shipper and its life import, and what reads a storage, in addition to an SDK."""
-_FORKS = sys.platform == "linux"
+_FORKS = sys.platform == "linux" and not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd")))
+"""CUDA cannot be used in a process that is forked from one that has used it."""
 _SETS = {"workers": _WORKERS, "light": _LIGHT, "trainer": _TRAINER, "sdks": _SDKS}
 _SESSION = "PYTEST_SESSION_PROCESS"
 """The variable with the process with which an xdist session ends."""

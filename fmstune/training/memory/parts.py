@@ -81,11 +81,15 @@ class MemoryParts:
             return
         trainer, model = self._trainer, self._trainer.model
         parameters = list(model.parameters())
+        reference = [] if trainer.ref_model is None else list(trainer.ref_model.parameters())
         # DeepSpeed's stage 3 leaves the parameters empty, and has their values in shards.
-        weights = [*parameters, *(each.ds_tensor for each in parameters if hasattr(each, "ds_tensor"))]
+        weights = [
+            *parameters,
+            *(each.ds_tensor for each in (*parameters, *reference) if hasattr(each, "ds_tensor")),
+        ]
         places = {_place(weight) for weight in weights}
         found = {
-            "weights": _sum([*weights, *model.buffers()]),
+            "weights": _sum([*weights, *model.buffers(), *reference]),
             # Its copies of the weights as well, as DeepSpeed has them.
             "optimizer": _sum(
                 each for each in _tensors([*_state(trainer.optimizer).items()]) if _place(each) not in places

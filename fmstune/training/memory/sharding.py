@@ -114,7 +114,7 @@ def zero(config: Mapping[str, Any], processes: int, sharing: int = 1, *, half: b
         gradients=processes if stage >= 2 else 1,
         optimizer=processes if stage >= 1 else 1,
         master=half,
-        copies_weights=stage in (1, 2) and not half,
+        copies_weights=stage >= 1 and not half,
         collected=buffers,
         keeps_gradients=stage == 3,
         offloaded=frozenset(offloaded),

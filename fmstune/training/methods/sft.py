@@ -19,6 +19,7 @@ from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
 from fmstune.training.trainers.neftune import RowNoise
+from fmstune.training.trainers.output_precision import KeepsOutputPrecision
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
 from fmstune.training.trl_compat.loop import CachedLookups
@@ -36,6 +37,7 @@ class FineTuner(
     EndsWorkers,
     EvaluatesAllRows,
     CachedLookups,
+    KeepsOutputPrecision,
     SFTTrainer,
 ):
     """TRL's trainer, without its work for other cases than ours."""

@@ -27,6 +27,7 @@ from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.kept_reference import KeepsReference, has_moving_reference, is_sharded
+from fmstune.training.trainers.output_precision import KeepsOutputPrecision
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
@@ -48,6 +49,7 @@ class PreferenceTuner(
     EndsWorkers,
     EvaluatesAllRows,
     CachedLookups,
+    KeepsOutputPrecision,
     StoredReferenceLogps,
 ):
     """Mixins for TRL's preference trainers, like `FineTuner` for sft."""
