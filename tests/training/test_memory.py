@@ -253,6 +253,10 @@ H100 = Workload(
 """The cases that `pytest tests/device` trains; peaks were measured with torch 2.11 on an H100 of 80 GB."""
 ON_AN_H100 = {
     "float32": (replace(H100, autocast=False), 21.04e9),
+    "float32, packed": (
+        replace(H100, autocast=False, rows=4, tokens=4096, longest=1024, scored=100),
+        9.89e9,
+    ),
     "bf16": (H100, 15.57e9),
     "bf16, activations checkpointed": (replace(H100, checkpointing=True), 5.61e9),
     "bf16, LoRA": (
