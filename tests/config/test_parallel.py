@@ -56,6 +56,7 @@ def test_fsdp_is_a_boolean_or_the_old_keywords(written: str, tmp_path: Path) -> 
             [FSDP, 'training.fsdp_config={state_dict_type="SHARDED"}'],
             "state_dict_type = 'SHARDED' is unknown. Available: FULL_STATE_DICT, SHARDED_STATE_DICT.",
         ),
+        ([FSDP, "prompt_tuning.enabled=true"], "training.fsdp does not work with prompt tuning"),
         ([FSDP, "training.optim=adafactor"], "'adafactor' does not work with training.fsdp"),
         ([FSDP, "training.fsdp_config={versoin=2}"], "no setting 'versoin'. Did you mean version?"),
         ([FSDP, "training.fsdp_config={fsdp_offload_param=true}"], "no setting 'fsdp_offload_param'."),

@@ -27,10 +27,10 @@ def losses(run: Path) -> list[float]:
     return [value for (_, name, _), value in sorted(journal_points(run).items()) if name == "loss"]
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "orpo"])
 def test_losses_are_not_rounded_to_16_bits(method: str, tmp_path: Path) -> None:
     data = "demo"
-    if method == "dpo":
+    if method != "sft":
         data = "pairs.jsonl"
         (tmp_path / data).write_text("".join(f"{json.dumps(each)}\n" for each in pairs(24)))
     common = ["--method", method, "--model", "demo", "--data", data, *SETTINGS, "--output-dir"]

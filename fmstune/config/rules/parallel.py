@@ -38,6 +38,12 @@ def parallel_problems(config: RunConfig) -> Iterator[Problem]:
                 "training.fsdp_config has no effect without training.fsdp = true: set that too.",
             )
         yield from _fsdp_config(training["fsdp_config"], config.base_dir)
+    if fsdp and config.prompt_tuning.enabled:
+        yield (
+            "training.fsdp",
+            "training.fsdp does not work with prompt tuning: PEFT cannot save a sharded prompt; leave it "
+            "out, or use --lora.",
+        )
     if fsdp and training.get("optim") == "adafactor" and str(fsdp_setting(config, "version", 2)) == "2":
         yield (
             "training.optim",

@@ -19,7 +19,7 @@ from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
 from fmstune.training.trainers.neftune import RowNoise
-from fmstune.training.trainers.output_precision import KeepsOutputPrecision
+from fmstune.training.trainers.output_precision import KeepsOutputPrecision, return_float32
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
 from fmstune.training.trl_compat.loop import CachedLookups
@@ -48,6 +48,7 @@ class FineTuner(
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        return_float32(self)
         self.data_collator = WeightedCollator.of(self.data_collator)
         bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self.lm_head = fit_lm_head(bare, direct=self.args.device.type == "cpu", experts=self.aux_loss_enabled)

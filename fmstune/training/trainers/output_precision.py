@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate.utils import convert_to_fp32
 
 
 class KeepsOutputPrecision:
@@ -25,3 +26,15 @@ class KeepsOutputPrecision:
         policy: Any = getattr(plugin, "mixed_precision_policy", None)
         if plugin is not None and getattr(policy, "output_dtype", None) in (torch.bfloat16, torch.float16):
             plugin.mixed_precision_policy = replace(policy, output_dtype=None)
+
+
+def return_float32(trainer: Any) -> None:
+    """Let the trained model return float32 where FSDP2 computes in 16 bits, as accelerate does without FSDP:
+    ORPO and reward models compute their losses from its logits, and would do so in 16 bits."""
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and plugin.fsdp_version == 2 and plugin.mixed_precision_policy is not None:
+        trainer.model.register_forward_hook(_in_float32)
+
+
+def _in_float32(module: torch.nn.Module, args: Any, output: Any) -> Any:
+    return convert_to_fp32(output)

@@ -27,7 +27,7 @@ from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.kept_reference import KeepsReference, has_moving_reference, is_sharded
-from fmstune.training.trainers.output_precision import KeepsOutputPrecision
+from fmstune.training.trainers.output_precision import KeepsOutputPrecision, return_float32
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
@@ -62,6 +62,7 @@ class PreferenceTuner(
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        return_float32(self)
         if not self.fused_head:
             self.lm_head = "logits"
             return
