@@ -65,7 +65,7 @@ _LIKE_ANSWERS = (
     "answer", "response", "output", "completion", "target", "reply", "solution", "summary", "highlights",
     "translation", "assistant", "generation", "generated", "sql", "code", "reference", "label_text",
 )  # fmt: skip
-_LIKE_QUESTIONS = (
+LIKE_QUESTIONS = (
     "question", "prompt", "query", "instruction", "input", "problem", "user", "ask", "request", "source",
     "article", "document", "dialogue", "context", "passage", "title", "nl", "text",
 )  # fmt: skip
@@ -246,8 +246,8 @@ def _advice(row: Row) -> str:
     texts = [name for name, value in row.items() if isinstance(value, str) and isinstance(name, str)]
     if any(_is_tree(value) for value in row.values()):
         texts = []  # the text is in there
-    answer = _like(texts, _LIKE_ANSWERS)
-    question = _like([name for name in texts if name != answer], _LIKE_QUESTIONS)
+    answer = like(texts, _LIKE_ANSWERS)
+    question = like([name for name in texts if name != answer], LIKE_QUESTIONS)
     others = [name for name in texts if name not in (answer, question) and not _is_like(name, _LIKE_NEITHER)]
     if answer is None and others:
         answer = others.pop()
@@ -278,7 +278,7 @@ def _quoted(name: str | None) -> str:
     return json.dumps(name, ensure_ascii=False)
 
 
-def _like(names: Sequence[str], parts: Sequence[str]) -> str | None:
+def like(names: Sequence[str], parts: Sequence[str]) -> str | None:
     """The name that best matches one of these: as a whole, then by a part of it."""
     for part in parts:
         for name in names:

@@ -192,6 +192,17 @@ def test_a_reward_pair_may_diverge_at_a_question_and_have_a_margin() -> None:
         ("dpo", {"messages": [user("a"), bot("b")]}, "columns are messages. Such rows are for --method sft."),
         ("dpo", {"prompt": "a", "completion": "b"}, "rows have `chosen` and `rejected`, .* for --method sft"),
         ("reward", {"prompt": "a", "completion": "b", "label": 1}, "Such rows are for --method kto."),
+        (
+            "dpo",
+            {"instruction": "a", "input": "", "output": ["b", "c"]},
+            "If the two texts in `output` are its answers, put the better one into `chosen`, and the other ",
+        ),
+        (
+            "orpo",
+            {"query": "a", "incorrect_answer": "b", "correct_answer": "c"},
+            'data.columns={prompt="query", chosen="correct_answer", rejected="incorrect_answer"}',
+        ),
+        ("dpo", {"good": "a", "bad": "b"}, 'data.columns={chosen="good", rejected="bad"}'),
         ("kto", {"prompt": "a", "completion": "b"}, "`label` .true or false., .* are prompt, completion."),
         ("dpo", {"question": "a", "chosen": "b"}, "the columns are question, chosen.$"),
         ("dpo", {}, "the columns are none."),

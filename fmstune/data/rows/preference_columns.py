@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,10 +10,12 @@ from fmstune.config.methods.known import METHODS, methods_for
 from fmstune.data.columns import (
     ANSWERS,
     CONVERSATIONS,
+    LIKE_QUESTIONS,
     QUESTIONS,
     Row,
     as_message_list,
     first_present,
+    like,
 )
 from fmstune.data.rows.conversations import BESIDE_CHATS
 from fmstune.data.rows.questions import OF_CHATS, context_columns
@@ -22,6 +25,8 @@ from fmstune.errors import DataError
 Kind = Literal["chosen/rejected", "prompt/completion/label"]
 PAIRS: Kind = "chosen/rejected"
 LABELLED: Kind = "prompt/completion/label"
+_LIKE_CHOSEN = ("chosen", "good", "better", "best", "preferred", "accepted", "winner", "positive", "correct")
+_LIKE_REJECTED = ("rejected", "bad", "worse", "worst", "dispreferred", "loser", "negative", "incorrect")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,9 @@ def find_columns(row: Row, where: str, method: str, *, chat: bool) -> Preference
             return PreferenceColumns(LABELLED, method, question, None, answer, chat and extra, chat)
         return PreferenceColumns(LABELLED, method, None, conversation, None, True, chat)
     columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
-    if judged:
+    if form != "labelled" and (advice := _pair_in_other_columns(row)):
+        other = advice
+    elif judged:
         other = f" Such rows are for --method {methods_for('labelled')}."
     elif conversation or has("completion") or has("text") or has(question, answer):
         other = f" Such rows are for --method {methods_for('tokens')}."
@@ -97,3 +104,22 @@ def find_columns(row: Row, where: str, method: str, *, chat: bool) -> Preference
     else:
         other = " To convert rows of another form, write a function: data.handler."
     raise DataError(f"{where}: --method {method} {METHODS[method].needs}; the columns are {columns}.{other}")
+
+
+def _pair_in_other_columns(row: Row) -> str | None:
+    """What to do with a row whose two answers are elsewhere."""
+    for name, value in row.items():
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value):
+            return (
+                f" If the two texts in `{name}` are its answers, put the better one into `chosen`, and the "
+                "other into `rejected`."
+            )
+    texts = [name for name, value in row.items() if isinstance(name, str) and isinstance(value, str)]
+    rejected = like(texts, _LIKE_REJECTED)  # first: "incorrect" is also like "correct"
+    chosen = like([name for name in texts if name != rejected], _LIKE_CHOSEN)
+    if chosen is None or rejected is None:
+        return None
+    question = like([name for name in texts if name not in (chosen, rejected)], LIKE_QUESTIONS)
+    named = {"prompt": question, "chosen": chosen, "rejected": rejected}
+    listed = ", ".join(f"{key}={json.dumps(name)}" for key, name in named.items() if name is not None)
+    return f" To use other columns, name them with data.columns, as in --set 'data.columns={{{listed}}}'."
