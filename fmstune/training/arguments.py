@@ -13,12 +13,29 @@ import torch
 from fmstune.config.methods.known import METHODS
 from fmstune.config.rules.accelerate import DYNAMIC
 from fmstune.config.rules.deepspeed_table import deepspeed_table
+from fmstune.config.rules.parallel import fsdp_setting
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
 from fmstune.system.device import MIXED_PRECISION, precision
 from fmstune.system.kernel_builds import use_build_lock
-from fmstune.text import first_line
+from fmstune.text import first_line, in_series, shown
 from fmstune.training.methods.trained import trained_by
+
+
+def require_layers(config: RunConfig, model: Any) -> None:
+    """Raise `ConfigError` if FSDP should shard layers that the model does not have."""
+    key = "transformer_layer_cls_to_wrap"
+    given = fsdp_setting(config, key, None) if config.training.get("fsdp") else None
+    for name in [given] if isinstance(given, str) else given or ():
+        if any(type(part).__name__ == name for part in model.modules()):
+            continue
+        lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
+        layers = sorted({type(layer).__name__ for part in lists for layer in part})
+        use = f", or use {in_series(layers)}" if layers else ""
+        raise ConfigError(
+            f"{config.at('training.fsdp_config')}training.fsdp_config.{key} = {shown(name)}: the model has "
+            f"no such modules; leave it out{use}."
+        )
 
 
 def training_arguments(config: RunConfig, output_dir: Path) -> Any:

@@ -24,7 +24,7 @@ from fmstune.models.attention_kernels import disable_cudnn_attention
 from fmstune.system.compiler import require_compiler
 from fmstune.system.device import Precision, precision
 from fmstune.trackers.base import Tracker
-from fmstune.training.arguments import remove_integrations, training_arguments
+from fmstune.training.arguments import remove_integrations, require_layers, training_arguments
 from fmstune.training.callbacks.resumed_steps import ResumedSteps
 from fmstune.training.callbacks.tokens_seen import TokensSeen
 from fmstune.training.extensions import Extensions
@@ -76,6 +76,7 @@ def build_trainer(
     require_room_for_weights(config.model)
     require_compiler(config)
     inputs = load_inputs(config, output_dir)
+    require_layers(config, inputs.model.model)
     phase("building the trainer")
     attached = {
         "callbacks": [tracker.get_hf_callback(), *extensions.callbacks],

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
+from fmstune import demo
 from fmstune.config.load.load import load
 from fmstune.config.rules.parallel import fsdp_keys, fsdp_words
-from fmstune.training.arguments import training_arguments
+from fmstune.errors import ConfigError
+from fmstune.training.arguments import require_layers, training_arguments
 from tests.support.loading import DEMO_FILE, load_text, refusal
 
 FSDP = "training.fsdp=true"
@@ -57,6 +59,10 @@ def test_fsdp_is_a_boolean_or_the_old_keywords(written: str, tmp_path: Path) -> 
             "state_dict_type = 'SHARDED' is unknown. Available: FULL_STATE_DICT, SHARDED_STATE_DICT.",
         ),
         ([FSDP, "prompt_tuning.enabled=true"], "training.fsdp does not work with prompt tuning"),
+        (
+            [FSDP, 'training.fsdp_config={auto_wrap_policy="SIZE_BASED_WRAP"}'],
+            "would shard the list of layers as one, which FSDP 2 cannot do; leave it out",
+        ),
         ([FSDP, "training.optim=adafactor"], "'adafactor' does not work with training.fsdp"),
         ([FSDP, "training.fsdp_config={versoin=2}"], "no setting 'versoin'. Did you mean version?"),
         ([FSDP, "training.fsdp_config={fsdp_offload_param=true}"], "no setting 'fsdp_offload_param'."),
@@ -96,3 +102,12 @@ def test_all_settings_that_transformers_documents_are_known() -> None:
     }
     assert {"version", "cpu_offload", "transformer_layer_cls_to_wrap"} <= names <= fsdp_keys()
     assert {"full_shard", "auto_wrap"} <= set(fsdp_words())
+
+
+def test_layers_that_the_model_does_not_have_are_named_with_those_that_it_has() -> None:
+    layers = '{transformer_layer_cls_to_wrap=["LlamaDecoderLayer", "LlamaLayer"]}'
+    config = load(None, sets=[FSDP, f"training.fsdp_config={layers}"])
+    model = demo.build_model()
+    with pytest.raises(ConfigError, match=r"= 'LlamaLayer': .* leave it out, or use LlamaDecoderLayer\.$"):
+        require_layers(config, model)
+    require_layers(load(None, sets=[FSDP]), model)

@@ -38,13 +38,20 @@ def parallel_problems(config: RunConfig) -> Iterator[Problem]:
                 "training.fsdp_config has no effect without training.fsdp = true: set that too.",
             )
         yield from _fsdp_config(training["fsdp_config"], config.base_dir)
+    second = fsdp and str(fsdp_setting(config, "version", 2)) == "2"
+    if second and str(fsdp_setting(config, "auto_wrap_policy", "")).upper() == "SIZE_BASED_WRAP":
+        yield (
+            "training.fsdp_config",
+            'training.fsdp_config.auto_wrap_policy = "SIZE_BASED_WRAP" would shard the list of layers as '
+            "one, which FSDP 2 cannot do; leave it out.",
+        )
     if fsdp and config.prompt_tuning.enabled:
         yield (
             "training.fsdp",
             "training.fsdp does not work with prompt tuning: PEFT cannot save a sharded prompt; leave it "
             "out, or use --lora.",
         )
-    if fsdp and training.get("optim") == "adafactor" and str(fsdp_setting(config, "version", 2)) == "2":
+    if second and training.get("optim") == "adafactor":
         yield (
             "training.optim",
             "training.optim = 'adafactor' does not work with training.fsdp: it cannot shard its state; leave "
