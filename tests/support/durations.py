@@ -7,7 +7,7 @@ LONGEST = (
     "trackers/test_clearml_tracker.py", "training/test_methods.py", "training/test_each_row_once.py",
     "trackers/test_any_order.py", "test_suite.py", "trackers/test_hf_callback_ends.py",
     "testing/test_built_in.py", "training/test_background_checkpoints.py", "run/test_run.py",
-    "training/test_best.py", "trackers/test_swanlab_again.py", "data/test_stream.py",
+    "training/test_best.py", "training/test_fsdp.py", "trackers/test_swanlab_again.py", "data/test_stream.py",
     "delivery/test_delivery_model.py", "delivery/test_refusals.py", "training/test_sdks.py",
     "training/test_memory.py", "models/test_adapters.py", "delivery/test_guarded_model.py",
     "trackers/test_hf_integrations.py", "launch/test_ranks_end.py", "trackers/test_file_values.py",

@@ -33,7 +33,18 @@ def test_losses_are_not_rounded_to_16_bits(method: str, tmp_path: Path) -> None:
     if method != "sft":
         data = "pairs.jsonl"
         (tmp_path / data).write_text("".join(f"{json.dumps(each)}\n" for each in pairs(24)))
-    common = ["--method", method, "--model", "demo", "--data", data, *SETTINGS, "--output-dir"]
+    common = [
+        "--nproc",
+        "2",
+        "--method",
+        method,
+        "--model",
+        "demo",
+        "--data",
+        data,
+        *SETTINGS,
+        "--output-dir",
+    ]
     plain = fmstune("train", *common, "plain", cwd=tmp_path)
     assert plain.returncode == 0, plain.stderr
     sharded = train_sharded(tmp_path, *common, "sharded")
