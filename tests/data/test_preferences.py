@@ -202,6 +202,7 @@ def test_a_reward_pair_may_diverge_at_a_question_and_have_a_margin() -> None:
             {"query": "a", "incorrect_answer": "b", "correct_answer": "c"},
             'data.columns={prompt="query", chosen="correct_answer", rejected="incorrect_answer"}',
         ),
+        ("dpo", {"prompt": "a", "completion": "b", "tags": ["c", "d"]}, "Such rows are for --method sft."),
         ("dpo", {"good": "a", "bad": "b"}, 'data.columns={chosen="good", rejected="bad"}'),
         ("kto", {"prompt": "a", "completion": "b"}, "`label` .true or false., .* are prompt, completion."),
         ("dpo", {"question": "a", "chosen": "b"}, "the columns are question, chosen.$"),

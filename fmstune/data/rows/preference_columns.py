@@ -93,7 +93,7 @@ def find_columns(row: Row, where: str, method: str, *, chat: bool) -> Preference
             return PreferenceColumns(LABELLED, method, question, None, answer, chat and extra, chat)
         return PreferenceColumns(LABELLED, method, None, conversation, None, True, chat)
     columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
-    if form != "labelled" and (advice := _pair_in_other_columns(row)):
+    if form != "labelled" and (advice := _pair_in_other_columns(row, answer)):
         other = advice
     elif judged:
         other = f" Such rows are for --method {methods_for('labelled')}."
@@ -106,20 +106,20 @@ def find_columns(row: Row, where: str, method: str, *, chat: bool) -> Preference
     raise DataError(f"{where}: --method {method} {METHODS[method].needs}; the columns are {columns}.{other}")
 
 
-def _pair_in_other_columns(row: Row) -> str | None:
-    """What to do with a row whose two answers are elsewhere."""
-    for name, value in row.items():
-        if isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value):
-            return (
-                f" If the two texts in `{name}` are its answers, put the better one into `chosen`, and the "
-                "other into `rejected`."
-            )
-    texts = [name for name, value in row.items() if isinstance(name, str) and isinstance(value, str)]
-    rejected = like(texts, _LIKE_REJECTED)  # first: "incorrect" is also like "correct"
-    chosen = like([name for name in texts if name != rejected], _LIKE_CHOSEN)
+def _pair_in_other_columns(row: Row, answer: str | None) -> str | None:
+    """What to do with a row whose two answers are elsewhere. `answer` is its column of answers, if any."""
+    texts = row.get(answer) if answer else None
+    if isinstance(texts, list) and len(texts) == 2 and all(isinstance(each, str) for each in texts):
+        return (
+            f" If the two texts in `{answer}` are its answers, put the better one into `chosen`, and the "
+            "other into `rejected`."
+        )
+    names = [name for name, value in row.items() if isinstance(name, str) and isinstance(value, str)]
+    rejected = like(names, _LIKE_REJECTED)  # first: "incorrect" is also like "correct"
+    chosen = like([name for name in names if name != rejected], _LIKE_CHOSEN)
     if chosen is None or rejected is None:
         return None
-    question = like([name for name in texts if name not in (chosen, rejected)], LIKE_QUESTIONS)
+    question = like([name for name in names if name not in (chosen, rejected)], LIKE_QUESTIONS)
     named = {"prompt": question, "chosen": chosen, "rejected": rejected}
     listed = ", ".join(f"{key}={json.dumps(name)}" for key, name in named.items() if name is not None)
     return f" To use other columns, name them with data.columns, as in --set 'data.columns={{{listed}}}'."

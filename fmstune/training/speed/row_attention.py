@@ -84,9 +84,8 @@ def _without_groups(
     groups = query.shape[1] // key.shape[1]
     if groups == 1:
         return module, key, value
-    alone = SimpleNamespace(
-        is_causal=getattr(module, "is_causal", True)
-    )  # transformers reads the groups there
+    # A stand-in for the module, from which transformers would read the number of groups.
+    alone = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
     return alone, *(part.repeat_interleave(groups, dim=1) for part in (key, value))
 
 
