@@ -99,6 +99,7 @@ def test_a_directory_that_is_closed_during_the_run_ends_it_with_the_checkpoint_a
     tmp_path: Path,
 ) -> None:
     code = """
+import os, time
 from transformers import TrainerCallback
 from fmstune.training.extensions import Extensions
 from tests.support.tuned import tune
@@ -106,7 +107,8 @@ from tests.support.tuned import tune
 class Closes(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 5:
-            import os
+            while not os.path.isdir("out/checkpoint-3"):  # it is written beside the training
+                time.sleep(0.01)
             os.chmod("out", 0o555)
 
 try:
