@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ class Fills(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 5:
+            while not (self.path.parent / "out/checkpoint-3").is_dir():  # it is written beside the training
+                time.sleep(0.01)
             with open(self.path, "wb", buffering=0) as file:
                 try:
                     while True:
