@@ -1,7 +1,7 @@
 """Training steps next to busy processes, and on an idle machine: fmstune's own choice of threads against
 other OpenMP settings, interleaved.
 
-    python tests/benchmarks/busy_machine.py [--model DIR] [--steps 15] [--rounds 3] [--busy 4]
+    python -m tests.benchmarks.busy_machine [--model DIR] [--steps 15] [--rounds 3] [--busy 4]
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+
+from tests.benchmarks.results import multiple, record
 
 SETTINGS = {
     "fmstune's choice": {},
@@ -69,6 +71,13 @@ def main() -> None:
                     taken[name].append(seconds(asked.model, asked.steps, setting))
         medians = {name: statistics.median(times) for name, times in taken.items()}
         best = min(medians.values())
+        if beside:
+            mine, theirs, _ = medians.values()
+            record(
+                f"{asked.steps} steps of the demo beside {beside} busy processes",
+                "OpenMP's default threads, as torch has them",
+                f"{multiple(theirs / mine)} as fast; {multiple(mine / best)} the best setting's time",
+            )
         print(f"beside {beside} busy processes, {asked.steps} steps of {asked.model}:")
         for name, median in medians.items():
             print(f"  {name:18} {median:7.2f} s  {median / best:6.2f} x the best")

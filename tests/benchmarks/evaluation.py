@@ -26,7 +26,8 @@ from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.models.generate import generate_texts
 from fmstune.system.threads import processors
-from tests.benchmarks.train_speed import BIN, LENGTH, demo_in, write_rows
+from tests.benchmarks.results import multiple, record
+from tests.benchmarks.train_speed import BIN, LENGTH, demo_in, named, write_rows
 
 COMMON = {
     "max_steps": 2, "per_device_train_batch_size": 1, "per_device_eval_batch_size": 8,
@@ -128,6 +129,16 @@ def main() -> None:
     print(
         f"an evaluation on {rows} rows: fmstune {medians['fmstune']:.2f} s, trl sft {medians['trl']:.2f} s: "
         f"{medians['trl'] / medians['fmstune']:.2f} x as fast; losses at most {apart:.0e} apart"
+    )
+    record(
+        f"an evaluation of {named(asked.model)} on {rows} rows",
+        "`trl sft`",
+        f"{multiple(medians['trl'] / medians['fmstune'])} as fast; losses within {apart:.0e}",
+    )
+    record(
+        f"`fmstune generate`, {PROMPTS} answers of {TOKENS} tokens by {named(asked.model)}",
+        "transformers, one after another",
+        f"{multiple(alone / together)} as fast",
     )
     print(
         f"{PROMPTS} answers of {TOKENS} tokens: together {together:.2f} s, one by one {alone:.2f} s: "

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from tests.benchmarks.results import multiple, record
 
 LINES, TURNS = 200_000, 3
 PANDAS = "import sys, pandas; pandas.read_json(sys.argv[1], lines=True)"
@@ -66,10 +67,19 @@ def main() -> None:
         }
         turns = [{name: measured(command) for name, command in commands.items()} for _ in range(most)]
     print(f"{lines:,} lines")
+    found = {}
     for name in commands:
         cpu, wall, memory = (statistics.median(turn[name][at] for turn in turns) for at in range(3))
         ratio = statistics.median(turn[name][0] / turn["pandas"][0] for turn in turns)
+        found[name] = ratio, memory
         print(f"{name:<8} {cpu:7.1f} s   {ratio:5.2f} x   wall {wall:7.1f} s   {memory:6.0f} MB")
+    (_, theirs), *mine = found.values()
+    record(
+        f"`runs show`, `runs plot`, `runs export` of a journal of {lines:,} lines",
+        "`pandas.read_json(lines=True)`",
+        f"{', '.join(multiple(ratio) for ratio, _ in mine)} its CPU time; at most "
+        f"{max(memory for _, memory in mine):.0f} MB of memory, where it takes {theirs:,.0f} MB",
+    )
 
 
 if __name__ == "__main__":

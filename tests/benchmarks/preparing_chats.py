@@ -19,6 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.benchmarks.results import multiple, record
+
 ROUNDS = 3
 WORDS = re.findall(
     r"\w+",
@@ -119,6 +121,13 @@ def main() -> None:
             f"{label:<20} {seconds / count * 1e3:6.3f} ms a row ({cpu / count * 1e3:6.3f} ms CPU)   "
             f"TRL's best takes {wall / seconds:5.2f} x ({spent / cpu:5.2f} x the CPU time)"
         )
+    seconds, cpu = medians["fmstune"]
+    a_row = f"{1e3 * cpu / count:.2f} ms a row"
+    record(
+        "preparing chats of two turns",
+        "`trl sft`, the better of one process and one for each processor",
+        f"{multiple(wall / seconds)} as fast, {multiple(cpu / spent)} its CPU time ({a_row})",
+    )
     print(f"fmstune, from its cache: {again[0]:.2f} s for {count:,} rows ({again[1]:.2f} s CPU)")
 
 

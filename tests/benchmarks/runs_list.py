@@ -20,6 +20,7 @@ from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.report import index
 from fmstune.report.curves import read_run
+from tests.benchmarks.results import multiple, record
 from tests.support.made_runs import make_run
 
 
@@ -65,6 +66,11 @@ def main() -> None:
         print(f"  list, from the index of {size:3.0f} MB    {again:6.2f} s   {again / bare:5.2f} x")
         print(f"  list --where … --sort …           {chosen:6.2f} s   {chosen / bare:5.2f} x")
 
+        record(
+            f"`fmstune runs list`, {count:,} runs",
+            "`json.loads` of every line of their journals",
+            f"{multiple(again / bare)} its CPU time; {multiple(first / bare)} the first time",
+        )
         (long / TRACKING_DIR).mkdir(parents=True)
         path = long / TRACKING_DIR / JOURNAL_NAME
         journal = JournalWriter(path, Header("long", "long", time.time(), name))

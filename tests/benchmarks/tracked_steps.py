@@ -24,6 +24,8 @@ from pathlib import Path
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from tests.benchmarks.event_cost import five_trackers
+from tests.benchmarks.results import multiple, record
+from tests.benchmarks.train_speed import named
 
 TURNS, STEPS, STEPS_OF_MODEL = 4, 300, 12
 _FIRST = 3
@@ -89,14 +91,22 @@ def main() -> None:
         ("mean", statistics.mean),
         ("mean of the second half", second_half),
     )
+    ratios = []
     for what, figure in figures:
         step = {side: statistics.median(figure(turn[side].between) for turn in turns) for side in sides}
         ratio = statistics.median(
             figure(turn["five"].between) / figure(turn["none"].between) for turn in turns
         )
+        ratios.append(multiple(ratio))
         print(f"a step without trackers {1000 * step['none']:8.2f} ms ({what})")
         print(f"with five of them       {1000 * step['five']:8.2f} ms   {ratio:6.4f} x")
     bits = "the same" if same else "not the same"
+    median, mean, half = ratios
+    record(
+        f"a step of {named(asked.model)}, beside five trackers",
+        "without trackers",
+        f"median {median}, mean {mean}, and {half} once all their runs are open; weights {bits}",
+    )
     print(f"their shippers took {beside:.1f} s of the processor; the weights are {bits}")
 
 

@@ -34,6 +34,7 @@ from fmstune import demo
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.system.threads import processors
+from tests.benchmarks.results import multiple, record
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
@@ -160,16 +161,19 @@ def ours(folder: Path, model: str, steps: int, batch: int, skip: int, way: str) 
 
 def trl(folder: Path, model: str, steps: int, batch: int, skip: int, way: str, *extra: str) -> Run:
     """With all threads: the default of `accelerate launch`, which TRL's command starts, is one."""
+    command = [str(BIN / "trl"), *trl_arguments(model, steps, batch, way, *extra)]
+    return stepped(command, folder, r"'loss': '?([\d.e+-]+)", skip, OMP_NUM_THREADS=str(processors().count))
+
+
+def trl_arguments(model: str, steps: int, batch: int, way: str, *extra: str) -> list[str]:
+    """Of TRL's own command line."""
     method, _, added = WAYS[way]
-    command = [
-        str(BIN / "trl"), method, "--model_name_or_path", model, "--dataset_name", "rows",
-        "--max_steps", str(steps),
+    return [
+        method, "--model_name_or_path", model, "--dataset_name", "rows", "--max_steps", str(steps),
         "--per_device_train_batch_size", str(batch), "--learning_rate", str(RATE), "--logging_steps", "1",
         "--save_strategy", "no", "--max_length", str(LENGTH), "--bf16", "false", "--dtype", "float32",
         "--output_dir", "theirs", *added, *extra,
     ]  # fmt: skip
-    threads = str(processors().count)
-    return stepped(command, folder, r"'loss': '?([\d.e+-]+)", skip, OMP_NUM_THREADS=threads)
 
 
 def bare(folder: Path, model: str, steps: int, batch: int, skip: int, way: str, *extra: str) -> Run:
@@ -189,6 +193,26 @@ PEERS = {
 }
 
 
+IN_TABLE = {
+    "bare": "a bare padded loop", "fused": "a bare padded loop with fused AdamW",
+    "trl": "`trl {method}` without gradient checkpointing", "checkpointed": "`trl {method}`",
+    "full": "", "lora": "LoRA, ", "dpo": "DPO, ", "short": "20 to 30 tokens a row",
+    "long": "60 to 210 tokens a row",
+}  # fmt: skip
+"""How README's table names the choices."""
+
+
+def named(model: str | None) -> str:
+    """How README's table names a model: the demo, or by its folder."""
+    return Path(model).name if model not in (None, "demo") else "the demo"
+
+
+def typed(asked: argparse.Namespace, extra: tuple[str, ...]) -> str:
+    """TRL's command as it is typed."""
+    arguments = trl_arguments("MODEL", asked.steps, BATCHES[asked.rows], asked.way, *extra)
+    return f"OMP_NUM_THREADS={processors().count} trl {' '.join(arguments)}"
+
+
 def joined(runs: list[Run]) -> tuple[float, float]:
     """The median wall-clock and the mean CPU seconds of a step."""
     wall = statistics.median(second for run in runs for second in run.wall)
@@ -206,7 +230,7 @@ def work_of_step(model: str, tokens: float, trained: float) -> float:
     head = built.get_output_embeddings()
     layers = [each for each in built.modules() if isinstance(each, torch.nn.Linear) and each is not head]
     weights = sum(each.weight.numel() for each in layers)
-    return 6 * (weights * tokens + head.weight.numel() * trained)
+    return float(6 * (weights * tokens + head.weight.numel() * trained))
 
 
 def product_speed() -> float:
@@ -262,6 +286,7 @@ def main() -> None:
             f"{work / speed / wall:.0%} of the step"
         )
     for each in names:
+        _, peer, extra = PEERS[each]
         peer_wall, peer_cpu = joined(theirs[each])
         pairs = zip(own[0].losses, theirs[each][0].losses, strict=True)
         apart = max(abs(one - other) for one, other in pairs)
@@ -269,6 +294,12 @@ def main() -> None:
         print(
             f"{PEERS[each][0]:<40} {peer_wall:7.3f} s a step, {peer_cpu:7.3f} s of CPU time: {ratios}; "
             f"losses at most {apart:.0e} apart (printed with 4 digits)"
+        )
+        record(
+            f"a step of {named(asked.model)}, {IN_TABLE[asked.way]}{IN_TABLE[asked.rows]}",
+            IN_TABLE[each].format(method=WAYS[asked.way][0]),
+            f"{multiple(peer_wall / wall)} as fast ({1e3 * wall:.0f} ms); losses within {apart:.0e}",
+            "" if peer is bare else typed(asked, extra),
         )
 
 
