@@ -33,6 +33,23 @@ def unusable_path(error: BaseException) -> str | None:
     return f"{shown_path(path)} cannot be used: {reason(error, path)}."
 
 
+def in_words(error: BaseException) -> str | None:
+    """An error of the system as its path, its reason and what to do about it; `None` for other errors."""
+    if (parts := what_and_remedy(error)) is None:
+        return None
+    what, remedy = parts
+    return f"{what}. {remedy[0].upper()}{remedy[1:]}" if remedy else what
+
+
+def what_and_remedy(error: BaseException) -> tuple[str, str] | None:
+    """The path and the reason of an error of the system, and what to do about it, which may be unknown;
+    `None` for other errors."""
+    if not isinstance(error, OSError) or not error.errno or not isinstance(error.filename, (str, bytes)):
+        return None
+    path = Path(os.fsdecode(error.filename))
+    return f"{shown_path(path)}: {error.strerror or os.strerror(error.errno)}", remedy_of(error, path)
+
+
 def denied(path: Path) -> str:
     """`reason` for a path that permissions close to this user."""
     return reason(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)

@@ -140,7 +140,7 @@ def _resolved(config: Path | None, sets: Sequence[str] | None, flags: Mapping[st
     from fmstune.run.resolve import load_config
 
     params, file = flags.get("param"), flags.get("params_file")
-    return load_config(config, given_flags(flags), sets or [], params or [], file)
+    return load_config(config, given_flags(flags), sets or [], params or [], file, trains=False)
 
 
 def _of_run(path: Path, *, versions: bool = True) -> Mapping[str, Any]:

@@ -75,7 +75,8 @@ def data(
     given = (tuple(sources) if sources else None, model, template, skip_bad_rows, strict_chat, method)
     flags = [(key, value, flag) for (flag, key), value in zip(_FLAGS.items(), given, strict=True)]
     # Training on a stream requires a number of steps, which does not matter here.
-    resolved = load_config(config, [*flags, ("training.max_steps", 1, "fmstune data")], sets or [], [], None)
+    flags = [*flags, ("training.max_steps", 1, "fmstune data")]
+    resolved = load_config(config, flags, sets or [], [], None, trains=False)
 
     from fmstune.launch.environment import quiet_libraries
 

@@ -123,4 +123,4 @@ def _require_right(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, CONFIG_FILE)
         path.write_text(text, encoding="utf-8")
-        load(path, [], [], [], None)
+        load(path, [], [], [], None, trains=False)

@@ -25,12 +25,12 @@ from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.process_state import state_restored
 from fmstune.delivery.shipping.handover import HandOver
 from fmstune.delivery.shipping.process import Job
+from fmstune.delivery.shipping.progress import cause_text
 from fmstune.secrets.redaction import process_redactor
 from fmstune.system.deadline import DeadlineThread
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.compat import own_callback_of
 from fmstune.trackers.records import RunStart, Status, TrackerError
-from fmstune.trackers.values.plain import text_of
 from fmstune.user_code import is_stop
 
 _WHERE = "it runs in the training process, and was disabled there"
@@ -141,7 +141,7 @@ class GuardedTracker:
             self._ledger = dataclasses.replace(self._ledger, delivered=self._given)
 
     def _fail(self, error: BaseException) -> None:
-        self.problem = f"{type(error).__name__}: {text_of(error)}"
+        self.problem = cause_text(error)
         self._ledger = dataclasses.replace(
             self._ledger, error=f"{_WHERE}: {self.problem}", error_time=time.time()
         )

@@ -37,7 +37,8 @@ class DeliveryReport:
 
     def line(self) -> str:
         """The report as one line, without the tracker's name."""
-        parts = [f"{self.delivered}/{self.total}", *filter(None, [self.artifacts])]
+        counts = f"{self.delivered}/{self.total}" if self.total or not self.error else ""  # unknown
+        parts = [each for each in (counts, self.artifacts) if each]
         if self.error:
             moment = f" ({time.strftime('%H:%M:%S', time.localtime(self.since))})" if self.since else ""
             parts.append(f"{' '.join(self.error.split())}{moment}")

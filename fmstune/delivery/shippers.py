@@ -132,8 +132,6 @@ class Fleet:
         self._restore_priorities()
         for ship in self._ships:
             if ship.process.exit_code not in (None, EXIT_DONE):
-                if ship.again_at is None:
-                    self._note_death(ship)
                 self._restart_at_end(ship)  # one more attempt now, instead of after its pause
         tended = time.monotonic()
         while time.monotonic() < deadline and any(self._still_delivers(ship) for ship in self._ships):
@@ -143,7 +141,8 @@ class Fleet:
                 self._restore_priorities()  # one may have been about to give way
                 self._tend()
         for ship in self._ships:
-            self._note_death(ship)
+            with contextlib.suppress(OSError):  # the folder of the ledgers is closed, which the report says
+                self._note_death(ship)
         self.abandon()
 
     def _restore_priorities(self) -> bool:
@@ -152,9 +151,15 @@ class Fleet:
 
     def _still_delivers(self, ship: _Shipper) -> bool:
         """Whether the shipper still delivers when the run ends, in a new process if necessary."""
-        code = ship.process.exit_code
-        if code is None:
+        if ship.process.exit_code is None:
             return True
+        try:
+            return self._delivers_again(ship)
+        except OSError:  # no room for another process, or no access to its ledger: the journal keeps the rest
+            return False
+
+    def _delivers_again(self, ship: _Shipper) -> bool:
+        code = ship.process.exit_code
         if code in (EXIT_DONE, EXIT_BUSY) or ship.noted:
             return False
         assert self._directory is not None
@@ -164,15 +169,15 @@ class Fleet:
         now = load_ledger(self._directory, name) or Ledger(name)
         died = ship.process.death is not None
         if code == EXIT_AGAIN or (died and can_progress(self._directory, before, now)):
-            return self._restart_at_end(ship)
+            self._restart(ship)
+            return True
         return False
 
-    def _restart_at_end(self, ship: _Shipper) -> bool:
-        try:
+    def _restart_at_end(self, ship: _Shipper) -> None:
+        with contextlib.suppress(OSError):  # as in `_still_delivers`
+            if ship.again_at is None:
+                self._note_death(ship)
             self._restart(ship)
-        except OSError:  # no room for another process: the journal keeps the rest
-            return False
-        return True
 
     def abandon(self) -> None:
         """End all shippers immediately; what they have not delivered waits in the journal."""

@@ -12,10 +12,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from fmstune.access import reason, unusable_path
+from fmstune import access
+from fmstune.access import unusable_path
 from fmstune.errors import ConfigError
 from fmstune.launch.rank import Cause, is_lost_peer, reported_causes
-from fmstune.text import first_line, shown, shown_path
+from fmstune.text import first_line, shown
 
 _INNERMOST = 4
 
@@ -69,9 +70,8 @@ def in_words(error: BaseException) -> str:
     text = str(error).strip()
     if hasattr(error, "exit_code"):
         return text
-    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, (str, bytes)):
-        path = Path(os.fsdecode(error.filename))
-        return f"{shown_path(path)}: {reason(error, path)}"
+    if (words := access.in_words(error)) is not None:
+        return words
     kind = type(error).__name__
     if is_lost_peer(text):
         return f"another process of this run exited; see its output on its machine for the cause ({kind})."

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import tempfile
 from collections import Counter
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmstune.access import reason
+from fmstune.access import denied, reason, unusable_path
 from fmstune.delivery.journal.reader import Header, JournalReader, Kind
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.media import record_text
@@ -31,7 +32,7 @@ from fmstune.trackers.imports import (
     trainer_state,
     wandb_folder,
 )
-from fmstune.trackers.imports.past import PastRun
+from fmstune.trackers.imports.past import NotASource, PastRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,21 @@ class Imported:
 
 
 def runs_at(source: str) -> Iterator[PastRun]:
-    """The runs at a path or address. Raises `ConfigError` if nothing is recognised there, and
-    `NotASource`."""
+    """The runs at a path or address. Raises `ConfigError` if nothing is recognised there, or something there
+    is closed to this user, and `NotASource`."""
     path = Path(source).expanduser()
+    try:
+        if path.exists() and not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+            raise ConfigError(f"{shown_path(path)} cannot be imported: {denied(path)}.")
+        yield from _found_at(source, path)
+    except (OSError, NotASource) as error:
+        cause = error.__cause__ if isinstance(error, NotASource) else error
+        if cause is None or (message := unusable_path(cause)) is None:
+            raise
+        raise ConfigError(f"{shown_path(path)} cannot be imported: {message}") from error
+
+
+def _found_at(source: str, path: Path) -> Iterator[PastRun]:
     if databases := trackio_database.find(path):  # first, since any database may be an MLflow store
         return trackio_database.read(databases)
     if (where := mlflow_store.address(source)) is not None:

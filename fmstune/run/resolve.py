@@ -31,13 +31,16 @@ def load_config(
     sets: Sequence[str],
     params: Sequence[str],
     params_file: Path | None,
+    *,
+    trains: bool = True,
 ) -> RunConfig:
-    """Return the run's configuration; the trackers' names and options are checked, too.
+    """Return the run's configuration; the trackers' names and options are checked, too. `trains` is as for
+    `load`.
 
     Raises `ConfigError`.
     """
     given = [flag for flag in flags if flag[1] is not None]
-    resolved = load(config, given, sets, params, params_file)
+    resolved = load(config, given, sets, params, params_file, trains=trains)
     origins = resolved.origins
     options = {name: check_options(name, table, origins) for name, table in resolved.trackers.items()}
     for name in resolved.tracking.trackers:

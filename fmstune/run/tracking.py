@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fmstune.access import remedy_of
 from fmstune.config.inspect.dump import to_mapping
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole
@@ -21,11 +24,14 @@ from fmstune.delivery.shipping.process import Job
 from fmstune.errors import ConfigError
 from fmstune.launch.environment import is_main_process, quiet_libraries
 from fmstune.launch.rank import needs_process_group
+from fmstune.layout import TRACKING_DIR
 from fmstune.resources.scanner import scanned
 from fmstune.resources.source import SYSTEM
 from fmstune.run.directory import RunDirectory
 from fmstune.secrets.redaction import Redactor, config_secrets, know_secrets, process_redactor
+from fmstune.system.files import is_writable
 from fmstune.system.threads import set_threads
+from fmstune.text import shown_path
 from fmstune.trackers.records import Check, TrackerError
 from fmstune.trackers.registry import reference
 from fmstune.training.sdks import sdks_deferred
@@ -131,7 +137,11 @@ def reports(directory: Path, used: Collection[str] | None = None) -> list[Delive
     of time."""
     if not is_main_process():
         return []
-    lines = []
+    folder, lines = directory / TRACKING_DIR, []
+    if used is not None and folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        error = f"{shown_path(folder)} cannot be read, so what it received is unknown"
+        closed = DeliveryReport("", 0, 0, "behind", error=error, remedy=_opened_first(folder, directory))
+        return [dataclasses.replace(closed, tracker=name) for name in used if name != "none"]
     for ledger in all_ledgers(directory):
         try:
             lines += report(directory, [ledger.tracker])
@@ -142,10 +152,26 @@ def reports(directory: Path, used: Collection[str] | None = None) -> list[Delive
         return lines
     return [
         line
-        if line.tracker in used or line.state == "complete"
+        if line.state == "complete"
         else dataclasses.replace(line, error="not used by this resume", since=None)
+        if line.tracker not in used
+        else _with_closed_folder(line, folder, directory)
         for line in lines
     ]
+
+
+def _with_closed_folder(line: DeliveryReport, folder: Path, directory: Path) -> DeliveryReport:
+    """The line of an incomplete delivery, whose progress could not be recorded if its folder is not
+    writable."""
+    if is_writable(folder):
+        return line
+    error = f"{shown_path(folder)} is not writable, so it may have received more than is recorded"
+    return dataclasses.replace(line, error=error, since=None, remedy=_opened_first(folder, directory))
+
+
+def _opened_first(folder: Path, directory: Path) -> str:
+    access = remedy_of(PermissionError(errno.EACCES, ""), folder) or "make it writable"
+    return f"{access}; then `fmstune trackers sync {directory}`"
 
 
 def redactor_of(config: RunConfig) -> Redactor:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fmstune.access import in_words
 from fmstune.secrets.redaction import hide
 from fmstune.text import counted
 from fmstune.trackers.records import Receiver, Status, TrackerError
@@ -112,7 +113,7 @@ class Guard:
 def described(error: BaseException) -> str:
     """An error in one line: its type, and its message if `str` works."""
     try:
-        text = str(error)
+        text = in_words(error) or str(error)
     except BaseException as worse:
         if _is_from_outside(worse):
             raise

@@ -230,3 +230,21 @@ def test_neither_loads_torch(fmstune: Any) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP=maybe", "ACCELERATE_MIXED_PRECISION=fp9"])
+def test_a_variable_that_a_training_refuses_does_not_matter_where_nothing_is_trained(
+    variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def code(*arguments: str) -> object:
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments])
+        return ended.value.code
+
+    name, value = variable.split("=")
+    monkeypatch.setenv(name, value)
+    assert code("config", "explain", "training.learning_rate") == 0
+    assert code("data", "demo", "--model", "demo", "--rows", "0") == 0
+    capsys.readouterr()
+    assert code("train", "--dry-run") == 2
+    assert name in capsys.readouterr().err

@@ -14,6 +14,7 @@ import pytest
 from fmstune.delivery.recorder import Recorder
 from tests.support import commands
 from tests.support.shipping import COLLECTOR, record_steps
+from tests.support.unprivileged import unprivileged
 
 _MOUNTED = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
 _SYNC = """
@@ -82,3 +83,42 @@ def test_a_run_on_a_read_only_file_system_is_shown_and_not_removed(archive: Path
     assert done.returncode == 1
     assert "cannot be removed: Read-only file system" in done.stderr
     assert archive.exists()
+
+
+_CLOSED_DURING_THE_RUN = """
+import os
+from pathlib import Path
+from transformers import TrainerCallback
+from tests.support.short_runs import train
+
+class Close(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            os.chmod("out/tracking", 0o{mode:o})
+
+import __main__
+print(train(Path("out"), "tracking.trackers=[\\"file\\"]", "tracking.close_timeout=2",
+            "resources.interval=0", "run.callbacks=[\\"__main__:Close\\"]"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "what"),
+    [
+        (0, "out/tracking cannot be read, so what it received is unknown"),
+        (0o500, "out/tracking is not writable, so it may have received more than is recorded"),
+    ],
+)
+def test_a_run_whose_tracking_folder_is_closed_meanwhile_ends_with_what_to_do(
+    mode: int, what: str, tmp_path: Path
+) -> None:
+    done = unprivileged(_CLOSED_DURING_THE_RUN.format(mode=mode), tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("file "))
+    assert what in line
+    assert "→ `chmod u+rwx out/tracking` gives you access; then `fmstune trackers sync out`" in line
+    (tmp_path / "out" / "tracking").chmod(0o755)
+    synced = commands.fmstune("trackers", "sync", "out", cwd=tmp_path)
+    assert synced.returncode == 0, synced.stdout
+    seqs = [json.loads(each)["seq"] for each in (tmp_path / "metrics-out.jsonl").read_text().splitlines()]
+    assert len(seqs) == len(set(seqs)) > 6

@@ -27,6 +27,7 @@ from tests.support.commands import fmstune as command
 from tests.support.journals import events, journal_path
 from tests.support.mlflow_servers import store_in
 from tests.support.nurseries import lives
+from tests.support.unprivileged import unprivileged
 
 
 @dataclass(frozen=True)
@@ -316,3 +317,38 @@ def test_an_imported_journal_is_complete_or_absent(tmp_path: Path) -> None:
     folder = journal_path(made.directory).parent
     assert [path.name for path in folder.iterdir()] == ["journal.jsonl"]
     assert JournalReader(folder / "journal.jsonl").header.run == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("closed", "inner"),
+    [
+        ("source", ""),
+        ("source/.aim", "source/.aim/locks cannot be used: "),
+        ("source/checkpoint-3/trainer_state.json", "source/checkpoint-3/trainer_state.json cannot be used: "),
+        ("source/wandb", "source/wandb cannot be used: "),
+        ("source/mlflow.db", "{}/source/mlflow.db cannot be used: "),
+    ],
+)
+def test_a_closed_source_is_refused_by_the_name_that_was_given(
+    closed: str, inner: str, tmp_path: Path
+) -> None:
+    path = tmp_path / closed
+    path.mkdir(parents=True)
+    if path.suffix:
+        path.rmdir()
+        path.touch()
+    path.chmod(0)
+    done = unprivileged("from fmstune.cli.main import main; main(['runs', 'import', 'source'])", tmp_path)
+    assert done.returncode == 2
+    rights = "u+rw" if path.suffix else "u+rwx"
+    shown = inner.format(tmp_path).partition(" ")[0].removesuffix("/locks") or "source"
+    assert done.stderr.splitlines()[-1].replace(f"{tmp_path}/source/.aim", "source/.aim") == (
+        f"error: source cannot be imported: {inner.format(tmp_path)}"
+        f"Permission denied. `chmod {rights} {shown}` gives you access."
+    )
+
+
+def test_a_database_that_does_not_exist_is_not_created_by_reading_it(tmp_path: Path) -> None:
+    with pytest.raises(NotASource, match="there is no such file"):
+        list(runs_at(f"sqlite:///{tmp_path}/made/mlflow.db"))
+    assert not list(tmp_path.iterdir())

@@ -42,14 +42,17 @@ def load(
     params: Sequence[str] = (),
     params_file: Path | None = None,
     cwd: Path | None = None,
+    *,
+    trains: bool = True,
 ) -> RunConfig:
-    """Return the resolved configuration of a run. Raises only `ConfigError`, whatever the input.
+    """Return the resolved configuration of a run. Raises only `ConfigError`, whatever the input. Without
+    `trains`, variables of the environment that a training would refuse do not matter.
 
     Relative paths stay as written, so that messages, trackers and `config.toml` show them unchanged. They are
     relative to the current directory (`cwd`), also in a file elsewhere.
     """
     try:
-        return _loaded(config_path, flags, sets, params, params_file, cwd or Path())
+        return _loaded(config_path, flags, sets, params, params_file, cwd or Path(), trains=trains)
     except OSError as error:
         if (message := unusable_path(error)) is None:
             raise
@@ -63,6 +66,8 @@ def _loaded(
     params: Sequence[str],
     params_file: Path | None,
     cwd: Path,
+    *,
+    trains: bool,
 ) -> RunConfig:
     sources = gather(config_path, flags, sets, cwd)
     checked = _with_renamed_keys(_check_all(sources.given))
@@ -90,7 +95,7 @@ def _loaded(
         base_dir=cwd,
         demo=demo,
     )
-    return check_consistency(config)
+    return check_consistency(config, trains=trains)
 
 
 def load_trackers(

@@ -29,14 +29,15 @@ _NEED_EVALUATION = {
 _STEPS = ("logging_steps", "eval_steps", "save_steps", "warmup_steps")
 
 
-def check_consistency(config: RunConfig) -> RunConfig:
-    """Return the configuration if it is consistent. Raises a `ConfigError` that lists the problems."""
+def check_consistency(config: RunConfig, *, trains: bool) -> RunConfig:
+    """Return the configuration if it is consistent, if it `trains` also with the environment. Raises a
+    `ConfigError` that lists the problems."""
     problems = [
         *_evaluation(config),
         *_training(config),
         *_paths(config),
         *missing(config),
-        *accelerate_problems(config),
+        *(accelerate_problems(config) if trains else ()),
     ]
     found = (
         *method_problems(config),

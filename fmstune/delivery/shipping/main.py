@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from fmstune.access import unusable_path
+from fmstune.access import unusable_path, what_and_remedy
 from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.log import ShipperLog
@@ -38,7 +38,7 @@ from fmstune.system.collector import collect_rarely, imports_done
 from fmstune.trackers.base import Tracker, installed_version
 from fmstune.trackers.compat import OldShapeTracker, build_tracker, own_callback_of
 from fmstune.trackers.places import place_of, return_to
-from fmstune.trackers.records import Check, TrackerOptionError
+from fmstune.trackers.records import Check, CheckState, TrackerOptionError
 from fmstune.trackers.registry import BrokenTracker
 from fmstune.user_code import enter_tracker_process
 
@@ -74,7 +74,11 @@ def main(trainer: TrainerWatch) -> int:
             order = json.loads(line)
             know_secrets(order["secrets"])
             if not order["look"]:
-                _note(Path(order["directory"]), job["name"], found.detail)
+                _note(
+                    Path(order["directory"]),
+                    job["name"],
+                    ". ".join(filter(None, (found.detail, found.remedy))),
+                )
         return EXIT_RETRY
     if (secret := return_to(tracker, job["place"])) is not None:
         detail = f"its variable {secret} held a secret, which the ledger does not keep"
@@ -111,12 +115,14 @@ def check(tracker: Tracker, timeout: float) -> Check:
             return Check("broken", found, again)
     try:
         return tracker.check(timeout)
-    except PermissionError as error:
-        return Check("no_permission", f"its check failed: {error}", "see the tracker's own documentation")
-    except OSError as error:  # like requests' own errors: the service cannot be reached now
-        if message := unusable_path(error):
-            return Check("bad_option", f"its check failed: {message.rstrip('.')}", "use another path")
-        return Check("unreachable", f"its check failed: {type(error).__name__}: {error}", "try again later")
+    except OSError as error:
+        denied = isinstance(error, PermissionError)
+        if denied or unusable_path(error):
+            what, remedy = what_and_remedy(error) or (str(error), "see the tracker's own documentation")
+            state: CheckState = "no_permission" if denied else "bad_option"
+            return Check(state, f"its check failed: {what}", remedy or "use another path")
+        # Like requests' own errors: the service cannot be reached now.
+        return Check("unreachable", f"its check failed: {cause_text(error)}", "try again later")
     except BaseException as error:
         return Check(
             "broken",
@@ -142,10 +148,11 @@ def _not_built(error: BaseException, name: str) -> Check:
         return Check("bad_option", str(error), f"fix [trackers.{name}] or --set trackers.{name}.KEY=VALUE")
     if isinstance(error, BrokenTracker):
         return Check("broken", str(error), "install it again, or fix its import")
+    what, remedy = what_and_remedy(error) or (str(error), "")
     return Check(
-        "broken",
-        f"it cannot be created: {type(error).__name__}: {error}",
-        f"check its options in [trackers.{name}]",
+        "no_permission" if isinstance(error, PermissionError) else "broken",
+        f"it cannot be created: {type(error).__name__}: {what}",
+        remedy or f"check its options in [trackers.{name}]",
     )
 
 

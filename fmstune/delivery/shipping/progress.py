@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from fmstune import access
 from fmstune.delivery.journal.reader import Event, JournalReader, last_seq
 from fmstune.delivery.ledger import Ledger, State
 from fmstune.delivery.shipping.handover import HandOver
@@ -270,11 +272,15 @@ class DeliveryProgress:
 
 
 def cause_text(error: BaseException) -> str:
-    """An error as one line of bounded length, whatever its `__str__` does."""
-    try:
-        text = str(error)
-    except BaseException:  # a tracker's own exception may raise here too
-        text = ""
-    text = in_words(text)
+    """An error as one line of bounded length, whatever its `__str__` does; with its path and the remedy, if
+    it is one of the system."""
+    text = in_words(_told(access.in_words, error) or _told(str, error))
     text = " ".join(": ".join(part for part in (type(error).__name__, text) if part).split())
     return text if len(text) <= _MOST_CAUSE else f"{beginning(text, _MOST_CAUSE)}…"
+
+
+def _told(words: Callable[[BaseException], str | None], error: BaseException) -> str:
+    try:
+        return words(error) or ""
+    except BaseException:  # a tracker's own exception may raise here too
+        return ""

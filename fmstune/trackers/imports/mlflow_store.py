@@ -35,6 +35,7 @@ def read(where: str) -> Iterator[PastRun]:
         from mlflow.tracking import MlflowClient
     except ImportError:
         raise NotASource("an MLflow store needs its client: pip install 'fmstune[mlflow]'.") from None
+    _require_database(where)
     client = MlflowClient(where)
     for experiment in client.search_experiments():
         token = None
@@ -44,6 +45,17 @@ def read(where: str) -> Iterator[PastRun]:
                 yield _past(client, run, experiment.name)
             if not (token := page.token):
                 break
+
+
+def _require_database(where: str) -> None:
+    """Raise for an SQLite file that is missing, which MLflow would create, or closed, which it would try to
+    open for minutes."""
+    kind, _, file = where.partition(":///")
+    if kind.startswith("sqlite"):
+        try:
+            Path(file.partition("?")[0]).open("rb").close()
+        except FileNotFoundError:
+            raise NotASource(f"{where}: there is no such file.") from None
 
 
 def _past(client: Any, run: Any, experiment: str) -> PastRun:

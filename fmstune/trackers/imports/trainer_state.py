@@ -30,7 +30,7 @@ def read(path: Path) -> Iterator[PastRun]:
         history = state["log_history"]
         assert isinstance(history, list)
     except (OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
-        raise NotASource(f"{path} is not a Trainer state: {type(error).__name__}: {error}") from None
+        raise NotASource(f"{path} is not a Trainer state: {type(error).__name__}: {error}") from error
     # The file contains no times: its modification time is the end, and earlier steps take no time.
     moment = path.stat().st_mtime
     points, lost = [], 0
