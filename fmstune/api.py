@@ -82,11 +82,13 @@ def _train(
     from fmstune.launch.process_state import quiet_for_a_run
     from fmstune.launch.termination_log import requested_path, written_from_python
     from fmstune.report.console import SummingConsole
+    from fmstune.requirements import require_supported
     from fmstune.run.resolve import load_config
     from fmstune.run.run import execute, one_at_a_time
     from fmstune.system.threads import set_threads
 
     require_own_process()
+    require_supported(complete=True)
     _require_kinds(compute_metrics=compute_metrics, data_handler=data_handler)
     file = Path(_path("config", config)) if config is not None else None
     checkpoint = _path("resume", resume) if resume is not None else None

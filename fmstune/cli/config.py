@@ -137,8 +137,10 @@ def _visible(explained: Explanation) -> Explanation:
 
 
 def _resolved(config: Path | None, sets: Sequence[str] | None, flags: Mapping[str, Any]) -> RunConfig:
+    from fmstune.requirements import require_supported
     from fmstune.run.resolve import load_config
 
+    require_supported()
     params, file = flags.get("param"), flags.get("params_file")
     return load_config(config, given_flags(flags), sets or [], params or [], file, trains=False)
 

@@ -70,8 +70,10 @@ def data(
 
     Trained text is in colour on a terminal, and between ⟦ and ⟧ elsewhere. Writes no files.
     """
+    from fmstune.requirements import require_supported
     from fmstune.run.resolve import load_config
 
+    require_supported(complete=True)
     given = (tuple(sources) if sources else None, model, template, skip_bad_rows, strict_chat, method)
     flags = [(key, value, flag) for (flag, key), value in zip(_FLAGS.items(), given, strict=True)]
     # Training on a stream requires a number of steps, which does not matter here.

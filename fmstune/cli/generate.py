@@ -65,8 +65,10 @@ def generate(
     from fmstune.hub import pinned
     from fmstune.launch.environment import quiet_libraries
     from fmstune.models.locate import locate
+    from fmstune.requirements import require_supported
     from fmstune.system.threads import set_threads
 
+    require_supported(complete=True)
     console = RunConsole(screen())
     place = locate(model)
     if prompts.count("-") > 1:

@@ -61,11 +61,13 @@ def init(
     from fmstune.cli.terminal import screen
     from fmstune.console import RunConsole
     from fmstune.errors import ConfigError, RunError
+    from fmstune.requirements import require_supported
     from fmstune.run.proposal import Proposal, as_toml, found_data, inspect_rows, wants_lora
     from fmstune.run.resolve import check_name
     from fmstune.system.files import replace_text
     from fmstune.text import shown
 
+    require_supported()
     if output.exists() and not overwrite:
         raise ConfigError(f"{output} already exists; use another --output, or --overwrite.")
     asks = not yes and sys.stdin.isatty() and sys.stderr.isatty()

@@ -40,8 +40,10 @@ def merge(
     from fmstune.launch.environment import quiet_libraries
     from fmstune.models import merge as merging
     from fmstune.models.locate import locate
+    from fmstune.requirements import require_supported
     from fmstune.system.threads import set_threads
 
+    require_supported(complete=True)
     console = RunConsole(screen())
     place = locate(run)
     merging.check(place, out)

@@ -204,8 +204,10 @@ def train(
     from fmstune.cli.terminal import screen
     from fmstune.launch import rank as ranks
     from fmstune.launch import termination_log as termination
+    from fmstune.requirements import require_supported
     from fmstune.run.resolve import load_config
 
+    require_supported(complete=True)
     flags, found, further = given_flags(context.params), None, []
     resolved = load_config(config, flags, set_ or [], param or [], params_file)
     if resume == "auto" and resolved.output_dir is None and not ranks.under_torchrun():

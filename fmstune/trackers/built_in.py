@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fmstune.requirements import unmet_requirement
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
@@ -18,6 +20,10 @@ class BuiltIn:
     description: str
     package: str | None = None
     distributions: tuple[str, ...] = ()
+
+    def unmet(self, version: str) -> str | None:
+        """The requirement of fmstune that a version of the package does not meet, as `aim>=3.25,<4`."""
+        return unmet_requirement(version, *self.distributions, self.package or "")
 
 
 BUILT_IN: Mapping[str, BuiltIn] = {
@@ -70,3 +76,9 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         "every event as JSON lines or CSV, in a file of yours",
     ),
 }
+
+
+def unmet(tracker: type[object], version: str) -> str | None:
+    """`BuiltIn.unmet` of a tracker's class; `None` for others, which may support other versions."""
+    where = f"{tracker.__module__}:{tracker.__qualname__}"
+    return next((known.unmet(version) for known in BUILT_IN.values() if known.where == where), None)

@@ -18,6 +18,7 @@ MOST_SHOWN = 2000
 CheckState = Literal[
     "ok",
     "not_installed",
+    "unsupported",
     "broken",
     "bad_option",
     "no_credentials",

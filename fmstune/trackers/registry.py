@@ -53,7 +53,7 @@ class TrackerEntry:
     """One line of `fmstune trackers list`."""
 
     name: str
-    state: Literal["ready", "not installed", "broken"]
+    state: Literal["ready", "not installed", "unsupported", "broken"]
     origin: str
     description: str = ""
     version: str = ""
@@ -209,6 +209,10 @@ def _built_in(name: str) -> TrackerEntry:
     version = installed_version(known.package, known.distributions)
     if version is None:  # the class knows how to install it
         return _entry(name, tracker_class(name), "fmstune")
+    if needed := known.unmet(version):
+        return TrackerEntry(
+            name, "unsupported", "fmstune", known.description, version, remedy=f"pip install '{needed}'"
+        )
     return TrackerEntry(name, "ready", "fmstune", known.description, version)
 
 

@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from fmstune.trackers.base import Tracker
@@ -307,9 +307,9 @@ def _stamp(moment: float) -> str:
     micro = round((moment - second) * 1e6)
     if 0 < micro < 1_000_000 and second > 0:
         return f"{_second(second)}.{micro:06}+00:00"
-    return datetime.fromtimestamp(moment, timezone.utc).isoformat()
+    return datetime.fromtimestamp(moment, UTC).isoformat()
 
 
 @functools.lru_cache(maxsize=4)
 def _second(second: int) -> str:
-    return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

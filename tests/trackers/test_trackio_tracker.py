@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -381,4 +381,4 @@ def test_numbers_are_stored_as_trackio_itself_stores_them(
 
 @given(st.floats(0, 4e9) | st.integers(1, 4 * 10**9).map(float))
 def test_a_time_is_written_as_trackio_writes_it(moment: float) -> None:
-    assert _stamp(moment) == datetime.fromtimestamp(moment, timezone.utc).isoformat()
+    assert _stamp(moment) == datetime.fromtimestamp(moment, UTC).isoformat()

@@ -12,9 +12,7 @@ def annotation_of(field: dataclasses.Field[Any]) -> str:
     annotation: Any = field.type
     if isinstance(annotation, str):
         return annotation
-    # A class has its name; Python 3.10 takes `list[str]` for a class too, but its name lacks the `[str]`.
-    plain = isinstance(annotation, type) and "[" not in str(annotation)
-    return annotation.__name__ if plain else str(annotation)
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def options_of(annotation: str) -> list[str]:

@@ -36,6 +36,7 @@ from fmstune.secrets.redaction import know_secrets, process_redactor
 from fmstune.system import locks
 from fmstune.system.collector import collect_rarely, imports_done
 from fmstune.trackers.base import Tracker, installed_version
+from fmstune.trackers.built_in import unmet
 from fmstune.trackers.compat import OldShapeTracker, build_tracker, own_callback_of
 from fmstune.trackers.places import place_of, return_to
 from fmstune.trackers.records import Check, CheckState, TrackerOptionError
@@ -106,6 +107,12 @@ def check(tracker: Tracker, timeout: float) -> Check:
                 "not_installed",
                 f"the package {package} is not installed",
                 f"run `{remedy}`" if command else remedy,
+            )
+        if needed := unmet(cls, version):
+            return Check(
+                "unsupported",
+                f"{package} {version} is installed, but fmstune needs {needed}",
+                f"run `pip install '{needed}'`",
             )
         try:
             importlib.import_module(package)
