@@ -15,7 +15,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from fmstune.requirements import _normal, parsed, requirements
+from fmstune.errors import ConfigError
+from fmstune.requirements import _normal, parsed, require_supported, requirements
 from tests.support.commands import fmstune
 from tests.support.documents import README, ROOT
 
@@ -126,6 +127,19 @@ def test_an_unsupported_version_is_one_sentence_with_the_remedy(command: str, tm
         "'trl>=1.16,<1.17'`.\n"
     )
     assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fmstune.requirements.requirements", lambda: parsed(["no-such-package<2,>=1"]))
+    require_supported()
+    with pytest.raises(ConfigError) as raised:
+        require_supported(complete=True)
+    assert str(raised.value) == (
+        "no-such-package is not installed, but fmstune needs no-such-package>=1,<2: run `pip install "
+        "'no-such-package>=1,<2'`."
+    )
 
 
 def test_a_version_that_a_tracker_does_not_support_is_reported(tmp_path: Path) -> None:
