@@ -153,6 +153,8 @@ def test_an_adapter_uses_ten_times_the_learning_rate_that_trl_uses_for_all_weigh
         ("reward", "samples.rows=2", "samples.rows need a model that generates text"),
         ("dpo", "data.train_on=all", 'data.train_on = "all" is only for sft'),
         ("kto", "training.precompute_ref_log_probs=true", "leave one"),
+        ("dpo", "training.loss_type=hinge", 'does not work with the loss "hinge"'),
+        ("dpo", "training.loss_type=['sigmoid','sft']", "a mean over tokens, not over pairs: leave one"),
         ("dpo", "lora.enabled=true", "needs a separate reference model, which an adapter run does not have"),
     ],
 )
@@ -162,6 +164,8 @@ def test_mutually_exclusive_settings_are_refused(
     sets = [f"run.method={method}", setting]
     if "ref_log_probs" in setting or "lora" in setting:
         sets.append("training.sync_ref_model=true")
+    if "loss_type" in setting:
+        sets.append("training.use_weighting=true")
     assert message in refusal(tmp_path, sets=sets)
 
 

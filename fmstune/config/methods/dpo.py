@@ -12,6 +12,13 @@ _SMOOTHED = {"aot", "aot_unpaired", "exo_pair", "robust"}
 """Losses with label smoothing."""
 
 
+_UNWEIGHTED = {
+    "hinge": "as TRL overwrites what its gradient is computed from",
+    "sft": "which is a mean over tokens, not over pairs",
+}
+"""Losses for which TRL fails to weight pairs, in the first step; it refuses those that sort."""
+
+
 def _problems(training: Mapping[str, Any]) -> Iterator[Problem]:
     losses = training.get("loss_type", ["sigmoid"])
     losses = [losses] if isinstance(losses, str) else losses
@@ -29,6 +36,12 @@ def _problems(training: Mapping[str, Any]) -> Iterator[Problem]:
         yield (
             "training.loss_type",
             'training.loss_type = "exo_pair" needs label smoothing: set training.label_smoothing = 1e-3.',
+        )
+    for name in (each for each in _UNWEIGHTED if each in losses and training.get("use_weighting")):
+        yield (
+            "training.use_weighting",
+            f'training.use_weighting does not work with the loss "{name}", {_UNWEIGHTED[name]}: leave one of '
+            "them out.",
         )
     if "robust" in losses and smoothing >= 0.5:
         yield (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from trl import DPOConfig, DPOTrainer
 
 from fmstune.data.prepare import PreparedData
@@ -14,16 +15,17 @@ from fmstune.training.trainers.preferences import PreferenceTuner
 
 
 class _OfTokens(DPOTrainer):
-    """TRL's trainer, with the loss "sft" of one process also when there are several: it is a mean over the
-    tokens of a batch."""
+    """TRL's trainer, with the loss "sft", a mean over the tokens of a batch, as that over the tokens of the
+    whole update."""
 
     accelerator: Any
+    mean_over_update: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor | None]
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """TRL's."""
-        if "sft" not in self.loss_types or self.accelerator.num_processes == 1:
+        if "sft" not in self.loss_types:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs: list[Any] = []
         hook = model.register_forward_hook(lambda module, given, output: outputs.append(output))
@@ -31,16 +33,28 @@ class _OfTokens(DPOTrainer):
             answer = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         finally:
             hook.remove()
-        mask = inputs["completion_mask"][..., 1:].chunk(2)[0].bool()
+        mask = _chosen(inputs).bool()
         own = -outputs[0].log_probs[:, -mask.size(1) :].chunk(2)[0][mask].mean()
-        of_all = mean_over_all_tokens(self.accelerator, own, mask.sum(), len(mask))
+        of_all = self.mean_over_update(own, mask.sum(), len(mask))
+        if of_all is None:
+            of_all = mean_over_all_tokens(self.accelerator, own, mask.sum(), len(mask))
         weights = zip(self.loss_types, self.loss_weights, strict=True)
         more = (of_all - own) * sum(weight for name, weight in weights if name == "sft")
         return (answer[0] + more, answer[1]) if return_outputs else answer + more
 
 
+def _chosen(batch: Any) -> torch.Tensor:
+    """The mask of the predicted tokens of the better answers."""
+    mask: torch.Tensor = batch["completion_mask"][..., 1:].chunk(2)[0]
+    return mask
+
+
 class DpoTuner(PreferenceTuner, _OfTokens):
     """TRL's."""
+
+    def averaged_tokens(self, batch: Any) -> torch.Tensor | None:
+        """Those of the loss "sft"."""
+        return _chosen(batch).sum() if "sft" in self.loss_types else None
 
 
 _SORTED = ("aot", "aot_unpaired")

@@ -6,6 +6,7 @@ It would tokenise rows itself, differently. Here it receives rows and batches of
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import datasets
@@ -28,6 +29,17 @@ class _OfTokens(ORPOTrainer):
     """TRL's trainer on dpo batches, with the loss and metrics of one process also when there are several."""
 
     accelerator: Any
+    mean_over_update: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor | None]
+    _missing_nll: torch.Tensor | int = 0
+    """What the loss of the likelihood over the whole update is above that of the batch."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's, with the likelihood of the whole update."""
+        answer = as_trainer(super()).compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        more = self._missing_nll
+        return (answer[0] + more, answer[1]) if return_outputs else answer + more
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -60,7 +72,11 @@ class _OfTokens(ORPOTrainer):
             mean_over_all_tokens(self.accelerator, *_mean(logits.detach().mean(-1), mask[:, 1:]), len(mask))
             for logits, mask in zip(answer[2:4], masks, strict=True)
         ]
-        answer[4] = mean_over_all_tokens(self.accelerator, answer[4], masks[0][:, 1:].sum(), len(masks[0]))
+        own, tokens, rows = answer[4], masks[0][:, 1:].sum(), len(masks[0])
+        answer[4] = mean_over_all_tokens(self.accelerator, own, tokens, rows)
+        of_update = self.mean_over_update(own, tokens, rows)
+        # TRL logs the mean of this batch, and learns it.
+        self._missing_nll = 0 if of_update is None else of_update - answer[4]
         return tuple(answer)
 
 
@@ -98,6 +114,11 @@ class OrpoTuner(PreferenceTuner, _OfTokens):
         args.max_length, args.remove_unused_columns = length, removes
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.data_collator = DataCollatorForPreference(processing_class.pad_token_id, length)
+
+    def averaged_tokens(self, batch: Any) -> torch.Tensor:
+        """Those whose likelihood it learns: the whole better text."""
+        mask: torch.Tensor = batch["attention_mask"].chunk(2)[0][:, 1:]
+        return mask.sum()
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -19,8 +19,10 @@ from fmstune.training.trainers.row_batches import RowLengths, first_rows, row_le
 from fmstune.training.trl_compat.steps import gathering, last_batch
 from fmstune.training.tuned_trainer import TunedTrainer, as_trainer
 
-_SHARES = "shares_of_rows"
-_WEIGHT = "weight_of_process"
+SHARES = "shares_of_rows"
+"""The key of a batch's `Shares`."""
+WEIGHT = "weight_of_process"
+"""The key of the factor for a batch's loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +77,18 @@ class EachRowOnce:
         """The Trainer's, with each row counted once."""
         this, trainer = as_trainer(self), as_trainer(super())
         batches, items = trainer.get_batch_samples(self._once(epoch_iterator), num_batches, device)
-        shares: Shares | None = batches[-1].get(_SHARES) if batches and this.args.world_size > 1 else None
+        shares: Shares | None = batches[-1].get(SHARES) if batches and this.args.world_size > 1 else None
         if shares is not None and items is not None and not this.args.average_tokens_across_devices:
             # Each process divides by its own tokens of the whole update, so its mean covers the update.
             weight = shares.with_full(len(batches) - 1).weight
-            batches = [{**batch, _WEIGHT: weight} for batch in batches]
+            batches = [{**batch, WEIGHT: weight} for batch in batches]
         return batches, items
 
     def _once(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
             shares = shares_of_last(as_trainer(self))
             if shares is not None:  # without the fill-up rows, for `compute_loss`
-                batch = {**first_rows(batch, shares.mine, row_lengths(batch)), _SHARES: shares}
+                batch = {**first_rows(batch, shares.mine, row_lengths(batch)), SHARES: shares}
             yield batch
 
     def compute_loss(
@@ -94,8 +96,8 @@ class EachRowOnce:
     ) -> Any:
         """The Trainer's loss and metrics for this process's own rows."""
         this, trainer = as_trainer(self), as_trainer(super())
-        shares: Shares | None = inputs.pop(_SHARES, None)
-        weight: float | None = inputs.pop(_WEIGHT, None)
+        shares: Shares | None = inputs.pop(SHARES, None)
+        weight: float | None = inputs.pop(WEIGHT, None)
         inputs.pop(RowLengths.NAME, None)
         # Once the last batch has been read, `gather_for_metrics` truncates gathered values as if they were
         # rows, including those of earlier batches of the same update, and even with one process.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmstune.data.tokens.table import IGNORED
+from fmstune.training.trainers.each_row_once import WEIGHT
 from fmstune.training.trainers.engine_updates import is_applied, is_engine, searches_scale
 from fmstune.training.trainers.nonfinite import COUNTER
 from fmstune.training.trainers.saved_files import SavesNoSecrets
@@ -54,6 +55,7 @@ class GuardedTraining(OfRun, SavesNoSecrets):
         trainer = as_trainer(super())
         figures = collected_metrics(self, "train")
         before = {name: len(values) for name, values in figures.items()}
+        weight = inputs.get(WEIGHT, 1)
         answer = trainer.compute_loss(
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
@@ -63,7 +65,7 @@ class GuardedTraining(OfRun, SavesNoSecrets):
         loss = self.guard.loss(answer, inputs, model, as_trainer(self).state.global_step + 1)
         skipped = self.guard.skipped > counted
         tokens = num_items_in_batch is not None and "labels" in inputs
-        counts = (inputs["labels"] != IGNORED).sum() if tokens else 1
+        counts = (inputs["labels"] != IGNORED).sum() if tokens else weight
         self._of_update = (*self._of_update, (counts, skipped))
         if skipped:
             _forget(figures, before)

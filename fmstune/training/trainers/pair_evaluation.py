@@ -3,7 +3,7 @@
 The Trainer repeats a batch's loss by the batch size, and truncates gathered values to the number of rows in
 the last batch. This assumes one entry per row. Of pairs, it drops the second half, the rejected answers, even
 with one process; with several processes, it keeps only the loss of the first. TRL's own metrics are means of
-batch means (see `eval_means`).
+batch means (see `row_means`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from accelerate.utils import recursively_apply
 
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.trainers.each_row_once import Shares, gather_own, gathered_once, shares_of_last
-from fmstune.training.trainers.eval_means import EvalMeans, counts
 from fmstune.training.trainers.row_batches import first_rows, row_count, row_lengths
+from fmstune.training.trainers.row_means import RowMeans, counts
 from fmstune.training.trl_compat.figures import collected_metrics
 from fmstune.training.trl_compat.steps import evaluation_gathers
 from fmstune.training.tuned_trainer import as_trainer
@@ -26,10 +26,9 @@ from fmstune.training.tuned_trainer import as_trainer
 class RowWeightedEvaluation:
     """A mixin for TRL's preference Trainers, before `EachRowOnce`."""
 
-    counted_mask = "completion_mask"
-    """The mask of the tokens that TRL's metrics are about."""
+    counted_mask: str
     _evaluates = False
-    _means = EvalMeans()
+    _means = RowMeans()
     _shares: Shares | None = None
     """The shares of the current batch, if it was filled up."""
     _rows = 0
@@ -72,7 +71,7 @@ class RowWeightedEvaluation:
     ) -> Any:
         """The Trainer's, gathering each row once, with means over all rows."""
         trainer = as_trainer(super())
-        self._evaluates, self._means = True, EvalMeans()
+        self._evaluates, self._means = True, RowMeans()
         try:
             with evaluation_gathers(as_trainer(self), self._gathered):
                 output = trainer.evaluation_loop(

@@ -30,6 +30,7 @@ from fmstune.training.trainers.kept_reference import KeepsReference, has_moving_
 from fmstune.training.trainers.output_precision import KeepsOutputPrecision, return_float32
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
 from fmstune.training.trainers.timed import TimedTraining
+from fmstune.training.trainers.whole_update import WholeUpdates
 from fmstune.training.trainers.workers import EndsWorkers
 from fmstune.training.trl_compat.figures import trl_warnings
 from fmstune.training.trl_compat.loop import CachedLookups
@@ -44,6 +45,7 @@ class PreferenceTuner(
     SavesInOriginalDtype,
     GuardedSaving,
     RowWeightedEvaluation,
+    WholeUpdates,
     GuardedTraining,
     EachRowOnce,
     EndsWorkers,

@@ -1,7 +1,8 @@
-"""Eval metrics of preferences as means over what they describe: rows, answers or tokens.
+"""Metrics of preferences as means over what they describe: rows, answers or tokens.
 
 TRL logs the mean of batch means, in which a row of a small last batch counts more than others, so that a
-reward accuracy changes with the batch size.
+reward accuracy changes with the batch size. A batch of kto with a single good answer would count as much for
+the reward of good answers as one with eight.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def counts(batch: Mapping[str, Any], mask: str) -> torch.Tensor:
 
 
 @dataclass
-class EvalMeans:
-    """The metrics of the batches evaluated so far, each with its weight."""
+class RowMeans:
+    """The metrics of the batches seen so far, each with its weight."""
 
     _seen: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
 
