@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
-from fmstune.trackers.mlflow.checks import check_store, client_of, has_run, local_path, page_of
+from fmstune.trackers.mlflow.checks import check_store, client_of, found_run, has_run, local_path, page_of
 from fmstune.trackers.mlflow.labels import (
     MOST_TAG,
     changes_of,
@@ -24,6 +24,7 @@ from fmstune.trackers.mlflow.labels import (
     note_of,
     own_tags,
     read_mark,
+    reopen,
     tags_of,
 )
 from fmstune.trackers.mlflow.media import log_files, log_image, log_table, log_text
@@ -53,7 +54,8 @@ STATUSES: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "i
 _MOST_METRICS, _MOST_PARAMS = 900, 100  # per batch: 1,000 in all, at most 100 of them params
 _MADE_AS = "fmstune.made_as"
 """The tag that finds a run whose id was known only to a process that was killed."""
-"""The tag that tells MLflow which artifacts are tables, as set by its own `log_table`."""
+_ASSUMED_SECONDS = 0.5
+"""How long after an answer the store is assumed to be the same: to restore a database takes longer."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class MlflowTracker(Tracker):
 
     Metrics wait until their batch is full, as each request takes milliseconds. A tag holds the number of the
     run's last stored event and is sent in the same request, so that an event delivered twice is recognised.
+    It is read before it is written: if it is older than the last one sent, the store was restored meanwhile.
     """
 
     registered_name = "mlflow"
@@ -129,7 +132,9 @@ class MlflowTracker(Tracker):
         self._run_id = ""
         self._params: dict[str, str] = {}
         self._mark: dict[str, Any] = {}
-        self._held = 0
+        self._held = self._stored = 0  # the last event it was given, and that of the tag that was sent last
+        self._answered = 0.0
+        self._lost = False
         self._waiting: list[Metric] = []
         self._alone = Occurrences()
         self._changed: dict[str, None] = {}
@@ -152,9 +157,10 @@ class MlflowTracker(Tracker):
         if run is None:
             run = self._new_run(client, start, first=noted is None)
         else:
-            self._continue_run(client, run, start)
+            reopen(client, run, utf8(self.config.run_name or start.name), self._tags(start))
         own = found.get("run_id") == start.run_id
         self._run_id, self._held = run.info.run_id, found.get("last_event", 0) if own else 0
+        self._stored = self._held
         self._changed |= changes_of(found) if own else {}
         self._params = dict(run.data.params)
         self._mark = mark(start) if start.run_id is not None else {}
@@ -167,6 +173,8 @@ class MlflowTracker(Tracker):
         return TrackerRun(self._run_id, page, delivered_through=self._held or None, note=notes)
 
     def holds(self, last: int) -> bool:
+        if self._lost:
+            return False
         if self._file is not None:  # SQLite keeps writing to it, even after it is renamed or removed
             path, identity = self._file
             if not path.is_file() or path.stat().st_ino != identity:
@@ -239,14 +247,10 @@ class MlflowTracker(Tracker):
     def _note_held(self) -> None:
         """Record the last event that the run holds, with the metrics before it if some wait."""
         self._held = max(self._held, self.seq or 0)
-        if not self._waiting and (tags := self._held_tag()):
-            self._opened().log_batch(self._run_id, [], [], tags)
-        self.flush()
+        self._send([], tag=bool(self._mark))
 
     def is_stored(self, start: RunStart, last: int) -> bool | None:
-        return (
-            None if start.tracker_run_id is None else has_run(self.config.tracking_uri, start.tracker_run_id)
-        )
+        return None if start.tracker_run_id is None else has_run(self.config.tracking_uri, start, last)
 
     def flush(self) -> None:
         if self._client is not None:
@@ -259,8 +263,11 @@ class MlflowTracker(Tracker):
     def close(self, status: Status, error: str | None = None) -> None:
         if self._client is None:
             return
-        self.flush()
-        client = self._client
+        self._send([], tag=self._held > self._stored and bool(self._mark))
+        client, self._answered = self._client, 0.0
+        if not self._still_holds():  # everything is delivered again
+            self._client = None
+            return
         if error is not None:
             client.set_tag(self._run_id, "error", utf8(error)[:MOST_TAG])
         client.set_terminated(self._run_id, STATUSES[status])
@@ -271,17 +278,29 @@ class MlflowTracker(Tracker):
 
     # -- the rest -----------------------------------------------------------------------------
 
-    def _send(self, params: list[Any]) -> None:
+    def _send(self, params: list[Any], *, tag: bool = False) -> None:
         """Send what waits, and these params, in as few requests as MLflow allows. The last one carries the
-        number of the last event that the run then holds."""
+        number of the last event that the run then holds; with `tag`, that is sent even if nothing waits."""
         client = self._opened()
         metrics = self._waiting
-        while metrics or params:
+        while (metrics or params or tag) and self._still_holds():
             some, few = metrics[:_MOST_METRICS], params[: _MOST_PARAMS - 1]
             last = len(some) == len(metrics) and len(few) == len(params)
             client.log_batch(self._run_id, some, few, self._held_tag() if last else [])
+            self._answered, tag = time.monotonic(), tag and not last
+            self._stored = self._held if last else self._stored
             metrics, params = metrics[len(some) :], params[len(few) :]
             self._waiting = metrics  # those that were sent are not repeated if the next ones fail
+
+    def _still_holds(self) -> bool:
+        """Whether the run in the store has not lost events that it held. If it has, nothing more is sent:
+        a later number would hide the loss."""
+        if self._mark and not self._lost and time.monotonic() - self._answered > _ASSUMED_SECONDS:
+            assert self._client is not None
+            run = found_run(self._client, self._run_id)
+            self._lost = read_mark(run).get("last_event", 0) < self._stored
+            self._answered = time.monotonic()
+        return not self._lost
 
     def _held_tag(self) -> list[RunTag]:
         from mlflow.entities import RunTag
@@ -297,31 +316,13 @@ class MlflowTracker(Tracker):
 
     def _continued(self, client: MlflowClient, start: RunStart) -> Run | None:
         """The run to continue; `None` for a new one, also when it was deleted."""
-        from mlflow.exceptions import MlflowException
-
         given = os.environ.get("MLFLOW_RUN_ID")
-        wanted = start.tracker_run_id or given
-        if not wanted:
+        if not (wanted := start.tracker_run_id or given):
             return None
-        try:
-            run = client.get_run(wanted)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            if wanted == given:
-                raise TrackerError(f"MLFLOW_RUN_ID: there is no run {given}; unset it.") from None
-            return None
-        return run if run.info.lifecycle_stage == "active" else None
-
-    def _continue_run(self, client: MlflowClient, run: Run, start: RunStart) -> None:
-        """Open an existing run and update its name and labels."""
-        if run.info.status != "RUNNING":
-            client.update_run(run.info.run_id, status="RUNNING")
-        if run.info.run_name != (name := utf8(self.config.run_name or start.name)):
-            client.update_run(run.info.run_id, name=name)
-        for key, value in self._tags(start).items():
-            if run.data.tags.get(key) != value:
-                client.set_tag(run.info.run_id, key, value)
+        run = found_run(client, wanted)
+        if run is None and wanted == given:
+            raise TrackerError(f"MLFLOW_RUN_ID: there is no run {given}; unset it.")
+        return run if run is not None and run.info.lifecycle_stage == "active" else None
 
     def _tags(self, start: RunStart) -> dict[str, str]:
         if self.config.tags:

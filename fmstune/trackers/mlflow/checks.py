@@ -13,10 +13,12 @@ from urllib.parse import unquote, urlsplit
 
 from fmstune.system.files import is_writable
 from fmstune.system.locks import folder_locked
+from fmstune.trackers.mlflow.labels import read_mark
 from fmstune.trackers.network import root_cause
-from fmstune.trackers.records import Check
+from fmstune.trackers.records import Check, RunStart
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 _ENDPOINT = "/api/2.0/mlflow/experiments/get-by-name"
@@ -85,8 +87,21 @@ def check_store(given: str | None, experiment: str | None, timeout: float, name:
     return _ask(uri, creds, experiment, timeout)
 
 
-def has_run(tracking_uri: str | None, run_id: str) -> bool | None:
-    """Whether a store holds a run that is not deleted; `None` if that is unknown."""
+def found_run(client: MlflowClient, run_id: str) -> Run | None:
+    """The run of this id, which may be a deleted one; `None` if there is none. Raises MLflow's other
+    errors."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def has_run(tracking_uri: str | None, start: RunStart, last: int) -> bool | None:
+    """Whether a store holds a run that is not deleted, with the event `last`; `None` if that is unknown."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -95,10 +110,14 @@ def has_run(tracking_uri: str | None, run_id: str) -> bool | None:
     if path is not None and not path.exists():  # a query would create it
         return False
     try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        return False if error.error_code == "RESOURCE_DOES_NOT_EXIST" else None
-    return bool(run.info.lifecycle_stage == "active")
+        run = found_run(client, str(start.tracker_run_id))
+    except MlflowException:
+        return None
+    if run is None:
+        return False
+    found = read_mark(run)
+    complete = found.get("run_id") != start.run_id or found.get("last_event", 0) >= last
+    return bool(run.info.lifecycle_stage == "active" and complete)
 
 
 def _credentials(uri: str) -> Any:

@@ -9,7 +9,7 @@ import getpass
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fmstune.trackers.continued import MARK
@@ -81,6 +81,17 @@ def tags_of(tags: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 def note_of(notes: str | None) -> dict[str, str]:
     """The tag that is a run's description."""
     return {_NOTE: utf8(notes).replace("\0", "\\0")[:MOST_TAG]} if notes else {}
+
+
+def reopen(client: MlflowClient, run: Run, name: str, tags: Mapping[str, str]) -> None:
+    """Open an existing run and update its name and labels."""
+    if run.info.status != "RUNNING":
+        client.update_run(run.info.run_id, status="RUNNING")
+    if run.info.run_name != name:
+        client.update_run(run.info.run_id, name=name)
+    for key, value in tags.items():
+        if run.data.tags.get(key) != value:
+            client.set_tag(run.info.run_id, key, value)
 
 
 def read_mark(run: Run | None) -> dict[str, Any]:
