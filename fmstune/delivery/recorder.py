@@ -224,10 +224,12 @@ class Recorder(Tracker):
         fields = {"step": step, "session": uuid.uuid4().hex} | (labels.fields() if labels else {})
         self.journal.append("resume", fields)
 
-    def close(self, status: Status, error: str | None = None) -> None:
-        """Write the status; later events are counted but not recorded."""
-        fields: dict[str, str] = {"status": status}
+    def close(self, status: Status, error: str | None = None, *, seconds: float | None = None) -> None:
+        """Write the status, and how many seconds the process took by a clock that nobody sets; later events
+        are counted but not recorded."""
+        fields: dict[str, Any] = {"status": status}
         fields |= {} if error is None else {"error": self._redactor.text(error)}
+        fields |= {} if seconds is None else {"item": {"seconds": round(seconds, 3)}}
         self._pass_on_samples()
         self.journal.append("status", fields)
         trackers, self._closed = self.in_process, True

@@ -29,12 +29,18 @@ Name = tuple[str | None, str]
 
 @dataclass(slots=True)
 class Session:
-    """One process's part of a run: the times of its first and last events, and the step that it resumed
-    from."""
+    """One process's part of a run: the times of its first and last events, the step that it resumed from, and
+    the seconds that it measured, if it lived to record its end: the clock may have been set meanwhile."""
 
     began: float
     ended: float
     resumed_from: int | None = None
+    measured: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that the process ran."""
+        return max(0.0, self.ended - self.began) if self.measured is None else self.measured
 
 
 @dataclass(slots=True)
@@ -76,6 +82,7 @@ class Replay:
             self._add_params(event.name or "params", event.values)
         elif event.kind == "status":
             self.status, self.error = event.status, event.error
+            self.sessions[-1].measured = _seconds_of(event)
         elif event.kind == "resume":
             self.status = self.error = None
             self._new_settings = True
@@ -112,7 +119,7 @@ class Replay:
     @property
     def seconds(self) -> float:
         """The total running time of its processes, without the pauses between them."""
-        return sum(max(0.0, each.ended - each.began) for each in self.sessions)
+        return sum(each.seconds for each in self.sessions)
 
     @property
     def ended(self) -> float:
@@ -137,6 +144,11 @@ class Replay:
             self.params.pop(SETTINGS, None)
             self._new_settings = False
         self.params[name] = merged(self.params.get(name, {}), values)
+
+
+def _seconds_of(event: Event) -> float | None:
+    found = event.item.get("seconds")
+    return float(found) if isinstance(found, (int, float)) and 0 <= found < _MOST_STEP else None
 
 
 def step_of(event: Event) -> int | float | None:

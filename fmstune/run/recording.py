@@ -57,7 +57,7 @@ def recorded(
     ending = StopSignals()
     header, known = _prepare_directory(config, directory, out)
     journal = _open_journal(directory.path, header, known, out, lock, ending)
-    recorder = Recorder(journal)
+    recorder, began = Recorder(journal), time.monotonic()
     status: Status = "failed"
     error: str | None = None
     try:
@@ -82,7 +82,8 @@ def recorded(
     finally:
         if os.getpid() != process:
             _exit_child()
-        _end(recorder, fleet, directory.path, config.tracking.trackers, out, ending, status, error)
+        closing = functools.partial(recorder.close, status, error, seconds=time.monotonic() - began)
+        _end(recorder, fleet, directory.path, config.tracking.trackers, out, ending, closing)
 
 
 def _prepare_directory(config: RunConfig, directory: RunDirectory, out: RunConsole) -> tuple[Header, int]:
@@ -124,17 +125,17 @@ def _end(
     trackers: Collection[str],
     out: RunConsole,
     ending: StopSignals,
-    status: Status,
-    error: str | None,
+    closing: Callable[[], None],
 ) -> None:
-    """End the journal with the run's status, and deliver it; a failing step does not stop the others."""
+    """End the journal with the run's status (`closing`), and deliver it; a failing step does not stop the
+    others."""
 
     def guarded(what: str, step: Callable[..., None], *arguments: Any) -> Callable[[], None]:
         return functools.partial(_guarded, out, what, step, *arguments)
 
     journal = recorder.journal
     steps: list[Callable[[], object]] = [
-        guarded("recording the end", recorder.close, status, error),
+        guarded("recording the end", closing),
         ending.release,
         functools.partial(out.phase, "delivering"),
         guarded("closing the trackers", fleet.finish),
