@@ -16,6 +16,7 @@ ORPO = Method(
     config=("trl", "experimental/orpo/orpo_config.py", "ORPOConfig"),
     lora_learning_rate=1e-5,  # of 1e-6
     demo_learning_rate=1e-3,
+    trains="the responses, and the likelihood of the whole better text",
     shown=REWARDS,
     results=REWARDS_RESULTS,
     experimental=True,

@@ -44,6 +44,8 @@ class Method:
     diverges from it at that rate."""
     reference: bool = False
     """Whether the model is compared with its initial state."""
+    trains: str = "the responses"
+    """The parts of a row that are learnt, for messages."""
     scores: bool = False
     """Whether the model scores text instead of generating it."""
     in_order: bool = False

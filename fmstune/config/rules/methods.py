@@ -7,6 +7,7 @@ from typing import Any
 
 from fmstune.config.methods.known import METHODS, methods_for
 from fmstune.config.methods.record import Problem
+from fmstune.config.paths.models import ADAPTER_CONFIG
 from fmstune.config.schema.tables import RunConfig
 
 
@@ -16,7 +17,7 @@ def method_problems(config: RunConfig) -> Iterator[Problem]:
     if method.compares and config.data.train_on == "all":
         yield (
             "data.train_on",
-            f'data.train_on = "all" is only for {others}; {method.name} always trains the responses.',
+            f'data.train_on = "all" is only for {others}; {method.name} always trains {method.trains}.',
         )
     for key, wanted in (("samples.rows", config.samples.rows), ("samples.prompts", config.samples.prompts)):
         if method.scores and wanted:
@@ -55,6 +56,19 @@ def _reference(config: RunConfig) -> Iterator[Problem]:
         )
     if training.get("sync_ref_model") and training.get("precompute_ref_log_probs"):
         yield key, f"{key} changes what training.precompute_ref_log_probs computes in advance: leave one out."
+    yield from _moved_by_biases(config)
+
+
+def _moved_by_biases(config: RunConfig) -> Iterator[Problem]:
+    """Biases that an adapter trains stay on when it is turned off for the reference."""
+    bias = config.lora.bias
+    if not config.lora.enabled or bias == "none":
+        return
+    why = f'lora.bias = "{bias}" trains biases of the model itself, and the reference needs them as they were'
+    if config.origins.get("lora.bias", "").endswith(ADAPTER_CONFIG):
+        yield "lora.bias", f"{why}: merge the adapter with fmstune merge, and train a new one."
+    elif not config.training.get("precompute_ref_log_probs"):
+        yield "lora.bias", f"{why}: leave it out, or set training.precompute_ref_log_probs = true."
 
 
 def unweighted_by(training: Mapping[str, Any]) -> str:

@@ -28,6 +28,8 @@ def unused_of_tables(config: RunConfig) -> Iterator[tuple[str, str]]:
 def _reasons(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield from _model(config)
     yield from _data(config)
+    if METHODS[config.run.method].compares and config.training.get("disable_dropout", True):
+        yield "lora.dropout", f"training.disable_dropout is true, the default of {config.run.method}"
     for table, switch in (("lora", "lora.enabled"), ("prompt_tuning", "prompt_tuning.enabled")):
         if not getattr(config, table).enabled:
             yield from ((f"{table}.{name}", f"{switch} is not set") for name in _names(TABLES[table]))

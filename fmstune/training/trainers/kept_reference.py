@@ -1,18 +1,24 @@
 """A reference model that follows the trained one (`training.sync_ref_model`) is a part of each checkpoint.
 
-TRL's checkpoints leave it out, and a resumed run would compare with the initial model again.
+TRL's checkpoints leave it out, and a resumed run would compare with the initial model again. The reference of
+a continued adapter is an adapter too, and is saved beside it: it stays out of the final model.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from fmstune.errors import ConfigError
 from fmstune.models.checkpoints import step_of
 from fmstune.training.trl_compat.hooks import PrivateHooks
+from fmstune.training.trl_compat.reference_logps import REFERENCE_ADAPTER
 from fmstune.training.tuned_trainer import TunedTrainer, as_trainer
 
 REFERENCE_NAME = "reference.pt"
@@ -23,9 +29,10 @@ class KeepsReference(PrivateHooks):
 
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
         """The Trainer's, with the reference if it changes."""
-        super().store_model(output_dir, at_end=at_end)
         this = as_trainer(self)
         args = this.args
+        with _trained_adapter_alone(this) if at_end else contextlib.nullcontext():
+            super().store_model(output_dir, at_end=at_end)
         if at_end or output_dir is None or args.save_only_model or not args.should_save:
             return
         if has_moving_reference(this) and not is_sharded(this):
@@ -39,6 +46,23 @@ class KeepsReference(PrivateHooks):
             _load(as_trainer(self), Path(resume_from_checkpoint))
         trainer: Any = super()
         return trainer.train(resume_from_checkpoint, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _trained_adapter_alone(trainer: TunedTrainer) -> Iterator[None]:
+    """Save a model without the adapter that is its reference. The Trainer calls `save_pretrained` without a
+    way to name adapters."""
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    if not isinstance(model, PeftModel) or REFERENCE_ADAPTER not in model.peft_config:
+        yield
+        return
+    saved: Any = model.save_pretrained
+    names = [name for name in model.peft_config if name != REFERENCE_ADAPTER]
+    model.save_pretrained = functools.partial(saved, selected_adapters=names)
+    try:
+        yield
+    finally:
+        model.save_pretrained = saved
 
 
 def has_moving_reference(trainer: TunedTrainer) -> bool:

@@ -34,7 +34,7 @@ from fmstune.training.trainers.whole_update import WholeUpdates
 from fmstune.training.trainers.workers import EndsWorkers
 from fmstune.training.trl_compat.figures import trl_warnings
 from fmstune.training.trl_compat.loop import CachedLookups
-from fmstune.training.trl_compat.reference_logps import StoredReferenceLogps
+from fmstune.training.trl_compat.reference_logps import StoredReferenceLogps, complete_reference_adapter
 from fmstune.training.tuned_trainer import TunedTrainer
 
 
@@ -64,6 +64,7 @@ class PreferenceTuner(
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        complete_reference_adapter(self.model)
         return_float32(self)
         if not self.fused_head:
             self.lm_head = "logits"
