@@ -28,6 +28,10 @@ _OF_DEVELOPERS = (
 _NOT_OF_USE = (
     # Of processes on GPUs: accelerate has chosen the device already.
     "barrier(): using the device under current context.",
+    # Of PEFT 0.21 about its own entries, for experts whose gate and up projection are one parameter: it
+    # compares them with the names of modules, not of parameters, but uses them. fmstune sets none.
+    "The following rank_pattern keys did not match any targeted module",
+    "The following alpha_pattern keys did not match any targeted module",
 )
 """The beginnings of messages about which no setting of a run can do anything."""
 _PACKAGES = ("site-packages", "dist-packages")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from fmstune.config.load.load import load
 from fmstune.errors import ConfigError
+from fmstune.launch.notices import warnings_shown
 from fmstune.models.adapted_modules import unreached_experts
 from fmstune.models.adapters import describe, peft_config
 from fmstune.models.load import load_model
@@ -58,6 +60,25 @@ def test_experts_are_adapted_and_reported_or_reported_as_left_out(
     assert (said is None) == reached
     assert said is None or "does not reach the experts" in said
     assert unreached_experts(made, ("q_proj",)) is None
+
+
+def test_what_peft_says_to_be_ignored_on_fused_experts_is_used_and_not_shown() -> None:
+    kind = AutoConfig.for_model("mixtral", **SIZES, num_local_experts=4)
+    shown: list[str] = []
+    with warnings.catch_warnings(), warnings_shown(shown.append):
+        warnings.simplefilter("always")
+        made = get_peft_model(
+            AutoModelForCausalLM.from_config(kind),
+            LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+        )
+    assert shown == []
+    ranks = {
+        module.parameter_name: (module.r["default"], module.scaling["default"])
+        for module in made.modules()
+        if hasattr(module, "parameter_name")
+    }
+    assert ranks["down_proj"][0] == 4
+    assert ranks["gate_up_proj"] == (8, ranks["down_proj"][1])  # a rank of 4 for each of its two parts
 
 
 @pytest.mark.parametrize(
