@@ -24,7 +24,7 @@ from fmstune.trackers.clearml.events import (
     table_plot,
     title_of,
 )
-from fmstune.trackers.clearml.places import ClearmlOptions, Place, check_place, place_of, require_writable
+from fmstune.trackers.clearml.places import ClearmlOptions, ClearmlUnusable, Place, check_place, place_of
 from fmstune.trackers.clearml.server import ServerStore
 from fmstune.trackers.clearml.session import SessionStore
 from fmstune.trackers.clearml.stores import (
@@ -51,6 +51,7 @@ from fmstune.trackers.records import (
     merged,
     utf8,
 )
+from fmstune.trackers.unusable import require_writable
 from fmstune.trackers.values.normalise import Normaliser, as_text, flatten
 from fmstune.trackers.values.occurrences import Occurrences
 from fmstune.trackers.values.plain import plain
@@ -269,7 +270,7 @@ class ClearmlTracker(Tracker):
     def _new_store(self, place: Place) -> Store:
         if not place.offline:
             return ServerStore(place)
-        require_writable(place.folder, self.name)
+        require_writable(place.folder, ClearmlUnusable)
         return SessionStore(place.folder)
 
     def _continued(self, store: Store, start: RunStart, labels: Labels) -> Task | None:

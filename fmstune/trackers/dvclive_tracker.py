@@ -5,7 +5,6 @@ It never commits, stages, sends, or adds to a DVC cache. DVCLive's behaviour was
 
 from __future__ import annotations
 
-import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.system.files import is_writable
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import is_of_another, mark, note
 from fmstune.trackers.dvclive.files import Row, RunFolder, State, is_intact, read_state
@@ -29,12 +27,12 @@ from fmstune.trackers.records import (
     merged,
     utf8,
 )
+from fmstune.trackers.unusable import check_folder, name_of_folder
 from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.plain import plain
 
 _SHOWN = (".png", ".jpg", ".jpeg", ".gif")
 _MOST_ROWS = 2000
-_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -233,24 +231,14 @@ class DvcLiveTracker(Tracker):
 
     def check(self, timeout: float) -> Check:
         remedy = f"choose another folder: --set trackers.{self.name}.dir=DIR"
-        if "://" in self.config.dir:
-            return Check("bad_option", f"{self.config.dir} is not a folder of this machine", remedy)
-        place = Path(self.config.dir.partition("{run}")[0] or ".").expanduser().absolute()
-        folder = place
-        while not folder.exists():
-            folder = folder.parent
-        if not folder.is_dir():
-            return Check("bad_option", f"{folder} is not a folder", remedy)
-        if not is_writable(folder):
-            return Check("no_permission", f"{folder} cannot be written to", remedy)
-        will_be = "" if place.exists() else ", will be created"
-        return Check("ok", f"writes DVCLive's files{will_be}", server=str(place))
+        given = self.config.dir
+        return check_folder(Path(given.partition("{run}")[0]), given, "DVCLive's files", remedy)
 
     # -- the rest -----------------------------------------------------------------------------
 
     def _named(self, start: RunStart) -> Path:
         """The folder of a new run of this name, if it is unused."""
-        name = re.sub(r"[/\0]", "_", utf8(start.name))[:_LONGEST_NAME].strip(". ") or "run"
+        name = name_of_folder(start.name) or "run"
         return Path(self.config.dir.replace("{run}", name)).expanduser().absolute()
 
     def _folders(self, start: RunStart) -> list[Path]:

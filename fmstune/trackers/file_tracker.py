@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.system.files import is_writable
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.file.event_file import EventFile, append_obstacle, stored_in
 from fmstune.trackers.file.formats import Record
@@ -26,6 +24,7 @@ from fmstune.trackers.records import (
     Table,
     TrackerRun,
 )
+from fmstune.trackers.unusable import file_obstacle
 
 
 @dataclass(frozen=True)
@@ -165,17 +164,11 @@ class FileTracker(Tracker):
     def check(self, timeout: float) -> Check:
         path = self._path()
         remedy = f"choose another file: --set trackers.{self.name}.path=FILE"
-        folder = path.parent.resolve()
-        while not folder.exists():
-            folder = folder.parent
-        if path.exists():
-            if not os.access(path, os.R_OK | os.W_OK):
-                return Check("no_permission", f"{path} cannot be read and written to", remedy)
-        elif not is_writable(folder):
-            return Check("no_permission", f"{folder} cannot be written to", remedy)
+        if (obstacle := file_obstacle(path)) is not None:
+            return Check(*obstacle, remedy)
         if why := append_obstacle(path):
             return Check("bad_option", f"{path} is not a file of fmstune's events: {why}", remedy)
-        return Check("ok", f"writes {self.config.path}", server=str(folder))
+        return Check("ok", f"writes {self.config.path}", server=str(path.parent.resolve()))
 
     def _path(self) -> Path:
         return Path(self.config.path.replace("{run}", self._run)).expanduser()

@@ -34,11 +34,11 @@ from fmstune.trackers.swanlab.settings import (
     SwanLabOptions,
     SwanLabUnusable,
     found_settings,
-    require_writable,
     start_record,
 )
 from fmstune.trackers.swanlab.stores import Store, open_store
 from fmstune.trackers.swanlab.values import AXES, Values, Where
+from fmstune.trackers.unusable import require_writable
 from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.plain import plain
 
@@ -252,7 +252,7 @@ class SwanLabTracker(Tracker):
                 self.repeated_steps = "kept"
                 return ask_service(settings, timeout)
             folder = Path(settings.log_dir).absolute()
-            require_writable(folder)
+            require_writable(folder, SwanLabUnusable)
         except SwanLabUnusable as failed:
             return failed.check
         return Check("ok", f"offline, in {folder}, for `swanlab sync`", server=str(folder))

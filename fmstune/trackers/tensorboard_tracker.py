@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -16,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.system.files import is_writable
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import is_of_another, mark, note
@@ -43,6 +41,7 @@ from fmstune.trackers.tensorboard.files import (
     session_status,
 )
 from fmstune.trackers.tensorboard.media import fenced, histogram_value, image_summary
+from fmstune.trackers.unusable import check_folder, name_of_folder
 from fmstune.trackers.values.normalise import Normaliser, as_text, flatten
 from fmstune.trackers.values.plain import plain
 
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
 
 _VARIABLE, _DEFAULT = "TENSORBOARD_LOGGING_DIR", "tensorboard"
-_LONGEST_NAME = 100
 _NOT_HPARAMS = ("packages", "decided", "padding", "data")
 """fmstune's own namespaces that are no use for comparing runs; like all others, they are shown as text."""
 
@@ -225,19 +223,8 @@ class TensorBoardTracker(Tracker):
 
     def check(self, timeout: float) -> Check:
         remedy = f"choose another folder: --set trackers.{self.name}.dir=DIR"
-        if "://" in (given := self.config.dir or os.environ.get(_VARIABLE) or ""):
-            return Check("bad_option", f"{given} is not a folder of this machine", remedy)
-        place = self._dir().absolute()
-        folder = place
-        while not folder.exists():
-            folder = folder.parent
-        if not folder.is_dir():
-            return Check("bad_option", f"{folder} is not a folder", remedy)
-        if not is_writable(folder):
-            return Check("no_permission", f"{folder} cannot be written to", remedy)
-        return Check(
-            "ok", "writes event files" + ("" if place.exists() else ", will be created"), server=str(place)
-        )
+        given = self.config.dir or os.environ.get(_VARIABLE) or ""
+        return check_folder(self._dir(), given, "event files", remedy)
 
     # -- the rest -----------------------------------------------------------------------------
 
@@ -256,8 +243,7 @@ class TensorBoardTracker(Tracker):
 
     def _named(self, start: RunStart) -> Path:
         """The folder of a new run of this name, if it is unused."""
-        name = re.sub(r"[/\0]", "_", utf8(self.config.run_name or start.name))[:_LONGEST_NAME].strip(". ")
-        return self._dir().absolute() / (name or "run")
+        return self._dir().absolute() / (name_of_folder(self.config.run_name or start.name) or "run")
 
     def _folders(self, start: RunStart) -> list[Path]:
         """Where to search for the run: its earlier folder, or its current one, as it may have been moved."""

@@ -27,6 +27,7 @@ from fmstune.trackers.records import (
     TrackerRun,
     merged,
 )
+from fmstune.trackers.unusable import require_writable
 from fmstune.trackers.wandb.account import WandbUnusable, ask_server, find_api_key, server_address
 from fmstune.trackers.wandb.files import (
     OfflineRun,
@@ -34,7 +35,6 @@ from fmstune.trackers.wandb.files import (
     continued_by_another,
     lost_upload,
     remove_cut_off,
-    require_writable,
     to_sync,
     wait_for_core,
 )
@@ -230,7 +230,7 @@ class WandbTracker(Tracker):
         return self._offline is None or self._offline.is_there()
 
     def _offline_start(self, start: RunStart, folder: Path) -> RunStart:
-        require_writable(folder)
+        require_writable(folder, WandbUnusable)
         if start.tracker_run_id is None or start.run_id is None:
             return start
         if start.redelivery:
@@ -322,7 +322,7 @@ class WandbTracker(Tracker):
             if settings._noop:
                 return Check("ok", disabled())
             if settings._offline:
-                require_writable(Path(settings.wandb_dir))
+                require_writable(Path(settings.wandb_dir), WandbUnusable)
                 detail = f"offline, in {settings.wandb_dir}, to be sent later with `wandb sync`"
                 return Check("ok", detail, server=settings.wandb_dir)
             key = find_api_key(settings)

@@ -142,7 +142,7 @@ def test_a_check_of_a_folder_writes_nothing(in_tmp: Path) -> None:
 def test_a_check_reports_what_is_wrong_with_the_repository(in_tmp: Path) -> None:
     (in_tmp / "file").write_text("")
     found = AimStackTracker(tracker_config={"repo": str(in_tmp / "file" / "below")}).check(5)
-    assert found.state == "no_permission"
+    assert found.state == "bad_option"
     assert "repo" in found.remedy
     for repo in ("aim://nohost", "http://127.0.0.1:1", "aim://127.0.0.1:port"):
         assert AimStackTracker(tracker_config={"repo": repo}).check(1).state == "bad_option"

@@ -227,7 +227,7 @@ def test_an_unwritable_path_is_reported_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     found = FileTracker(tracker_config={"path": str(tmp_path / "file" / "m.jsonl")}).check(1)
-    assert found.state == "no_permission"
+    assert found.state == "bad_option"
     assert "trackers.file.path" in found.remedy
     assert FileTracker(tracker_config={"path": str(tmp_path / "folder")}).check(1).state == "bad_option"
     assert FileTracker(tracker_config={"path": str(tmp_path / "new" / "m.jsonl")}).check(1).ok

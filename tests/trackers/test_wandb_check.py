@@ -198,7 +198,7 @@ class TestCheck:
         assert str(isolated_wandb / "here" / "wandb") in found.detail
         assert "wandb sync" in found.detail
         assert _check(mode="offline", dir="not/yet/there").ok
-        assert _check(mode="offline", dir=str(Path.home() / ".netrc")).state == "no_permission"
+        assert _check(mode="offline", dir=str(Path.home() / ".netrc")).state == "bad_option"
 
     def test_disabled_mode_is_reported(self) -> None:
         found = _check(mode="disabled")

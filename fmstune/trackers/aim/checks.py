@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fmstune.system.files import is_writable
 from fmstune.trackers.aim.repository import examine
 from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check
+from fmstune.trackers.unusable import folder_obstacle
 
 REMOTE = "aim://"
 
@@ -29,15 +29,9 @@ def check_folder(folder: Path, option: str) -> Check:
             f"the repository {path} was made by an older Aim",
             f"run `aim upgrade --repo {path}`, or choose another: {option}",
         )
-    writable = folder if found.state == "missing" else folder / ".aim"
-    while not writable.exists():
-        writable = writable.parent
-    if not is_writable(writable):
-        return Check(
-            "no_permission",
-            f"{writable.resolve()} cannot be written to",
-            f"choose another: {option}",
-        )
+    written = folder if found.state == "missing" else folder / ".aim"
+    if (obstacle := folder_obstacle(written.absolute())) is not None:
+        return Check(*obstacle, f"choose another: {option}")
     will_be = {
         "missing": ", will be created",
         "unfinished": ", whose creation is unfinished: a run completes it",

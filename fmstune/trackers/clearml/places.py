@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fmstune.system.files import is_writable
 from fmstune.trackers.network import root_cause
-from fmstune.trackers.records import Check, RunStart, TrackerOptionError
+from fmstune.trackers.records import Check, RunStart
+from fmstune.trackers.unusable import Unusable, require_writable, will_be_created
 
 if TYPE_CHECKING:
     import requests
@@ -62,12 +62,8 @@ class ClearmlOptions:
     )
 
 
-class ClearmlUnusable(TrackerOptionError):
-    """What makes ClearML unusable, as an error for `open` and as the `Check` for `check`."""
-
-    def __init__(self, state: Any, detail: str, remedy: str = "", server: str = "") -> None:
-        super().__init__(f"{detail}" + (f"; {remedy}." if remedy else "."))
-        self.check = Check(state, detail, remedy, server=server)
+class ClearmlUnusable(Unusable):
+    """What makes ClearML unusable."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -150,27 +146,17 @@ def _read_configuration(file: str | None, changed: int, environment: tuple[tuple
     return load_config(Path(str(clearml.config.__file__)).parent)
 
 
-def require_writable(folder: Path, name: str) -> None:
-    """Raise `ClearmlUnusable` if offline sessions cannot be written."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not is_writable(existing):
-        remedy = f"choose another folder: --set trackers.{name}.dir=DIR"
-        state = "no_permission" if existing.is_dir() else "bad_option"
-        said = f"{folder} cannot be written to" if existing.is_dir() else f"{existing} is not a folder"
-        raise ClearmlUnusable(state, said, remedy, str(folder))
-
-
 def check_place(options: ClearmlOptions, timeout: float, name: str) -> Check:
     """Whether a run could be tracked now."""
     try:
         place = place_of(options, name)
         if not place.offline:
             return ask_server(place, timeout)
-        require_writable(place.folder, name)
+        require_writable(place.folder, ClearmlUnusable)
     except ClearmlUnusable as failed:
         return failed.check
-    will_be = "" if place.folder.exists() else ", will be created"
-    detail = f"offline, in {place.folder}{will_be}, to be sent with `clearml-task --import-offline-session`"
+    new = will_be_created(place.folder)
+    detail = f"offline, in {place.folder}{new}, to be sent with `clearml-task --import-offline-session`"
     return Check("ok", detail, server=str(place.folder))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from fmstune.trackers.comet.archive import require_writable
 from fmstune.trackers.comet.service import Http
 from fmstune.trackers.comet.settings import (
     LOGIN,
@@ -21,6 +20,7 @@ from fmstune.trackers.comet.settings import (
 )
 from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check
+from fmstune.trackers.unusable import require_writable
 
 if TYPE_CHECKING:
     import requests
@@ -43,7 +43,7 @@ def check_account(options: CometOptions, timeout: float) -> Check:
         if settings.mode == "disabled":
             return Check("ok", disabled())
         if settings.mode == "offline":
-            require_writable(settings.folder)
+            require_writable(settings.folder, CometUnusable)
             detail = f"offline, in {settings.folder}, to be sent later with `comet upload`"
             return Check("ok", detail, server=str(settings.folder))
         return _ask(settings, required_key(settings), timeout)

@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.system.files import is_writable, replace_text
+from fmstune.system.files import replace_text
 from fmstune.trackers.comet.items import Asset, Events, Item, Other, Point
 from fmstune.trackers.comet.settings import CometUnusable, Settings
 from fmstune.trackers.records import RunStart, Status
+from fmstune.trackers.unusable import require_writable
 
 _STATE, _MESSAGES = "fmstune.json", "messages.json"
 
@@ -44,17 +45,6 @@ class State:
     ended: list[str | None] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
     points: dict[str, int] = field(default_factory=dict)
-
-
-def require_writable(folder: Path) -> None:
-    """Raise if `folder` is not writable: the SDK would fall back to a temporary folder, where nobody
-    looks."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    remedy = "choose another folder with the option dir, or COMET_OFFLINE_DIRECTORY"
-    if not existing.is_dir():
-        raise CometUnusable("bad_option", f"{existing} is not a folder", remedy, str(folder))
-    if not is_writable(existing):
-        raise CometUnusable("no_permission", f"{folder} cannot be written to", remedy, str(folder))
 
 
 def newest_state(folder: Path, key: str) -> State | None:
@@ -78,7 +68,7 @@ class Archive:
     page: str | None = None
 
     def __init__(self, settings: Settings, key: str, start: RunStart, mark: dict[str, Any]) -> None:
-        require_writable(settings.folder)
+        require_writable(settings.folder, CometUnusable)
         self.key = key
         self._folder, self._settings = settings.folder, settings
         parts = _parts(self._folder, key)

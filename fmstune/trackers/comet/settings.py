@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from fmstune.secrets.redaction import hide
-from fmstune.trackers.records import Check, TrackerOptionError
+from fmstune.trackers.unusable import Unusable
 
 Mode = Literal["online", "offline", "disabled"]
 MODES: tuple[Mode, ...] = ("online", "offline", "disabled")
@@ -57,12 +57,11 @@ class CometOptions:
     )
 
 
-class CometUnusable(TrackerOptionError):
-    """What makes Comet unusable, as an error for `open` and as the `Check` for `check`."""
+class CometUnusable(Unusable):
+    """What makes Comet unusable."""
 
-    def __init__(self, state: Any, detail: str, remedy: str = "", server: str = "") -> None:
-        super().__init__(f"Comet: {detail}" + (f"; {remedy}." if remedy else "."))
-        self.check = Check(state, detail, remedy, server=server)
+    vendor = "Comet"
+    another_folder = f"{Unusable.another_folder}, or COMET_OFFLINE_DIRECTORY"
 
 
 @dataclass(frozen=True, slots=True)

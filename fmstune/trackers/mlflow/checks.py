@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from fmstune.system.files import is_writable
 from fmstune.system.locks import folder_locked
 from fmstune.trackers.mlflow.labels import read_mark
 from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check, RunStart
+from fmstune.trackers.unusable import file_obstacle, folder_obstacle, will_be_created
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -178,15 +178,9 @@ def _ask(uri: str, creds: Any, experiment: str | None, timeout: float) -> Check:
 
 def _check_path(path: Path, option: str) -> Check:
     place = path.expanduser().absolute()
-    if place.exists() and not os.access(place, os.R_OK | os.W_OK):
-        return Check("no_permission", f"{place} cannot be read and written to", option)
-    folder = place.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not (is_writable(folder)):
-        return Check("no_permission", f"{folder} cannot be written to", option)
-    will_be = "" if place.exists() else ", will be created"
-    return Check("ok", f"a store on this machine{will_be}", server=str(place))
+    if (obstacle := file_obstacle(place) or folder_obstacle(place.parent)) is not None:
+        return Check(*obstacle, option)
+    return Check("ok", f"a store on this machine{will_be_created(place)}", server=str(place))
 
 
 def _address(uri: str) -> str:

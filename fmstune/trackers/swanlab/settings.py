@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.system.files import is_writable
-from fmstune.trackers.records import Check, CheckState, RunStart, TrackerOptionError, utf8
+from fmstune.trackers.records import RunStart, utf8
+from fmstune.trackers.unusable import Unusable
 
 MODES = ("online", "cloud", "offline", "disabled")
 _PROJECT = "SWANLAB_PROJECT"
@@ -58,12 +58,11 @@ class SwanLabOptions:
     )
 
 
-class SwanLabUnusable(TrackerOptionError):
-    """What makes SwanLab unusable, as an error for `open` and as the `Check` for `check`."""
+class SwanLabUnusable(Unusable):
+    """What makes SwanLab unusable."""
 
-    def __init__(self, state: CheckState, detail: str, remedy: str = "", server: str = "") -> None:
-        super().__init__(f"SwanLab: {detail}" + (f"; {remedy}." if remedy else "."))
-        self.check = Check(state, detail, remedy, server=server)
+    vendor = "SwanLab"
+    another_folder = f"{Unusable.another_folder}, or SWANLAB_LOG_DIR"
 
 
 def found_settings(options: SwanLabOptions, name: str) -> Any:
@@ -96,7 +95,10 @@ def found_settings(options: SwanLabOptions, name: str) -> Any:
         first = error.errors()[0]
         said = f"{'.'.join(map(str, first['loc'])) or 'a value'}: {first['msg']}"
         raise SwanLabUnusable("bad_option", f"{where}: {said}", f"correct {where}") from None
-    except (SettingsError, ValueError, OSError) as error:
+    except OSError as error:
+        unread = f"{error.filename or where} cannot be read"
+        raise SwanLabUnusable("no_permission", unread, SwanLabUnusable.another_folder) from error
+    except (SettingsError, ValueError) as error:
         raise SwanLabUnusable("bad_option", f"{where}: {error}".rstrip("."), f"correct {where}") from None
     return settings
 
@@ -160,13 +162,3 @@ def _fitted(text: str | None, what: str, most: int, notes: list[str]) -> str | N
     if len(text) > most:
         notes.append(f"its {what} there is cut to {most} characters")
     return text[:most]
-
-
-def require_writable(folder: Path) -> None:
-    """Raise `SwanLabUnusable` if a folder, which may not exist yet, is not writable."""
-    remedy = "choose another folder with the option dir, or SWANLAB_LOG_DIR"
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir():
-        raise SwanLabUnusable("bad_option", f"{existing} is not a folder", remedy, str(folder))
-    if not is_writable(existing):
-        raise SwanLabUnusable("no_permission", f"{folder} cannot be written to", remedy, str(folder))

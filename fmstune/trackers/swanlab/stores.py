@@ -17,9 +17,9 @@ from fmstune.trackers.swanlab.series import Batch, Series
 from fmstune.trackers.swanlab.settings import (
     SwanLabOptions,
     SwanLabUnusable,
-    require_writable,
     start_record,
 )
+from fmstune.trackers.unusable import require_writable
 
 if TYPE_CHECKING:
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
@@ -57,7 +57,7 @@ def _offline(
     options: SwanLabOptions, settings: Any, start: RunStart, wanted: str, notes: list[str]
 ) -> tuple[RunFolder, str]:
     log_dir = Path(settings.log_dir).absolute()
-    require_writable(log_dir)
+    require_writable(log_dir, SwanLabUnusable)
     there = folders_of(log_dir, wanted)
     folder, state = next(
         ((each, state) for each in there if (state := read_state(each)) is not None), (None, None)

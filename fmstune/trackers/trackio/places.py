@@ -11,10 +11,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fmstune.system.files import is_writable
 from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check, TrackerError
 from fmstune.trackers.trackio.stores import LocalStore, RemoteStore, Store
+from fmstune.trackers.unusable import file_obstacle, folder_obstacle, will_be_created
 
 if TYPE_CHECKING:
     import httpx
@@ -145,15 +145,9 @@ def _check_folder(place: Place) -> Check:
 
     path = SQLiteStorage.get_project_db_path(place.project).absolute()
     remedy = "set TRACKIO_DIR to another folder"
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        return Check("bad_option", f"{folder} is not a folder", remedy)
-    if not is_writable(folder) or (path.exists() and not os.access(path, os.R_OK | os.W_OK)):
-        return Check("no_permission", f"{path if path.exists() else folder} cannot be written to", remedy)
-    will_be = "" if path.exists() else ", will be created"
-    return Check("ok", f"a database on this machine{will_be}", server=str(path))
+    if (obstacle := file_obstacle(path) or folder_obstacle(path.parent)) is not None:
+        return Check(*obstacle, remedy)
+    return Check("ok", f"a database on this machine{will_be_created(path)}", server=str(path))
 
 
 def _check_server(place: Place, timeout: float) -> Check:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fmstune.trackers.records import Check, TrackerOptionError
+from fmstune.trackers.records import Check
+from fmstune.trackers.unusable import Unusable
 
 if TYPE_CHECKING:
     import requests
@@ -22,12 +23,11 @@ if TYPE_CHECKING:
 _LOGIN = "run `wandb login`, or set WANDB_API_KEY"
 
 
-class WandbUnusable(TrackerOptionError):
-    """What makes W&B unusable, as an error for `open` and as the `Check` for `check`."""
+class WandbUnusable(Unusable):
+    """What makes W&B unusable."""
 
-    def __init__(self, state: Any, detail: str, remedy: str = "", server: str = "") -> None:
-        super().__init__(f"W&B: {detail}" + (f"; {remedy}." if remedy else "."))
-        self.check = Check(state, detail, remedy, server=server)
+    vendor = "W&B"
+    another_folder = f"{Unusable.another_folder}, or WANDB_DIR"
 
 
 def find_api_key(settings: wandb.Settings) -> str | None:

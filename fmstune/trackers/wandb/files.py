@@ -10,10 +10,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.system.files import is_writable
 from fmstune.trackers.continued import is_of_another, mark
 from fmstune.trackers.records import RunStart, TrackerError
-from fmstune.trackers.wandb.account import WandbUnusable
 
 if TYPE_CHECKING:
     import wandb
@@ -116,14 +114,6 @@ def to_sync(run: wandb.Run) -> str:
     """The arguments for `wandb sync`: the run's folder, or all of them when it was resumed."""
     place = Path(run.dir).parent
     return " ".join(shlex.quote(str(each)) for each in _places(place.parent, run.id) or [place])
-
-
-def require_writable(folder: Path) -> None:
-    """Raise if `folder` is not writable: W&B would fall back to the temporary folder, where nobody looks."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not is_writable(existing):
-        remedy = "choose another folder with the option dir, or WANDB_DIR"
-        raise WandbUnusable("no_permission", f"{folder} cannot be written to", remedy, str(folder))
 
 
 def _places(folder: Path, wandb_id: str) -> list[Path]:

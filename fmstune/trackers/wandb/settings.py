@@ -56,6 +56,11 @@ def found_settings(options: Any, name: str) -> wandb.Settings:
     except (ValueError, UsageError) as error:
         shown = f" = {_shown(where, os.environ[where])}" if where in os.environ else ""
         raise WandbUnusable("bad_option", f"{where}{shown}: {reason(error)}", f"correct {where}") from None
+    try:
+        _ = settings.wandb_dir  # looks into the folder
+    except OSError as error:
+        unread = f"{settings.root_dir} cannot be read"
+        raise WandbUnusable("no_permission", unread, WandbUnusable.another_folder) from error
     if settings.entity is not None and not re.fullmatch(r"[\w.-]+", settings.entity):
         raise WandbUnusable("bad_option", f"entity {settings.entity!r} is not a user or team name")
     return settings
