@@ -75,9 +75,9 @@ def data(
 
     require_supported(complete=True)
     given = (tuple(sources) if sources else None, model, template, skip_bad_rows, strict_chat, method)
-    flags = [(key, value, flag) for (flag, key), value in zip(_FLAGS.items(), given, strict=True)]
     # Training on a stream requires a number of steps, which does not matter here.
-    flags = [*flags, ("training.max_steps", 1, "fmstune data")]
+    flags: list[tuple[str, Any, str]] = [("training.max_steps", 1, "fmstune data")]
+    flags += [(key, value, flag) for (flag, key), value in zip(_FLAGS.items(), given, strict=True)]
     resolved = load_config(config, flags, sets or [], [], None, trains=False)
 
     from fmstune.launch.environment import quiet_libraries
