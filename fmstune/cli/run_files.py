@@ -125,6 +125,9 @@ def _lines(plan: Removal) -> Iterator[str]:
         others = [other.name for other in plan.others]
         more = [f"{len(others) - _NAMED} more"] if len(others) > _NAMED else []
         yield f"keep     {counted(len(others), 'other')} there: {', '.join(others[:_NAMED] + more)}"
+    if plan.undelivered:
+        missing = ", ".join(plan.undelivered)
+        yield f"lose     what trackers lack ({missing}); `fmstune trackers sync {plan.directory}` delivers it"
 
 
 @contextlib.contextmanager

@@ -225,8 +225,7 @@ class Recorder(Tracker):
         self.journal.append("resume", fields)
 
     def close(self, status: Status, error: str | None = None, *, seconds: float | None = None) -> None:
-        """Write the status, and how many seconds the process took by a clock that nobody sets; later events
-        are counted but not recorded."""
+        """Write the status, and the `seconds` that the process ran; later events are only counted."""
         fields: dict[str, Any] = {"status": status}
         fields |= {} if error is None else {"error": self._redactor.text(error)}
         fields |= {} if seconds is None else {"item": {"seconds": round(seconds, 3)}}
@@ -246,8 +245,7 @@ def _is_finite(values: Mapping[str, float], step: float | None, epoch: float | N
 
 def _is_text_of_number(values: Mapping[str, Any], key: str) -> bool:
     """Whether a metric is a string like `"NaN"`, which in the journal represents the number."""
-    value = values.get(key) if type(values) is dict else None
-    # A foreign object's `__class__` may raise: its type does not.
+    value = values.get(key) if type(values) is dict else None  # a foreign `__class__` may raise; a type not
     return issubclass(type(value), str) and str.__str__(value) in NON_FINITE
 
 

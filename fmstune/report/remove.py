@@ -8,9 +8,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from fmstune.access import reason
-from fmstune.delivery.journal.reader import is_being_written, lock_path, writer
+from fmstune.delivery.journal.reader import JournalError, is_being_written, lock_path, writer
+from fmstune.delivery.ledger import load_ledgers
+from fmstune.delivery.report import report
 from fmstune.errors import ConfigError, RunError
 from fmstune.report.curves import require_run
 from fmstune.report.index import RunIndex, index_path
@@ -22,33 +25,37 @@ from fmstune.text import shown_path
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A run to remove: the files and folders that it wrote, their total bytes, and the `others` in its
-    directory, which stay."""
+    """A run to remove: the files and folders that it wrote, their total bytes, the `others` in its directory,
+    which stay, and how much its trackers have of it, those that lack something."""
 
     directory: Path
     entries: Sequence[Path]
     bytes: int
     others: Sequence[Path]
+    undelivered: Sequence[str] = ()
 
 
 def planned(directory: Path) -> Removal:
     """The files that removing a run would delete. Raises `ConfigError` if the directory is not a run, or a
-    process is running it."""
+    process is running or delivering it."""
     require_run(directory)
     if directory.is_symlink():
         raise ConfigError(
             f"{shown_path(directory)} is a link to {shown_path(directory.resolve())}; use that directory."
         )
     _require_not_running(directory)
+    for path in _delivery_locks(directory):
+        if (holder := locks.holder(path)) is not None:
+            raise _is_delivered(directory, path, holder)
     entries = sorted(run_files(directory))
     others = sorted(set(directory.iterdir()) - set(entries))
-    return Removal(directory, entries, sum(map(_size, entries)), others)
+    return Removal(directory, entries, sum(map(_size, entries)), others, _undelivered(directory))
 
 
 def remove(removal: Removal) -> None:
     """Delete the files of a run, and its directory if nothing else is in it. The run cannot be resumed
     meanwhile. An empty directory that cannot be removed, such as a mount point, stays. Raises `ConfigError`
-    if a process is running it, `RunError` if something cannot be deleted."""
+    if a process is running or delivering it, `RunError` if something cannot be deleted."""
     directory = removal.directory
     try:
         lock = locks.acquire(lock_path(journal_of(directory)))
@@ -57,8 +64,13 @@ def remove(removal: Removal) -> None:
     if lock is None:
         _require_not_running(directory)
         raise ConfigError(f"{shown_path(directory)}: another process is using this run; wait until it ends.")
+    held = [lock]
     try:
         _require_removable(removal)
+        for path in _delivery_locks(directory):
+            if (delivery := locks.acquire(path)) is None:
+                raise _is_delivered(directory, path, locks.holder(path))
+            held.append(delivery)
         clear(directory)
         lock_path(journal_of(directory)).unlink(missing_ok=True)
         for folder in (journal_of(directory).parent, directory):
@@ -68,10 +80,33 @@ def remove(removal: Removal) -> None:
     except OSError as error:
         raise _not_removed(directory, error) from error
     finally:
-        lock.release()
+        for each in held:
+            each.release()
     index = RunIndex(index_path())
     index.forget([os.path.realpath(directory)])
     index.close()
+
+
+def _undelivered(directory: Path) -> list[str]:
+    names = [ledger.tracker for ledger in load_ledgers(directory)]
+    try:
+        lines = report(directory, names)
+    except (OSError, JournalError):  # nothing can be delivered from it
+        return []
+    return [f"{line.tracker} {line.delivered}/{line.total}" for line in lines if line.delivered < line.total]
+
+
+def _delivery_locks(directory: Path) -> list[Path]:
+    """The locks that the deliveries of a run hold, one for each tracker."""
+    journal = journal_of(directory)
+    return sorted(set(journal.parent.glob("*.lock")) - {lock_path(journal)})
+
+
+def _is_delivered(directory: Path, path: Path, holder: locks.Process | None) -> ConfigError:
+    return ConfigError(
+        f"{shown_path(directory)}: {locks.describe(holder)} is delivering it to {unquote(path.stem)}; wait "
+        "until it ends, or stop it."
+    )
 
 
 def _require_removable(removal: Removal) -> None:

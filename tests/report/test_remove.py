@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from fmstune.cli.app import app
+from fmstune.delivery.ledger import Ledger
 from fmstune.report import remove
+from fmstune.system import locks
+from tests.support.journals import events
 from tests.support.made_runs import end_run, make_run, start_run
 from tests.support.terminals import in_terminal
 
@@ -100,3 +106,32 @@ def test_a_symlink_inside_a_run_is_deleted_and_its_target_is_not(run: Path, tmp_
     assert rm(run, "--yes").exit_code == 0
     assert not run.exists()
     assert (tmp_path / "precious" / "x").exists()
+
+
+def test_a_run_that_is_being_delivered_is_never_deleted(run: Path) -> None:
+    plan = remove.planned(run)
+    lock = locks.acquire(run / "tracking" / "aim.lock")
+    assert lock is not None
+    before = tree(run)
+    holds = subprocess.Popen(["sleep", "60"], pass_fds=[lock._file])  # another process, as a shipper is
+    try:
+        done = rm(run, "--yes")
+        assert f"another process (pid {os.getpid()}) is delivering it to aim" in str(done.exception)
+        for_another = "from sys import argv; from pathlib import Path; from fmstune.report.remove import *; "
+        code = f"{for_another}remove(Removal(Path(argv[1]), [], 0, []))"
+        ended = subprocess.run([sys.executable, "-c", code, run], capture_output=True, text=True)
+        assert "is delivering it to aim" in ended.stderr
+        assert tree(run) == before
+    finally:
+        holds.kill()
+        holds.wait()
+        lock.release()
+    remove.remove(plan)
+    assert not run.exists()
+
+
+def test_what_trackers_lack_of_a_run_is_said_before_it_is_deleted(run: Path) -> None:
+    Ledger("aim", delivered=1, safe_delivered=1).save(run)
+    total = len(events(run))
+    said = in_terminal(["runs", "rm", str(run)], "n\n").replace("\r", "")
+    assert f"lose     what trackers lack (aim 1/{total}); `fmstune trackers sync {run}` delivers it" in said
