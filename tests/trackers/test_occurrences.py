@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fmstune.trackers.aimstack_tracker import _key
@@ -38,6 +38,7 @@ runs = st.integers(-2, 4).flatmap(
 
 
 @given(st.lists(points | runs | resumes, max_size=20))
+@example([(NAMES[:2], [0, 1]), (NAMES[:2], [])])
 def test_names_counted_in_a_batch_are_counted_as_one_by_one(
     script: list[tuple[list[str], list[int | None]] | int],
 ) -> None:

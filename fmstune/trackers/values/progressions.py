@@ -52,7 +52,7 @@ class Progressions:
     def add_after(self, numbers: Sequence[int]) -> bool:
         """Add numbers, in a few operations, if they continue the last progression; return whether they do."""
         lasts, strides = self._lasts, self._strides
-        if not lasts or lasts[-1] == self._firsts[-1]:
+        if not numbers or not lasts or lasts[-1] == self._firsts[-1]:
             return False
         first, last, stride = lasts[-1] + strides[-1], numbers[-1], strides[-1]
         if numbers[0] != first or last != first + stride * (len(numbers) - 1):
