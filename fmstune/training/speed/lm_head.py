@@ -26,7 +26,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.speed.log_probs import scores
-from fmstune.training.trl_compat.head import FUSED, FusedCausalLMOutput, on_whole_weights, score_by
+from fmstune.training.trl_compat.head import (
+    FUSED,
+    FusedCausalLMOutput,
+    HeadCall,
+    on_whole_weights,
+    score_by,
+)
 from fmstune.training.tuned_trainer import Head
 
 _PROBE = 12
@@ -195,42 +201,25 @@ def _balance(model: PreTrainedModel, **kwargs: Any) -> torch.Tensor | None:
     return found if isinstance(found, torch.Tensor) else None
 
 
-def _direct(
-    model: PreTrainedModel,
-    plain: Any,
-    fused: Callable[..., FusedCausalLMOutput],
-    args: Any,
-    kwargs: Any,
-    labels: Any,
-    shifted: Any,
-    items: Any,
-) -> FusedCausalLMOutput:
+def _direct(call: HeadCall) -> FusedCausalLMOutput:
     """Apply the head only to trained positions. Pre-shifted labels and expert losses are left to TRL."""
-    experts = kwargs.get("output_router_logits") or getattr(
+    model = call.model
+    experts = call.kwargs.get("output_router_logits") or getattr(
         model.config.get_text_config(), "output_router_logits", False
     )
-    if shifted is not None or experts:
-        return fused(*args, labels=labels, shift_labels=shifted, num_items_in_batch=items, **kwargs)
-    hidden = model.base_model(*args, **kwargs).last_hidden_state[:, :-1]
-    targets = labels[:, 1:]
+    if call.shifted is not None or experts:
+        return call.by_trl()
+    hidden = model.base_model(*call.args, **call.kwargs).last_hidden_state[:, :-1]
+    targets = call.labels[:, 1:]
     mask = targets != IGNORED
     logits = model.get_output_embeddings()(hidden[mask])  # called: FSDP2 gathers its weights in a hook
-    return _figures(logits, targets, mask, items)
+    return _figures(logits, targets, mask, call.items)
 
 
-def _tiled(
-    model: PreTrainedModel,
-    plain: Any,
-    fused: Callable[..., FusedCausalLMOutput],
-    args: Any,
-    kwargs: Any,
-    labels: Any,
-    shifted: Any,
-    items: Any,
-) -> FusedCausalLMOutput:
+def _tiled(call: HeadCall) -> FusedCausalLMOutput:
     """TRL's own way."""
-    with _head_called(model):
-        return fused(*args, labels=labels, shift_labels=shifted, num_items_in_batch=items, **kwargs)
+    with _head_called(call.model):
+        return call.by_trl()
 
 
 @contextlib.contextmanager
@@ -260,24 +249,15 @@ def _head_called(model: PreTrainedModel) -> Iterator[None]:
         hook.remove()
 
 
-def _own(
-    model: PreTrainedModel,
-    plain: Any,
-    fused: Any,
-    args: Any,
-    kwargs: Any,
-    labels: Any,
-    shifted: Any,
-    items: Any,
-) -> FusedCausalLMOutput:
+def _own(call: HeadCall) -> FusedCausalLMOutput:
     """The model's own logits, for all positions."""
-    output = plain(*args, **kwargs)
-    logits, targets = (
-        (output.logits, shifted) if shifted is not None else (output.logits[:, :-1], labels[:, 1:])
-    )
+    output = call.plain(*call.args, **call.kwargs)
+    logits, targets = output.logits, call.shifted
+    if targets is None:
+        logits, targets = logits[:, :-1], call.labels[:, 1:]
     targets = targets.to(logits.device)
     mask = targets != IGNORED
-    figures = _figures(logits[mask], targets, mask, items)
+    figures = _figures(logits[mask], targets, mask, call.items)
     figures.aux_loss = getattr(output, "aux_loss", None)
     with torch.no_grad():  # needed for dpo with WPO weighting; TRL's way computes it on demand
         squares = torch.logsumexp(2 * torch.log_softmax(logits[mask].float(), dim=-1), dim=-1)

@@ -6,7 +6,8 @@ import contextlib
 import functools
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -16,27 +17,33 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 __all__ = ["FusedCausalLMOutput"]  # reexported; everything else is defined here
 
-Plain = Callable[..., Any]
+
+@dataclass(frozen=True, slots=True)
+class HeadCall:
+    """A call of `model` for scores of `labels`, or of `shifted` ones. `items` divides the loss; `args` and
+    `kwargs` are the other arguments. `plain` is the model's forward without TRL's head, `fused` with it."""
+
+    model: PreTrainedModel
+    plain: Callable[..., Any]
+    fused: Callable[..., FusedCausalLMOutput]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    labels: Any
+    shifted: Any
+    items: torch.Tensor | int | None
+
+    def by_trl(self) -> FusedCausalLMOutput:
+        """TRL's own scores."""
+        return self.fused(
+            *self.args,
+            labels=self.labels,
+            shift_labels=self.shifted,
+            num_items_in_batch=self.items,
+            **self.kwargs,
+        )
 
 
-class Scored(Protocol):
-    """A way to score labels, given the model's forward without the head, or TRL's `fused` one."""
-
-    def __call__(
-        self,
-        model: PreTrainedModel,
-        plain: Plain,
-        fused: Callable[..., FusedCausalLMOutput],
-        args: Any,
-        kwargs: Any,
-        labels: Any,
-        shifted: Any,
-        items: Any,
-    ) -> FusedCausalLMOutput:
-        """The scores of each labelled position."""
-
-
-def score_by(model: PreTrainedModel, scored: Scored) -> None:
+def score_by(model: PreTrainedModel, scored: Callable[[HeadCall], FusedCausalLMOutput]) -> None:
     """Make `model`, which already has TRL's fused LM head, score labels in another way."""
     through_trl = model.forward
     plain = functools.partial(through_trl, fused_lm_head=False)
@@ -51,7 +58,7 @@ def score_by(model: PreTrainedModel, scored: Scored) -> None:
         labels, shifted = kwargs.pop("labels", None), kwargs.pop("shift_labels", None)
         items = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
-        return scored(self, plain, fused, args, kwargs, labels, shifted, items)
+        return scored(HeadCall(self, plain, fused, args, kwargs, labels, shifted, items))
 
     model.forward = types.MethodType(forward, model)
 
