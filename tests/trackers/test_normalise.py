@@ -28,6 +28,12 @@ def test_names_are_spelt_within_the_trackers_limits_and_stay_distinct() -> None:
     assert normaliser.changes == ("f1(macro) is called f1_macro_", "f1[macro] is called f1_macro__2")
 
 
+def test_an_empty_name_is_seen_in_the_report() -> None:
+    normaliser = Normaliser(STRICT)
+    assert normaliser.metrics({"": 1.0}) == {"_": 1.0}
+    assert normaliser.changes == ("'' is called _",)
+
+
 @given(st.lists(st.text(" ab_\t", max_size=4), unique=True, max_size=8))
 def test_params_stay_distinct_where_a_service_strips_white_space_from_names(names: list[str]) -> None:
     normaliser = Normaliser(Limits(strips_params=True))

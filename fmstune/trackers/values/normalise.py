@@ -335,5 +335,5 @@ def _fits(value: int, bits: int) -> bool:
 
 def _shown(name: str) -> str:
     """A name for use in a sentence: on one line, and shortened."""
-    text = name if name.isprintable() else ascii(name)[1:-1]
+    text = repr(name) if not name.strip() else name if name.isprintable() else ascii(name)[1:-1]
     return text if len(text) <= 80 else text[:79] + "…"
