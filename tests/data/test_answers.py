@@ -17,8 +17,9 @@ from fmstune.config.schema.tables import DataConfig, DataSource, ModelConfig
 from fmstune.data.prepare import PreparedData, prepare
 from fmstune.data.rendering.answer import Writer
 from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.rows.preferences import REPEATED
 from fmstune.data.rows.reader import Reader
-from fmstune.data.tokens.preferences import EMPTY_BAD, AnswerEncoder
+from fmstune.data.tokens.preferences import EMPTY_BAD, OTHERS_LEARNT, AnswerEncoder
 from fmstune.data.tokens.table import TokenRow
 from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
@@ -234,3 +235,40 @@ def test_an_empty_chosen_answer_is_refused_and_an_empty_rejected_one_reported(
         made(" ", "b")
     assert [entry.what for entry in made("a", "").summary.unused] == [EMPTY_BAD]
     assert made("a", "b").summary.unused == ()
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo", "kto", "reward"])
+def test_messages_of_others_that_an_answer_contains_are_reported(tmp_path: Path, method: str) -> None:
+    said = [("assistant", "A word?"), ("user", "Yes."), ("assistant", "So.")]
+    several = [{"role": role, "content": content} for role, content in said]
+    asked = {"prompt": [{"role": "user", "content": "Say."}]}
+    path = tmp_path / "x.jsonl"
+
+    def reported(answer: Any) -> list[str]:
+        rows = [{**asked, "chosen": answer, "rejected": [{"role": "assistant", "content": "No."}]}]
+        rows = singles(rows) if method == "kto" else rows
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = prepare(DataConfig(train=str(path), cache=False), TOKENIZER, 64, 1, method=method)
+        return [entry.what for entry in found.summary.unused]
+
+    assert reported(several) == ([] if method == "reward" else [OTHERS_LEARNT])
+    assert reported(several[:1]) == []
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "reward"])
+@pytest.mark.parametrize("question", ["prompt", "question"])
+def test_answers_that_repeat_their_prompt_are_reported(tmp_path: Path, method: str, question: str) -> None:
+    path = tmp_path / "x.jsonl"
+
+    def reported(asked: str, good: str, bad: str) -> list[str]:
+        row = {question: asked, "chosen": good, "rejected": bad}
+        rows = [row]
+        if method == "kto":
+            rows = [{question: asked, "completion": good, "label": True}]
+            rows += [{question: asked, "completion": bad, "label": False}]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = prepare(DataConfig(train=str(path), cache=False), TOKENIZER, 64, 1, method=method)
+        return [entry.what for entry in found.summary.unused]
+
+    assert reported("Is it red? ", "Is it red? Yes.", "It is.") == [REPEATED]
+    assert reported("The", "The lamp.", "The chair.") == []

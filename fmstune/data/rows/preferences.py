@@ -33,6 +33,8 @@ from fmstune.text import counted
 
 _NOT_LEARNT = "the weight of a message of the prompt is not used: only the answers of preferences are learnt"
 
+REPEATED = "an answer begins with its prompt, which is learnt again as a part of it"
+
 Answer = str | list[dict[str, Any]]
 
 
@@ -82,6 +84,7 @@ def _pair(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> d
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError(f"{where}: one of `chosen` and `rejected` is a text, the other messages.")
     prompt = _prompt(row, where, columns, unused)
+    _report_repeated(prompt, (chosen, rejected), where, unused)
     if columns.as_chat or isinstance(prompt, list):
         chosen, rejected = _said(chosen), _said(rejected)
     if isinstance(chosen, list) and isinstance(rejected, list):
@@ -189,6 +192,7 @@ def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) 
     else:
         completion = _answer(row, columns.answer, where, unused)
         prompt = _prompt(row, where, columns, unused)
+        _report_repeated(prompt, (completion,), where, unused)
     assert prompt is not None
     if columns.as_chat or isinstance(completion, list) or isinstance(prompt, list):
         prompt, completion = _as_messages(prompt), _said(completion)
@@ -273,6 +277,15 @@ def _prompt(row: Row, where: str, columns: PreferenceColumns, unused: Unused) ->
         if has_value(row.get(name)):  # a conversation has its own
             unused.column(name, where)
     return asked
+
+
+def _report_repeated(prompt: Answer | None, answers: tuple[Answer, ...], where: str, unused: Unused) -> None:
+    """Report texts that contain their prompt, as whole texts do beside a column of prompts. They are learnt
+    unchanged: an answer may well begin with the words of a short prompt."""
+    asked = prompt.strip() if isinstance(prompt, str) else ""
+    texts = (each.lstrip() for each in answers if isinstance(each, str))
+    if len(asked.split()) > 1 and any(text.startswith(asked) for text in texts):
+        unused.add(REPEATED, where)
 
 
 def _label(value: Any, where: str) -> bool:

@@ -38,6 +38,10 @@ _LOST_REASONING = (
     "reasoning is not trained: the chat template leaves it out of an answer of several messages, and of a "
     "conversation with one label or score"
 )
+OTHERS_LEARNT = (
+    "messages of a user or a tool between those of an answer are learnt as a part of it; put all but the "
+    "last message into `prompt` to learn that alone"
+)
 NO_TOKENS = "an answer has no tokens: the chat template leaves it out"
 EMPTY_BAD = "a bad answer is empty: only its end is learnt"
 _BATCH = 512
@@ -162,6 +166,8 @@ class AnswerEncoder:
                 written = self.writer.answer(earlier, last, tools, place)
                 own = len(answer) - 1  # messages of the answer before its last one
                 prompt, text = written.prompt, written.text
+                if any(message["role"] != "assistant" for message in answer):
+                    remarks.append(OTHERS_LEARNT)
                 if own:
                     asked = earlier[: len(earlier) - own]
                     prompt = self.writer.whole(asked, tools, place, prompt=True)
