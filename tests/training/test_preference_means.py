@@ -29,9 +29,9 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("pairs.jsonl", rows)
 
 
-def evaluated(method: str, size: int) -> tuple[BuiltTrainer, dict[str, float]]:
+def evaluated(method: str, size: int, *more: str) -> tuple[BuiltTrainer, dict[str, float]]:
     """The metrics of an evaluation by a model that differs from its reference."""
-    sets = ["data.eval=pairs.jsonl", f"training.per_device_eval_batch_size={size}"]
+    sets = ["data.eval=pairs.jsonl", f"training.per_device_eval_batch_size={size}", *more]
     if method == "kto":  # its loss compares a row with the others of its batch
         sets.append("training.loss_type=apo_zero_unpaired")
     built = build(method, *sets)
@@ -50,6 +50,17 @@ def test_the_metrics_do_not_depend_on_the_batch_size(method: str) -> None:
         _, found = evaluated(method, size)
         for name in FIGURES[method]:
             assert found[f"eval_{name}"] == pytest.approx(whole[f"eval_{name}"], rel=1e-4), (name, size)
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [("dpo", ()), ("dpo", ("training.loss_type=['sft', 'ipo']",)), ("reward", ()), ("orpo", ())],
+)
+def test_the_loss_does_not_depend_on_the_batch_size(method: str, more: tuple[str, ...]) -> None:
+    _, whole = evaluated(method, 64, *more)
+    for size in (1, 4):
+        _, found = evaluated(method, size, *more)
+        assert found["eval_loss"] == pytest.approx(whole["eval_loss"], rel=1e-5), size
 
 
 def test_a_reward_accuracy_is_the_share_of_all_rows() -> None:

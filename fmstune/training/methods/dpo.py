@@ -19,6 +19,7 @@ class _OfTokens(DPOTrainer):
     whole update."""
 
     accelerator: Any
+    token_mean: tuple[torch.Tensor, torch.Tensor] | None
     mean_over_update: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor | None]
 
     def compute_loss(
@@ -39,7 +40,9 @@ class _OfTokens(DPOTrainer):
         if of_all is None:
             of_all = mean_over_all_tokens(self.accelerator, own, mask.sum(), len(mask))
         weights = zip(self.loss_types, self.loss_weights, strict=True)
-        more = (of_all - own) * sum(weight for name, weight in weights if name == "sft")
+        weight = sum(weight for name, weight in weights if name == "sft")
+        self.token_mean = own.detach() * weight, mask.sum()
+        more = (of_all - own) * weight
         return (answer[0] + more, answer[1]) if return_outputs else answer + more
 
 

@@ -29,6 +29,7 @@ class _OfTokens(ORPOTrainer):
     """TRL's trainer on dpo batches, with the loss and metrics of one process also when there are several."""
 
     accelerator: Any
+    token_mean: tuple[torch.Tensor, torch.Tensor] | None
     mean_over_update: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor | None]
     _missing_nll: torch.Tensor | int = 0
     """What the loss of the likelihood over the whole update is above that of the batch."""
@@ -73,6 +74,7 @@ class _OfTokens(ORPOTrainer):
             for logits, mask in zip(answer[2:4], masks, strict=True)
         ]
         own, tokens, rows = answer[4], masks[0][:, 1:].sum(), len(masks[0])
+        self.token_mean = own.detach(), tokens
         answer[4] = mean_over_all_tokens(self.accelerator, own, tokens, rows)
         of_update = self.mean_over_update(own, tokens, rows)
         # TRL logs the mean of this batch, and learns it.

@@ -9,6 +9,7 @@ batch means (see `row_means`).
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,10 @@ class RowWeightedEvaluation:
     counted_mask: str
     _evaluates = False
     _means = RowMeans()
+    _token_means: list[tuple[float, float, int]]
+    """For each batch of all processes, the sum of what a part of its loss is a mean over, the number of these
+    tokens, and that of rows."""
+    token_mean: tuple[torch.Tensor, torch.Tensor] | None
     _shares: Shares | None = None
     """The shares of the current batch, if it was filled up."""
     _rows = 0
@@ -53,8 +58,15 @@ class RowWeightedEvaluation:
             loss, logits, labels = trainer.prediction_step(
                 model, inputs, prediction_loss_only, ignore_keys=ignore_keys
             )
-        own = counts(inputs, self.counted_mask) * (shares is None or shares.mine > 0)
-        self._means.add(figures, known, this.accelerator.gather(own[None]).sum(0))
+        has_rows = shares is None or shares.mine > 0
+        own = counts(inputs, self.counted_mask) * has_rows
+        numbers = this.accelerator.gather(own[None]).sum(0)
+        self._means.add(figures, known, numbers)
+        if self.token_mean is not None:
+            mean, tokens = self.token_mean
+            sums = torch.stack([mean.double() * tokens, tokens.double()]) * has_rows
+            total, count = this.accelerator.gather(sums[None]).sum(0).tolist()
+            self._token_means.append((total, count, int(numbers[0])))
         if isinstance(labels, torch.Tensor) and labels.shape == inputs["input_ids"].shape:
             # TRL returns the tokens with padding, which depends on the longest row of the batch.
             padding = inputs["attention_mask"].to(labels.device) == 0
@@ -71,7 +83,7 @@ class RowWeightedEvaluation:
     ) -> Any:
         """The Trainer's, gathering each row once, with means over all rows."""
         trainer = as_trainer(super())
-        self._evaluates, self._means = True, RowMeans()
+        self._evaluates, self._means, self._token_means = True, RowMeans(), []
         try:
             with evaluation_gathers(as_trainer(self), self._gathered):
                 output = trainer.evaluation_loop(
@@ -80,6 +92,9 @@ class RowWeightedEvaluation:
         finally:
             self._evaluates = False
         self._means.replace(collected_metrics(self, "eval"))
+        name = f"{metric_key_prefix}_loss"
+        if self._token_means and name in output.metrics:
+            output.metrics[name] += _beyond_batches(self._token_means)
         return output
 
     def _gathered(self, values: Any) -> Any:
@@ -97,3 +112,9 @@ class RowWeightedEvaluation:
             found: torch.Tensor = gather(values)
             return found
         return gather_own(values, self._shares, gather)
+
+
+def _beyond_batches(means: Sequence[tuple[float, float, int]]) -> float:
+    """What a mean over all tokens is above the mean over rows of the means of their batches."""
+    totals, tokens, rows = (sum(column) for column in zip(*means, strict=True))
+    return float(totals / tokens - sum(total / count * own for total, count, own in means) / rows)

@@ -37,6 +37,8 @@ class WholeUpdates:
 
     counted_mask = "completion_mask"
     """The mask of the tokens that TRL's metrics are about."""
+    token_mean: tuple[torch.Tensor, torch.Tensor] | None = None
+    """The part of the last batch's loss that is a mean over tokens, and their number."""
     _update: _Update | None = None
     _learnt: RowMeans | None = None
     """The metrics since the last log."""
