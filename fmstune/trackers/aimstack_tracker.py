@@ -15,7 +15,6 @@ from fmstune.trackers.aim.checks import check_folder, check_server
 from fmstune.trackers.aim.connection import Connection
 from fmstune.trackers.aim.media import aim_object, log_files
 from fmstune.trackers.aim.repository import id_of_a_new_run, index, repository, storage_of, stored_at
-from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
     Artifact,
@@ -31,9 +30,8 @@ from fmstune.trackers.records import (
     merged,
     utf8,
 )
-from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.occurrences import Occurrences
-from fmstune.trackers.values.plain import plain
+from fmstune.trackers.whole_points import WholePointTracker
 
 # Steps and repeats together fit the 53 bits of a floating-point number. A repeat stays below one half,
 # the key's fraction for values without a step.
@@ -74,7 +72,7 @@ def install_hint(python: tuple[int, int]) -> str:
     return "pip install aim"
 
 
-class AimStackTracker(Tracker):
+class AimStackTracker(WholePointTracker):
     """Track metrics under their name with the context `{"subset": stage}`; params stay nested.
 
     Aim keys values by a hash of their step. So a step that is logged again after a resume replaces the old
@@ -110,7 +108,6 @@ class AimStackTracker(Tracker):
         self._counted = False
         self._held = self._last = 0  # the last event that the run records as stored, and the actual one
         self._pid = os.getpid()
-        self._adapt = Normaliser(self.limits)
 
     def open(self, start: RunStart) -> TrackerRun:
         from aim import Repo
@@ -196,10 +193,6 @@ class AimStackTracker(Tracker):
         with id_of_a_new_run(start.new_run_id):
             return Run(**options)
 
-    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-        super().track(metric, name, stage)
-        self.track_point(MetricPoint({name: metric}, stage, step))
-
     def track_point(self, point: MetricPoint) -> None:
         context = _context(point.stage)
         if point.repeats is not None and not point.repeats:  # one call per value takes Aim longer
@@ -249,9 +242,7 @@ class AimStackTracker(Tracker):
         super().set_params(params, name)
         if params is None:
             return
-        namespace = name or "params"
-        if self.seq is None:
-            params, namespace = self._adapt.params(plain(params)), str(self._adapt.namespace(namespace))
+        namespace, params = self._fitted_params(params, name)
         # Aim replaces what is set: a standalone tracker, or a delivery of a run that continues another
         # run's Aim run, knows only a part of the namespace.
         self.flush()

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fmstune.trackers.base import Tracker
 from fmstune.trackers.clearml.events import (
     SINGLE_VALUES,
     Event,
@@ -52,15 +51,16 @@ from fmstune.trackers.records import (
     utf8,
 )
 from fmstune.trackers.unusable import require_writable
-from fmstune.trackers.values.normalise import Normaliser, as_text, flatten
+from fmstune.trackers.values.normalise import as_text, flatten
 from fmstune.trackers.values.occurrences import Occurrences
 from fmstune.trackers.values.plain import plain
+from fmstune.trackers.whole_points import WholePointTracker
 
 _MOST_WAITING = 500
 _LONGEST_NAME, _SHORTEST_NAME = 250, 3
 
 
-class ClearmlTracker(Tracker):
+class ClearmlTracker(WholePointTracker):
     """Name metrics as transformers' own integration does: the title is the stage, the series the metric, the
     iteration the optimizer step. Its single values are single values here, too. A namespace of params is a
     section.
@@ -120,7 +120,6 @@ class ClearmlTracker(Tracker):
         self._alone = Occurrences()
         self._changed: dict[str, None] = {}
         self._repeated = ""
-        self._adapt = Normaliser(self.limits)
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -164,16 +163,10 @@ class ClearmlTracker(Tracker):
             return None  # another run uses it now
         return bool(found.mark.get("last_event", 0) >= last)
 
-    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-        super().track(metric, name, stage)
-        self.track_point(MetricPoint({name: metric}, stage, step, time=self.event_time))
-
     def track_point(self, point: MetricPoint) -> None:
         self._opened()
-        values, stage = point.values, point.stage
-        if self.seq is None:  # standalone: nothing has been adapted
-            stage = self._adapt.stage(stage)
-            values = self._adapt.metrics(plain(dict(values)), stage)
+        values, stage = self._fitted(point)
+        if self.seq is None:
             point = MetricPoint(values, stage, point.step, point.epoch, point.time)
         for name, value in values.items():
             repeat = (point.repeats or {}).get(name, 0)
@@ -289,11 +282,11 @@ class ClearmlTracker(Tracker):
         given = self.config.task_name or os.environ.get("CLEARML_TASK") or start.name
         tags = self.config.tags or start.tags
         kept = tuple(dict.fromkeys(tag for tag in (utf8(str(each)).strip() for each in tags) if tag))
-        project = self._fitted(place.project_of(start), "project")
+        project = self._named(place.project_of(start), "project")
         comment = utf8(start.notes) if start.notes else None
-        return Labels(self._fitted(given, "task"), project, kept, comment)
+        return Labels(self._named(given, "task"), project, kept, comment)
 
-    def _fitted(self, given: str, what: str) -> str:
+    def _named(self, given: str, what: str) -> str:
         """A name of 3 to 250 characters without surrounding white space, as the server requires."""
         name = utf8(given).replace("\0", "_").strip()[:_LONGEST_NAME].strip()
         if len(name) < _SHORTEST_NAME:

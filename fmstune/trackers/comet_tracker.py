@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fmstune.trackers.base import Tracker
 from fmstune.trackers.comet.account import check_account
 from fmstune.trackers.comet.archive import is_stored
 from fmstune.trackers.comet.items import (
@@ -40,9 +39,8 @@ from fmstune.trackers.records import (
     TrackerRun,
     utf8,
 )
-from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.occurrences import Occurrences
-from fmstune.trackers.values.plain import plain
+from fmstune.trackers.whole_points import WholePointTracker
 
 EPOCH = "train/epoch"
 _MOST_NAME, _MOST_VALUE = 100, 1000
@@ -51,7 +49,7 @@ _MOST_KEPT = 15_000
 _MOST_WAITING = 5000
 
 
-class CometTracker(Tracker):
+class CometTracker(WholePointTracker):
     """Name metrics as transformers' own integration does (`train/loss`, `eval/loss`), with `train/epoch`.
     Params are flat and prefixed with their namespace (`config|training|learning_rate`).
 
@@ -106,7 +104,6 @@ class CometTracker(Tracker):
         self._changed: dict[str, None] = {}
         self._run_id: str | None = None
         self._closed: Store | None = None
-        self._adapt = Normaliser(self.limits)
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -159,17 +156,10 @@ class CometTracker(Tracker):
 
     # -- what is tracked ----------------------------------------------------------------------
 
-    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-        super().track(metric, name, stage)
-        self.track_point(MetricPoint({name: metric}, stage, step))
-
     def track_point(self, point: MetricPoint) -> None:
-        values, stage = point.values, point.stage
-        if self.seq is None:  # standalone: nothing has been adapted
-            stage = self._adapt.stage(stage)
-            values = self._adapt.metrics(plain(dict(values)), stage)
+        values, stage = self._fitted(point)
         # Renamings are reported again for a repeated event: a kill may have lost the first report.
-        keys = {name: self._fitted(self.limits.prefix(stage) + name) for name in values}
+        keys = {name: self._short(self.limits.prefix(stage) + name) for name in values}
         if self._is_held():
             return
         moment = int(1000 * (point.time or time.time()))
@@ -195,11 +185,8 @@ class CometTracker(Tracker):
         super().set_params(params, name)
         if params is None:
             return
-        namespace: str | None = name or "params"
-        if self.seq is None:
-            namespace = self._adapt.namespace(namespace)
-            params = self._adapt.params(plain(dict(params)), namespace)
-        given = {self._fitted(f"{namespace}.{key}".replace(".", "|")): each for key, each in params.items()}
+        namespace, items = self._fitted_params(params, name)
+        given = {self._short(f"{namespace}.{key}".replace(".", "|")): each for key, each in items.items()}
         if self._is_held():
             return
         moment = int(1000 * (self.event_time or time.time()))
@@ -278,12 +265,12 @@ class CometTracker(Tracker):
     # -- the rest -----------------------------------------------------------------------------
 
     def _key_of(self, what: Table | Media) -> str:
-        return self._fitted(self.limits.prefix(what.stage) + what.name)
+        return self._short(self.limits.prefix(what.stage) + what.name)
 
     def _asset_id(self) -> str:
         return asset_id(self._run_id, self.seq)
 
-    def _fitted(self, name: str) -> str:
+    def _short(self, name: str) -> str:
         if len(name) <= _MOST_NAME:
             return name
         fitted = (

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import is_of_another, mark, note
 from fmstune.trackers.dvclive.files import Row, RunFolder, State, is_intact, read_state
 from fmstune.trackers.records import (
@@ -24,12 +23,10 @@ from fmstune.trackers.records import (
     Status,
     Table,
     TrackerRun,
-    merged,
     utf8,
 )
 from fmstune.trackers.unusable import check_folder, name_of_folder
-from fmstune.trackers.values.normalise import Normaliser
-from fmstune.trackers.values.plain import plain
+from fmstune.trackers.whole_points import WholePointTracker
 
 _SHOWN = (".png", ".jpg", ".jpeg", ".gif")
 _MOST_ROWS = 2000
@@ -51,7 +48,7 @@ class DvcLiveOptions:
     )
 
 
-class DvcLiveTracker(Tracker):
+class DvcLiveTracker(WholePointTracker):
     """Metrics are files of values by step, named as in transformers' own integration (`loss`, `eval/loss`,
     `epoch`); the last values are in `metrics.json`, with the run's status.
 
@@ -94,7 +91,6 @@ class DvcLiveTracker(Tracker):
         self._changed = self._lost = False
         self._events: list[int] = []
         self._renamed: dict[str, None] = {}
-        self._adapt = Normaliser(self.limits)
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -130,15 +126,8 @@ class DvcLiveTracker(Tracker):
                     return True
         return False
 
-    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-        super().track(metric, name, stage)
-        self.track_point(MetricPoint({name: metric}, stage, step))
-
     def track_point(self, point: MetricPoint) -> None:
-        values, stage = point.values, point.stage
-        if self.seq is None:  # standalone: nothing has been adapted
-            stage = self._adapt.stage(stage)
-            values = self._adapt.metrics(plain(dict(values)), stage)
+        values, stage = self._fitted(point)
         if self._is_held():
             return
         prefix = self.limits.prefix(stage)
@@ -157,12 +146,7 @@ class DvcLiveTracker(Tracker):
         if params is None or self._is_held():
             return
         held = self._opened().state.params
-        namespace: str | None = name or "params"
-        given: dict[str, Any] = dict(params)
-        if self.seq is None:
-            given, namespace = self._adapt.params(plain(given)), self._adapt.namespace(namespace)
-            given = merged(held.get(namespace or "params", {}), given)
-        held[namespace or "params"] = given
+        namespace, held[namespace] = self._fitted_params(params, name, held)
         self._note()
 
     def track_table(self, table: Table) -> None:

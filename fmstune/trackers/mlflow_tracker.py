@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.mlflow.checks import check_store, client_of, found_run, has_run, local_path, page_of
 from fmstune.trackers.mlflow.labels import (
@@ -41,9 +40,8 @@ from fmstune.trackers.records import (
     TrackerRun,
     utf8,
 )
-from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.occurrences import Occurrences
-from fmstune.trackers.values.plain import plain
+from fmstune.trackers.whole_points import WholePointTracker
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run, RunTag
@@ -82,7 +80,7 @@ class MlflowOptions:
     )
 
 
-class MlflowTracker(Tracker):
+class MlflowTracker(WholePointTracker):
     """Name metrics as transformers' own integration does (`loss`, `eval_loss`). Params are flat and prefixed
     with their namespace (`config.training.learning_rate`).
 
@@ -139,7 +137,6 @@ class MlflowTracker(Tracker):
         self._alone = Occurrences()
         self._changed: dict[str, None] = {}
         self._file: tuple[Path, int] | None = None
-        self._adapt = Normaliser(self.limits)
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -182,8 +179,7 @@ class MlflowTracker(Tracker):
         return not self._mark or self._client is None or self._held >= last
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-        super().track(metric, name, stage)
-        self.track_point(MetricPoint({name: metric}, stage, step))
+        super().track(metric, name, stage, step=step)
         if self.seq is None:
             self.flush()
 
@@ -191,10 +187,7 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Metric
 
         self._opened()
-        values, stage = point.values, point.stage
-        if self.seq is None:  # standalone: nothing has been adapted
-            stage = self._adapt.stage(stage)
-            values = self._adapt.metrics(plain(dict(values)), stage)
+        values, stage = self._fitted(point)
         moment, step = int(1000 * (point.time or time.time())), point.step or 0
         for name, value in values.items():
             key, number = self.limits.prefix(stage) + name, float(value)
@@ -217,11 +210,8 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Param
 
         self._opened()
-        namespace: str | None = name or "params"
-        if self.seq is None:
-            namespace = self._adapt.namespace(namespace)
-            params = self._adapt.params(plain(dict(params)), namespace)
-        given = {f"{namespace}.{key}": value for key, value in params.items()}
+        namespace, items = self._fitted_params(params, name)
+        given = {f"{namespace}.{key}": value for key, value in items.items()}
         for key in given.keys() & self._params.keys():
             if self._params[key] != given[key]:  # in a run that continues another; MLflow would raise
                 self._changed[f"param {key} was given another value; the first one is kept"] = None

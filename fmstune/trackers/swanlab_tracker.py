@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK
 from fmstune.trackers.records import (
     Artifact,
@@ -24,7 +23,6 @@ from fmstune.trackers.records import (
     Status,
     Table,
     TrackerRun,
-    merged,
 )
 from fmstune.trackers.swanlab.checks import ask_service
 from fmstune.trackers.swanlab.cloud import Experiment
@@ -39,8 +37,7 @@ from fmstune.trackers.swanlab.settings import (
 from fmstune.trackers.swanlab.stores import Store, open_store
 from fmstune.trackers.swanlab.values import AXES, Values, Where
 from fmstune.trackers.unusable import require_writable
-from fmstune.trackers.values.normalise import Normaliser
-from fmstune.trackers.values.plain import plain
+from fmstune.trackers.whole_points import WholePointTracker
 
 if TYPE_CHECKING:
     from swanlab.proto.swanlab.metric.data.v1.data_pb2 import MediaItem
@@ -50,7 +47,7 @@ _DISABLED = "disabled: nothing is sent to SwanLab and nothing is kept for it"
 _MOST_ROWS = 2000
 
 
-class SwanLabTracker(Tracker):
+class SwanLabTracker(WholePointTracker):
     """Name metrics as SwanLab's own integration does (`train/loss`, `eval/loss`), at the optimizer's steps,
     with `train/global_step` and `train/epoch`; machine samples are drawn over time.
 
@@ -101,7 +98,6 @@ class SwanLabTracker(Tracker):
         self._disabled = self._lost = self._changed = False
         self._values = Values()
         self._events: list[int] = []
-        self._adapt = Normaliser(self.limits)
         if (self.config.mode or os.environ.get("SWANLAB_MODE")) == "offline":
             self.takes_late = True
 
@@ -151,15 +147,8 @@ class SwanLabTracker(Tracker):
                 return state.last_event >= last and is_intact(folder, state)
         return False
 
-    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-        super().track(metric, name, stage)
-        self.track_point(MetricPoint({name: metric}, stage, step))
-
     def track_point(self, point: MetricPoint) -> None:
-        values, stage, at = point.values, point.stage, self._moment(point)
-        if self.seq is None:  # standalone: nothing has been adapted
-            stage = self._adapt.stage(stage)
-            values = self._adapt.metrics(plain(dict(values)), stage)
+        (values, stage), at = self._fitted(point), self._moment(point)
         if self._is_done():
             return
         where = Where(stage, point.step, at, self.seq)
@@ -189,12 +178,7 @@ class SwanLabTracker(Tracker):
         if params is None or self._is_done():
             return
         held = self._opened().params
-        namespace: str | None = name or "params"
-        given: dict[str, Any] = dict(params)
-        if self.seq is None:
-            given, namespace = self._adapt.params(plain(given)), self._adapt.namespace(namespace)
-            given = merged(held.get(namespace or "params", {}), given)
-        held[namespace or "params"] = given
+        namespace, held[namespace] = self._fitted_params(params, name, held)
         self._changed = True
         self._note()
 

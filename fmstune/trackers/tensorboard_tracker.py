@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmstune.text import counted
-from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import is_of_another, mark, note
 from fmstune.trackers.records import (
     Check,
@@ -42,8 +41,8 @@ from fmstune.trackers.tensorboard.files import (
 )
 from fmstune.trackers.tensorboard.media import fenced, histogram_value, image_summary
 from fmstune.trackers.unusable import check_folder, name_of_folder
-from fmstune.trackers.values.normalise import Normaliser, as_text, flatten
-from fmstune.trackers.values.plain import plain
+from fmstune.trackers.values.normalise import as_text, flatten
+from fmstune.trackers.whole_points import WholePointTracker
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
@@ -69,7 +68,7 @@ class TensorBoardOptions:
     )
 
 
-class TensorBoardTracker(Tracker):
+class TensorBoardTracker(WholePointTracker):
     """Metrics are scalars named `train/loss`. Params are text, and also hyperparameters with the run's
     status, so that the HParams tab compares runs. Tables are text. TensorBoard cannot show files.
 
@@ -97,7 +96,6 @@ class TensorBoardTracker(Tracker):
         self._asked_for = Path()
         self._renamed: dict[str, None] = {}
         self._backwards: set[str] = set()
-        self._adapt = Normaliser(self.limits)
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -132,15 +130,8 @@ class TensorBoardTracker(Tracker):
         found = [EventFiles(folder, start.run_id or "") for folder in self._folders(start)]
         return any(files.held.last is not None and last <= files.held.last for files in found)
 
-    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-        super().track(metric, name, stage)
-        self.track_point(MetricPoint({name: metric}, stage, step))
-
     def track_point(self, point: MetricPoint) -> None:
-        values, stage = point.values, point.stage
-        if self.seq is None:  # standalone: nothing has been adapted
-            stage = self._adapt.stage(stage)
-            values = self._adapt.metrics(plain(dict(values)), stage)
+        values, stage = self._fitted(point)
         files, prefix = self._files_opened(), self.limits.prefix(stage)
         found = list[tuple[str, float]]()
         for name, value in values.items():
@@ -157,10 +148,7 @@ class TensorBoardTracker(Tracker):
         super().set_params(params, name)
         if params is None:
             return
-        namespace: str | None = name or "params"
-        if self.seq is None:
-            params, namespace = self._adapt.params(plain(dict(params))), self._adapt.namespace(namespace)
-        name = namespace or "params"
+        name, params = self._fitted_params(params, name)
         text = json.dumps(params, indent=2, ensure_ascii=False)
         # At step 0, so that a restart does not make TensorBoard forget it; as code, to be shown unchanged.
         self._write_text(name, [f"```json\n{text}\n```"], 0, TEXT)

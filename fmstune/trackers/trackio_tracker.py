@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
     Artifact,
@@ -25,13 +24,11 @@ from fmstune.trackers.records import (
     Status,
     Table,
     TrackerRun,
-    merged,
     utf8,
 )
 from fmstune.trackers.trackio.places import TrackioOptions, check_place, open_store, place_of
 from fmstune.trackers.trackio.stores import Held, Row, Store
-from fmstune.trackers.values.normalise import Normaliser
-from fmstune.trackers.values.plain import plain
+from fmstune.trackers.whole_points import WholePointTracker
 
 AXES = ("train/global_step", "train/epoch")
 """The optimizer step and the epoch of a row, as named by transformers' own integration."""
@@ -41,7 +38,7 @@ _MOST_ROWS = 5000
 _LONGEST_NAME = 100
 
 
-class TrackioTracker(Tracker):
+class TrackioTracker(WholePointTracker):
     """Name metrics as transformers' own integration does (`train/loss`, `eval/loss`), with
     `train/global_step` and `train/epoch`; trackio's step is the optimizer step, too.
 
@@ -84,7 +81,6 @@ class TrackioTracker(Tracker):
         self._changed = False
         self._last_row: str | None = None
         self._renamed: dict[str, None] = {}
-        self._adapt = Normaliser(self.limits)
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -154,16 +150,12 @@ class TrackioTracker(Tracker):
         return found.get("run_id") != start.run_id or found.get("last_event", 0) >= last
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-        super().track(metric, name, stage)
-        self.track_point(MetricPoint({name: metric}, stage, step))
+        super().track(metric, name, stage, step=step)
         if self.seq is None:
             self.flush()
 
     def track_point(self, point: MetricPoint) -> None:
-        values, stage = point.values, point.stage
-        if self.seq is None:  # standalone: nothing has been adapted
-            stage = self._adapt.stage(stage)
-            values = self._adapt.metrics(plain(dict(values)), stage)
+        values, stage = self._fitted(point)
         prefix = self.limits.prefix(stage)
         self._add({prefix + name: value for name, value in values.items()}, point)
 
@@ -214,12 +206,7 @@ class TrackioTracker(Tracker):
         if params is None:
             return
         self._opened()
-        namespace: str | None = name or "params"
-        given: dict[str, Any] = dict(params)
-        if self.seq is None:
-            given, namespace = self._adapt.params(plain(given)), self._adapt.namespace(namespace)
-            given = merged(self._config.get(namespace or "params", {}), given)
-        self._config[namespace or "params"] = given
+        namespace, self._config[namespace] = self._fitted_params(params, name, self._config)
         self._note_held()
         if self.seq is None:
             self.flush()

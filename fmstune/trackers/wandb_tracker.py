@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
     Artifact,
@@ -46,6 +45,7 @@ from fmstune.trackers.wandb.settings import (
     init_options,
     quiet_settings,
 )
+from fmstune.trackers.whole_points import WholePointTracker
 
 if TYPE_CHECKING:
     import wandb
@@ -92,7 +92,7 @@ class WandbOptions:
     )
 
 
-class WandbTracker(Tracker):
+class WandbTracker(WholePointTracker):
     """Feed one W&B run. Its step is the event's number in the journal, its x-axis the global step.
 
     W&B drops a row whose step is not above the last one that it holds. Event numbers always rise, so that
@@ -253,10 +253,6 @@ class WandbTracker(Tracker):
         # number does not show that earlier params have arrived. `track_point` skips rows that W&B holds;
         # sending params again changes nothing.
         return TrackerRun(run.id, url, note=" · ".join(dict.fromkeys(notes)) or None)
-
-    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-        super().track(metric, name, stage, step=step)
-        self.track_point(MetricPoint({name: metric}, stage, step, seq=self.seq))
 
     def track_point(self, point: MetricPoint) -> None:
         self._log(point.values, point)

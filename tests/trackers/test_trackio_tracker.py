@@ -198,7 +198,10 @@ def test_standalone_it_needs_no_journal() -> None:
     tracker.open(RunStart("named", "."))
     tracker.track(0.25, "f1(macro)", "eval", step=2)
     tracker.close("finished")
-    assert [row.get("eval/f1(macro)") for row in rows("alone")] == [0.5, 0.25]
+    assert [(row["train/global_step"], row["eval/f1(macro)"]) for row in rows("alone")] == [
+        (1, 0.5),
+        (2, 0.25),
+    ]
     assert config("alone")["params"] == {"a": {"b": None}, "c": 1}
 
 

@@ -1,0 +1,44 @@
+"""The base of the built-in trackers that take the metrics of a step together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import MetricPoint, merged
+from fmstune.trackers.values.normalise import Normaliser
+from fmstune.trackers.values.plain import plain
+
+
+class WholePointTracker(Tracker):
+    """A tracker that takes the metrics of a step together, by `track_point`.
+
+    What it gets in a run has been adapted to its `limits`; standalone, in a script, it adapts it itself."""
+
+    def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
+        super().__init__(name, tracker_config)
+        self._adapt = Normaliser(self.limits)
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        super().track(metric, name, stage)
+        self.track_point(MetricPoint({name: metric}, stage, step, time=self.event_time, seq=self.seq))
+
+    def _fitted(self, point: MetricPoint) -> tuple[Mapping[str, Any], str | None]:
+        """The values and the stage of a point as the service takes them."""
+        if self.seq is not None:
+            return point.values, point.stage
+        stage = self._adapt.stage(point.stage)
+        return self._adapt.metrics(plain(dict(point.values)), stage), stage
+
+    def _fitted_params(
+        self, params: Mapping[str, Any], name: str | None, held: Mapping[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """The namespace of params and what the service takes of them; standalone, merged with what it
+        `held` in its namespaces."""
+        namespace = name or "params"
+        if self.seq is not None:
+            return namespace, dict(params)
+        namespace = self._adapt.namespace(namespace) or "params"
+        given = self._adapt.params(plain(dict(params)), namespace)
+        return namespace, given if held is None else merged(held.get(namespace, {}), given)
