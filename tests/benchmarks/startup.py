@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.benchmarks.results import multiple, record
 
-RUNS, TRAININGS = 7, 3
+RUNS, TRAININGS = 5, 3
 BIN = Path(sys.executable).parent
 
 
