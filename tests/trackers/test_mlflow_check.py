@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from fmstune.delivery.ledger import Ledger
@@ -149,3 +150,23 @@ def test_the_error_of_a_delivery_contains_no_tuple() -> None:
         assert cause_text(ConnectionError(f"API request failed: {text}.")) == (
             f"ConnectionError: API request failed: {CLOSED}."
         )
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_store_in_a_folder_is_used_if_mlflow_still_writes_to_it(
+    allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", str(allowed).lower())
+    store = tmp_path / "mlruns"
+    store.mkdir()
+    found = get_tracker("mlflow", tracking_uri=str(store)).check(5.0)
+    if allowed:
+        assert (found.state, found.detail) == ("ok", "a store on this machine")
+        MlflowClient(str(store)).create_experiment("as MLflow does")
+    else:
+        assert (found.state, found.detail) == (
+            "bad_option", f"{store} is a folder, and this version of MLflow writes to databases only"
+        )  # fmt: skip
+        assert found.remedy.endswith("as sqlite:///mlflow.db, or set MLFLOW_ALLOW_FILE_STORE=true")
+        with pytest.raises(MlflowException, match="MLFLOW_ALLOW_FILE_STORE=true"):
+            MlflowClient(str(store))

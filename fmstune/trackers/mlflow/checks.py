@@ -71,7 +71,7 @@ def check_store(given: str | None, experiment: str | None, timeout: float, name:
     option = f"choose another: --set trackers.{name}.tracking_uri=URI"
     path = local_path(uri)
     if path is not None:
-        return _check_path(path, option)
+        return _check_path(path, option, is_file=urlsplit(uri).scheme == "sqlite")
     if uri.startswith("databricks") and experiment is None and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
         detail = "Databricks has no default experiment"
         remedy = f"name one: --set trackers.{name}.experiment=/Users/YOU/NAME"
@@ -176,10 +176,21 @@ def _ask(uri: str, creds: Any, experiment: str | None, timeout: float) -> Check:
     )
 
 
-def _check_path(path: Path, option: str) -> Check:
+def _check_path(path: Path, option: str, *, is_file: bool) -> Check:
+    from mlflow import environment_variables
+
     place = path.expanduser().absolute()
-    if (obstacle := file_obstacle(place) or folder_obstacle(place.parent)) is not None:
+    obstacle = file_obstacle(place) or folder_obstacle(place.parent) if is_file else folder_obstacle(place)
+    if obstacle is not None:
         return Check(*obstacle, option)
+    allowed = getattr(environment_variables, "MLFLOW_ALLOW_FILE_STORE", None)  # newer versions have it
+    if not is_file and allowed is not None and not allowed.get():
+        return Check(
+            "bad_option",
+            f"{place} is a folder, and this version of MLflow writes to databases only",
+            f"{option}, as sqlite:///mlflow.db, or set MLFLOW_ALLOW_FILE_STORE=true",
+            server=str(place),
+        )
     return Check("ok", f"a store on this machine{will_be_created(place)}", server=str(place))
 
 
