@@ -77,3 +77,33 @@ def test_a_long_secret_without_quotes_is_hidden_to_its_end() -> None:
     secret = "aB3dE5fG" * 1000
     assert REDACTOR.text(f"api_key={secret} and more") == "api_key=[redacted] and more"
     assert REDACTOR.text(f'api_key="{secret}" and more') == 'api_key="[redacted]" and more'
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.from_regex(forms._FORMS, fullmatch=True) | st.from_regex(forms._PREFIXED, fullmatch=True))
+def test_every_form_has_one_of_the_starts_that_long_texts_are_searched_for(found: str) -> None:
+    assert any(start in found for start in forms._STARTS)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["Authorization: Bearer abcdef123", "COOKIE: a=b1", "Bearer abc12345", "bAsIc dXNlcjpwYXNz",
+     "login me password hunter22", "--api-key abc123def", "mysql -u me -phunter22",
+     "Incorrect API key provided: abcd1234", "curl -u me:hunter22", "hf_" + "aB3" * 12,
+     "wandb: " + "0a" * 20, "password=hunter22", "https://me:hunter22@host/x"],
+)  # fmt: skip
+def test_a_secret_in_a_long_text_is_hidden_as_in_a_short_one(secret: str) -> None:
+    short = REDACTOR.text(f"a {secret}\n")
+    assert "[redacted]" in short
+    prose = "the fox jumps over the dog.\n" * 100
+    assert REDACTOR.text(f"{prose}a {secret}\n{prose}") == f"{prose}{short}{prose}"
+
+
+def test_prose_is_searched_in_a_tenth_of_the_time_that_its_patterns_take() -> None:
+    prose = "The quick brown fox jumps over the lazy dog. " * 20_000
+    patterns = (forms._FORMS, forms._PREFIXED, forms._HEADER, forms._PROVIDED, forms._WANDB, forms._MYSQL)
+    began = time.thread_time()
+    for pattern in patterns:
+        pattern.search(prose)
+    took = time.thread_time() - began
+    assert seconds(prose, tracked=True, enough=took / 10) < took / 5
