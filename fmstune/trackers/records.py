@@ -267,6 +267,11 @@ class Table:
         """The columns of all rows, in the order of their first appearance."""
         return tuple(dict.fromkeys(column for row in self.rows for column in row))
 
+    def filled(self) -> list[dict[str, Any]]:
+        """The rows with all columns; what a row lacks is `None`."""
+        columns = self.columns
+        return [{column: row.get(column) for column in columns} for row in self.rows]
+
 
 class Receiver(Protocol):
     """What a callback needs of the tracker that it feeds; `Tracker` documents the methods."""

@@ -177,8 +177,7 @@ class TrackioTracker(WholePointTracker):
     def track_table(self, table: Table) -> None:
         from trackio import Table as TrackioTable
 
-        rows = [{column: row.get(column) for column in table.columns} for row in table.rows]
-        self._add_shown(TrackioTable(data=rows)._to_dict(self._name, "", 0), table)
+        self._add_shown(TrackioTable(data=table.filled())._to_dict(self._name, "", 0), table)
 
     def track_media(self, media: Media) -> None:
         from trackio import Histogram, Image, Markdown

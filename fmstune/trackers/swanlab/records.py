@@ -100,7 +100,7 @@ def end(status: Status, error: str | None) -> Record:
 
 def table_item(table: Table) -> MediaItem:
     """A table like `swanlab.echarts.Table`, which itself would leave out empty cells."""
-    rows = [{column: finite(row.get(column)) for column in table.columns} for row in table.rows]
+    rows = [{column: finite(cell) for column, cell in row.items()} for row in table.filled()]
     chart = {"_swanLab": "table", "colDefs": [{"field": each} for each in table.columns], "rowData": rows}
     return _item(_as_json(chart), "json", table.step)
 
