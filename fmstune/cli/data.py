@@ -9,7 +9,7 @@ import typer
 
 from fmstune.cli.completion import complete_setting
 from fmstune.cli.trackers import Config, Debug, Json
-from fmstune.config.methods.known import in_help
+from fmstune.config.methods.known import METHODS, in_help
 from fmstune.text import counted
 
 if TYPE_CHECKING:
@@ -114,10 +114,14 @@ def data(
         }
         typer.echo(json.dumps(record, indent=2, ensure_ascii=False, default=str))
         return
-    _print(prepared, views, bins, f"{padding:.0%} of batches of {batch}" if padding is not None else "")
+    besides = METHODS[resolved.run.method].besides
+    padded = f"{padding:.0%} of batches of {batch}" if padding is not None else ""
+    _print(prepared, views, bins, padded, besides)
 
 
-def _print(prepared: PreparedData, views: Sequence[RowView], bins: Sequence[Bin], padding: str) -> None:
+def _print(
+    prepared: PreparedData, views: Sequence[RowView], bins: Sequence[Bin], padding: str, besides: str
+) -> None:
     from rich.console import Console
 
     # The command's answer goes to standard output, in colour if that is a terminal.
@@ -133,6 +137,8 @@ def _print(prepared: PreparedData, views: Sequence[RowView], bins: Sequence[Bin]
         bar = "█" * max(1 if each.rows else 0, round(each.rows / most * _BAR))
         console.print(f"{each.shortest:>6}–{each.longest:<6} {each.rows:>8}  {bar}", markup=False)
     console.print(f"data     {prepared.summary.line()}", markup=False)
+    if besides:
+        console.print(f"learnt   {besides}", markup=False)
     for line in prepared.summary.unused_lines():
         console.print(f"unused   {line}", markup=False)
     if padding:

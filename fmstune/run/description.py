@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fmstune.config.methods.known import METHODS
 from fmstune.console import RunConsole
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def describe(built: BuiltTrainer, out: RunConsole) -> None:
         out.say("adapter", built.adapter)
     padding = f" · {built.padding.line()}" if built.padding else ""
     out.say("data", f"{built.data.line()}{padding}")
+    if besides := METHODS[built.trainer.method].besides:
+        out.say("learnt", besides)
     for line in built.data.unused_lines():
         out.warn(line)
     for note in built.notes:

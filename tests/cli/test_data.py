@@ -46,6 +46,13 @@ def test_rows_are_shown_as_the_model_sees_them_with_what_is_trained_marked(fmstu
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("method", ["orpo", "dpo"])
+def test_a_method_that_also_learns_the_prompts_says_so(method: str, fmstune: Any) -> None:
+    name = write({"prompt": "1+1=", "chosen": "2", "rejected": "3"})
+    _, out, _ = fmstune(name, "--model", "demo", "--method", method)
+    assert ("learnt   orpo also learns the prompts" in out) == (method == "orpo")
+
+
 @pytest.mark.parametrize(
     ("method", "names"),
     [("dpo", ["chosen", "rejected"]), ("reward", ["chosen", "rejected"]), ("kto", ["a good answer"])],

@@ -17,6 +17,7 @@ ORPO = Method(
     lora_learning_rate=1e-5,  # of 1e-6
     demo_learning_rate=1e-3,
     trains="the responses, and the likelihood of the whole better text",
+    besides="orpo also learns the prompts of better answers, by their likelihood, as its authors do",
     shown=REWARDS,
     results=REWARDS_RESULTS,
     experimental=True,

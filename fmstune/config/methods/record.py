@@ -46,6 +46,8 @@ class Method:
     """Whether the model is compared with its initial state."""
     trains: str = "the responses"
     """The parts of a row that are learnt, for messages."""
+    besides: str = ""
+    """What it learns besides the text that is shown as trained."""
     scores: bool = False
     """Whether the model scores text instead of generating it."""
     in_order: bool = False
