@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 _CAPBSET_DROP = 24
 _OVERRIDE = (1, 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH of linux/capability.h
 _LIBC = ctypes.CDLL(None)
+_ROOT = Path(__file__).parents[2]
 
 
 def drop_override() -> None:
@@ -21,5 +23,6 @@ def drop_override() -> None:
 def unprivileged(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process to which permissions apply."""
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=cwd, preexec_fn=drop_override, capture_output=True, text=True
-    )
+        [sys.executable, "-c", code], cwd=cwd, env=os.environ | {"PYTHONPATH": str(_ROOT)},
+        preexec_fn=drop_override, capture_output=True, text=True,
+    )  # fmt: skip
