@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=5)
     parser.add_argument("--lora", action="store_true")
     asked = parser.parse_args()
-    model = asked.model if asked.model == "demo" else str(Path(asked.model).resolve())
+    model = asked.model if asked.model == "demo" else str(Path(asked.model).absolute())
     import fmstune.training.methods.sft as method
 
     method.TRAINED = type(method.TRAINED)(method.TRAINED.arguments, Measured)

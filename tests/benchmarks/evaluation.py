@@ -112,7 +112,7 @@ def main() -> None:
         (folder / "rows").mkdir()
         write_rows(folder / "rows/train.jsonl", long=True)
         write_rows(folder / "rows/test.jsonl", long=True)
-        model = str(Path(asked.model).resolve()) if asked.model else demo_in(folder / "model")
+        model = str(Path(asked.model).absolute()) if asked.model else demo_in(folder / "model")
         runs: dict[str, list[Evaluated]] = {"fmstune": [], "trl": []}
         for _ in range(asked.rounds):
             runs["fmstune"].append(ours(folder, model))

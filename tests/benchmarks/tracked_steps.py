@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help=f"{STEPS}, or {STEPS_OF_MODEL} with MODEL")
     parser.add_argument("--turns", type=int, default=TURNS)
     asked = parser.parse_args()
-    model = ["--model", str(Path(asked.model).resolve()), "--data", "demo"] if asked.model else []
+    model = ["--model", str(Path(asked.model).absolute()), "--data", "demo"] if asked.model else []
     steps = asked.steps or (STEPS_OF_MODEL if model else STEPS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()

@@ -264,7 +264,7 @@ def main() -> None:
         folder = Path(name)
         (folder / "rows").mkdir()
         write_rows(folder / "rows" / "train.jsonl", long=asked.rows == "long", pairs=asked.way == "dpo")
-        model = str(Path(asked.model).resolve()) if asked.model else demo_in(folder / "model")
+        model = str(Path(asked.model).absolute()) if asked.model else demo_in(folder / "model")
         shape = (folder, model, asked.steps, BATCHES[asked.rows], asked.skip, asked.way)
         own: list[Run] = []
         speeds = [product_speed()]
