@@ -116,6 +116,20 @@ def test_a_traceback_is_shown_only_on_request(here: Path) -> None:
     assert done.stderr.splitlines()[-1].endswith("Did you mean training.learning_rate?")
 
 
+def test_trackers_list_compiles_no_patterns_of_secrets() -> None:
+    code = """
+import sys
+from fmstune.cli.main import main
+sys.argv = ["fmstune", "trackers", "list"]
+try:
+    main()
+except SystemExit:
+    print("fmstune.secrets.forms" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
 @pytest.mark.parametrize(
     "arguments", ["--help", "--version", "train --help", "trackers list", "trackers --help"]
 )
