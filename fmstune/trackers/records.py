@@ -184,7 +184,7 @@ class TrackerRun:
 def _shortened(text: str | None) -> str | None:
     if not isinstance(text, str) or len(text) <= MOST_SHOWN:
         return text
-    # Its patterns take a tenth of the time of `fmstune trackers list` to compile.
+    # Imported on use: `fmstune trackers list` needs none of its patterns, which take time to compile.
     from fmstune.secrets.redaction import beginning
 
     return f"{beginning(text, MOST_SHOWN)}… ({len(text)} characters)"

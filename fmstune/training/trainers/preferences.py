@@ -189,8 +189,9 @@ _REFUSE = ("trl", "transformers", "accelerate", "peft", "datasets")
 @contextlib.contextmanager
 def refused_by_trl() -> Iterator[None]:
     """Turn errors of TRL's constructors into `ConfigError` (exit code 2) with TRL's own sentence, as the user
-    can fix the settings. TRL raises these two types, the second for features that it lacks. From elsewhere,
-    such as torch, the same types are faults of the program, and are raised as they are."""
+    can fix the settings. TRL raises `ValueError`, and `NotImplementedError` for features that it lacks. From
+    elsewhere, such as torch, these are faults of the program, and are raised as they are. So is a
+    `TypeError`, except PEFT's about adapters on experts."""
     try:
         yield
     except (ValueError, NotImplementedError, TypeError) as error:
