@@ -124,16 +124,25 @@ def test_the_rows_that_are_too_long_are_those_that_trl_drops(
 
 
 def test_the_mismatched_answers_of_kto_are_those_that_trl_pairs(tmp_path: Path) -> None:
-    rows = [text(f"number {n}", f"good {n}", f"bad {n} indeed") for n in range(5)]
-    theirs = by_trl("kto", singles(rows), TOKENIZER, per_device_train_batch_size=4)
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plain = [dict(row.columns) for row in encoded("kto", rows, TOKENIZER, tmp_path)]
+    rows = [text(f"number {n}", f"good {n}", f"bad {n} indeed") for n in range(10)]
+    alone = singles(rows)[::3]  # each of another prompt
+    theirs = by_trl("kto", alone, TOKENIZER, per_device_train_batch_size=4)
+    plain = [dict(row.columns) for row in encoded("kto", alone, TOKENIZER, tmp_path)]
     made = with_other_answers(datasets.Dataset.from_list(plain), 4)
     assert made.to_list() == theirs
     assert with_other_answers(with_other_answers(made, 3), 4).to_list() == theirs
     streamed = datasets.Dataset.from_list(plain).to_iterable_dataset()
     assert list(with_other_answers(streamed, 4)) == theirs
+
+
+def test_kto_compares_the_rows_of_a_pair_with_answers_to_other_prompts(tmp_path: Path) -> None:
+    rows = [text(f"number {n}", f"good {n}", f"bad {n} indeed") for n in range(5)]
+    plain = [dict(row.columns) for row in encoded("kto", rows, TOKENIZER, tmp_path)]
+    made = with_other_answers(datasets.Dataset.from_list(plain), 4, met := []).to_list()
+    answers = {tuple(row["completion_ids"]): row["prompt_ids"] for row in plain}
+    own = [row["prompt_ids"] == answers[tuple(row["KL_completion_ids"])] for row in made]
+    assert own == [False] * 8 + [True] * 2  # the last batch has one prompt only
+    assert met == [0, 0, 2]
 
 
 word = st.text(alphabet="ab é😀\n<|im_end|>", max_size=8)

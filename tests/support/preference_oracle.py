@@ -162,11 +162,14 @@ def _dpo(name: str, found: Sequence[Any], args: Any) -> torch.Tensor:
 
 
 def kto(model: Any, reference: Any, rows: Sequence[Row], args: Any) -> Batch:
-    """Ethayarajh et al. 2024, equation 8; its reference point comes from each prompt with the answer of the
-    row before it in the batch."""
+    """Ethayarajh et al. 2024, equation 8; its reference point comes from each prompt with the answer of a row
+    before it in the batch, at the smallest distance at which the fewest rows meet their own prompt."""
     ratios, compared = [], []
+    prompts = [row["prompt_ids"] for row in rows]
+    met = {by: sum(prompts[at - by] == each for at, each in enumerate(prompts)) for by in range(1, len(rows))}
+    distance = min(met, key=lambda by: (met[by], by), default=0)
     for at, row in enumerate(rows):
-        other = rows[at - 1]["completion_ids"]
+        other = rows[at - distance]["completion_ids"]
         with torch.no_grad():
             initial = read(reference, row["prompt_ids"], row["completion_ids"], args).total()
             compared.append(

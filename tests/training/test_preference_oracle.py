@@ -42,9 +42,11 @@ def some_rows(method: str, count: int, seed: int, *, one_label: bool = False) ->
         return " ".join(chance.choice(WORDS) for _ in range(chance.randint(1, most)))
 
     made: list[dict[str, Any]] = []
+    few = [text(9) for _ in range(seed % 4)]  # prompts of several rows
     for at in range(count):
         if method == "kto":
-            row: dict[str, Any] = {"prompt": text(9), "completion": f" {text(12)}"}
+            prompt = chance.choice(few) if few else text(9)
+            row: dict[str, Any] = {"prompt": prompt, "completion": f" {text(12)}"}
             row["label"] = at < count // 2 or chance.random() < 0.5 if one_label else chance.random() < 0.6
         else:
             row = {"prompt": text(9), "chosen": f" {text(12)}", "rejected": f" {text(12)} {at}."}

@@ -117,13 +117,24 @@ def test_tool_calls_reach_the_template_without_the_empty_fields_of_a_table() -> 
 
 
 def test_unbalanced_labels_are_reported_once_with_suggested_weights() -> None:
-    rows = [{"prompt": "a", "completion": f"b{n}", "label": n == 0} for n in range(12)]
+    rows = [{"prompt": f"a{n}", "completion": f"b{n}", "label": n == 0} for n in range(12)]
     write("unequal.jsonl", rows)
     _, shown = tune("kto", "out", "training.max_steps=1", data="unequal.jsonl", evaluation="")
     (said,) = [line for line in shown.splitlines() if line.startswith("warning")]
     assert "more answers of one label than of the other" in said
     assert "training.desirable_weight within [11, 14.7]" in said
     assert logging.getLogger("trl").propagate
+
+
+def test_kto_reports_rows_that_it_compares_with_answers_to_their_own_prompt() -> None:
+    rows = [{"prompt": "a", "completion": f"b{n}", "label": n % 2 == 0} for n in range(12)]
+    write("alike.jsonl", rows)
+    (note,) = build("kto", data="alike.jsonl").notes
+    assert note.startswith("kto compares 12 of 12 rows with an answer to their own prompt")
+    other = [*rows[:4], *({**row, "prompt": f"a{n}"} for n, row in enumerate(rows[:8]))]
+    write("alike.jsonl", other)
+    sets = ("training.train_sampling_strategy=sequential", "training.per_device_train_batch_size=8")
+    assert build("kto", *sets, data="alike.jsonl").notes == ()
 
 
 def test_a_prompt_that_ends_in_different_tokens_before_an_answer_is_reported() -> None:

@@ -85,6 +85,10 @@ class PreferenceTuner(
         """Return the rows unchanged: they are already tokenised."""
         return rows
 
+    def row_notes(self) -> Iterator[str]:
+        """Messages about the prepared rows."""
+        yield from ()
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the run writes its own card, once."""
 
@@ -139,7 +143,7 @@ def build_tuner(
             **attached,
             **more,
         )
-    own = [*_of_prompts(data), *trained.notes(data, args)]
+    own = [*_of_prompts(data), *trained.notes(data, args), *trainer.row_notes()]
     if has_moving_reference(trainer) and is_sharded(trainer):
         own.append(
             "with FSDP and DeepSpeed, checkpoints do not contain the reference model that "
