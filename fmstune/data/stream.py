@@ -160,6 +160,11 @@ class _Endless:
         except DataError as error:
             raise StreamError(str(error)) from None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Endless:
+        # `interleave_datasets` copies its data sets. Passes share nothing that they change, a compiled chat
+        # template cannot be copied, and a copied tokenizer would only take memory.
+        return self
+
     def _first(self) -> Iterator[Mapping[str, Any]]:
         # Separate readers: TRL reads a stream's first row, and the training starts again.
         bad = replace(self.readers[0].bad, count=0, first=[], known=None)

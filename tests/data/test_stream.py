@@ -90,6 +90,24 @@ def test_weighted_sources_are_sampled_with_these_probabilities(tmp_path: Path) -
     assert [row[0] for row in joined] == [*"aaaaaaabbb"] * 2
 
 
+def chats(path: Path, count: int) -> str:
+    """Chats; the template is compiled when the first of them is read."""
+    rows = [
+        [{"role": "user", "content": f"{path.stem} {n}"}, {"role": "assistant", "content": "yes"}]
+        for n in range(count)
+    ]
+    path.write_text("".join(f"{json.dumps({'messages': row})}\n" for row in rows))
+    return str(path)
+
+
+def test_chats_of_weighted_sources_are_mixed(tmp_path: Path) -> None:
+    a, b = (chats(tmp_path / f"{name}.jsonl", 5) for name in "ab")
+    rows = streamed(DataSource(a, weight=1), DataSource(b, weight=1), most=40)
+    assert {text for row in rows for text in re.findall(r"[ab] \d", row)} == {
+        f"{name} {n}" for name in "ab" for n in range(5)
+    }
+
+
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
