@@ -108,7 +108,7 @@ def build_trainer(
         model_identity=dict(inputs.model.identity),
         data=data.summary,
         bad_rows=data.bad,
-        steps=_steps(trainer, data.summary.rows),
+        steps=_steps(trainer),
         trainable=sum(weights.numel() for weights in trainer.model.parameters() if weights.requires_grad),
         padding=padding,
         precision=precision(config.training),
@@ -203,11 +203,13 @@ def _without_padding(trainer: TunedTrainer, config: RunConfig) -> Padding | None
     return padding
 
 
-def _steps(trainer: TunedTrainer, rows: int) -> int:
+def _steps(trainer: TunedTrainer) -> int:
     args = trainer.args
     if args.max_steps > 0:
         return int(args.max_steps)
-    batches = math.ceil(rows / (args.train_batch_size * args.world_size))
+    # Packing changes the number of rows.
+    share = len(trainer.train_dataset) / (args.train_batch_size * args.world_size)
+    batches = math.floor(share) if args.dataloader_drop_last else math.ceil(share)
     updates = math.ceil(batches / args.gradient_accumulation_steps)
     steps: int = math.ceil(updates * args.num_train_epochs)
     return steps

@@ -17,6 +17,7 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
 from fmstune.run.resume import changed_settings
 from fmstune.training.extensions import Extensions
+from tests.support.end_to_end import journal_params
 from tests.support.tracked import tune
 from tests.support.tuned import weights
 
@@ -40,6 +41,31 @@ def test_a_run_killed_before_its_model_was_saved_only_saves_it(best: str) -> Non
     assert "resume   step 12 was the last; only saving the model is left" in shown
     assert "done     0 steps in 0.0 s" in shown
     assert weights("killed") == weights("whole")
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["training.packing=true", "training.packing_strategy=bfd_split", "training.max_length=16"],
+        ["training.packing=true", "training.max_length=256"],
+        ["training.dataloader_drop_last=true"],
+    ],
+)
+def test_a_run_of_whole_epochs_is_resumed_to_its_last_step(sets: list[str]) -> None:
+    """Packing makes more or fewer rows than the data has, and an incomplete last batch may be dropped."""
+    Path("a.jsonl").write_text("".join(json.dumps({"text": f"{n} {'red ' * 30}"}) + "\n" for n in range(9)))
+    sets = ["model.path=demo", "data.train=a.jsonl", "training.max_steps=-1", "training.save_steps=1", *sets]
+    sets += ["training.per_device_train_batch_size=2", "training.save_strategy=steps", "data.max_rows=9"]
+    tune("whole", *sets)
+    state = json.loads(max(Path("whole").glob("checkpoint-*/trainer_state.json")).read_text())
+    steps = state["global_step"]
+    assert journal_params(Path("whole"))["decided"]["max_steps"] == state["max_steps"] == steps
+    for resumed, left in (("middle", steps - 1), ("end", steps)):
+        shutil.copytree("whole", resumed)
+        shutil.rmtree(f"{resumed}/tracking")
+        _, shown = tune(f"{resumed}/out", *sets, resume=f"{resumed}/checkpoint-{left}")
+        assert (f"step {steps} was the last" in shown) == (left == steps)
+        assert weights(f"{resumed}/out") == weights("whole")
 
 
 @pytest.mark.parametrize("older", [False, True])
