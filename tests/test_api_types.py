@@ -156,5 +156,5 @@ def test_options_of_a_tracker_are_checked_as_on_the_command_line(tmp_path: Path)
 
 @pytest.mark.parametrize("wrong", [5, "file", object(), Tracker("x"), int])
 def test_what_is_no_tracker_is_not_registered(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="has to be a class with a method `track`"):
+    with pytest.raises(ValueError, match="is not a class with a method `track`"):
         fmstune.register_tracker("mine", wrong)

@@ -30,7 +30,7 @@ from fmstune.secrets.redaction import process_redactor
 from fmstune.system.deadline import DeadlineThread
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.compat import own_callback_of
-from fmstune.trackers.records import RunStart, Status, TrackerError
+from fmstune.trackers.records import RunStart, Status, TrackerError, run_of
 from fmstune.user_code import is_stop
 
 _WHERE = "it runs in the training process, and was disabled there"
@@ -164,7 +164,7 @@ class GuardedTracker:
             tags=called.tags,
             notes=called.notes,
         )
-        run = self._tracker.open(start)
+        run = run_of(self._tracker.open(start), start)
         run_id = None if run.id is None else str(run.id)
         self._ledger = dataclasses.replace(self._ledger, run_id=run_id, url=run.url, note=run.note)
 

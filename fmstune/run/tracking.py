@@ -120,7 +120,7 @@ def in_process_callbacks(
     if not in_process:
         return []
     from fmstune.delivery.in_process import GuardedTracker
-    from fmstune.trackers.compat import build_tracker
+    from fmstune.trackers.registry import build_tracker
 
     callbacks = []
     for job in in_process:

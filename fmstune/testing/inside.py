@@ -11,28 +11,22 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.compat import OldShapeTracker, build_tracker
-from fmstune.trackers.records import Check, CheckState, Limits, MetricPoint, RunStart, TrackerOptionError
-from fmstune.trackers.registry import load_reference
+from fmstune.trackers.compat import OldShapeTracker
+from fmstune.trackers.records import Check, MetricPoint, RunStart, TrackerOptionError
+from fmstune.trackers.registry import build_tracker, load_reference
+from fmstune.trackers.shapes import GUARANTEES, options_class
 
 _UNKNOWN = "no_such_option_of_a_tracker"
 _CHECK_SECONDS = 5.0
-_GUARANTEES: Mapping[str, tuple[Any, ...]] = {
-    "idempotent": (True, False),
-    "repeated_steps": ("replaced", "kept"),
-    "takes_late": (True, False),
-    "takes_params": ("merged", "given"),
-    "durable_on": ("call", "close"),
-}
 
 
 def declared(folder: Path, reference: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The tracker's guarantees."""
     tracker = build_tracker(reference, "t", options)
-    said = {name: getattr(tracker, name) for name in _GUARANTEES}
+    said = {name: getattr(tracker, name) for name in GUARANTEES}
     return {**said, "single_precision": tracker.limits.single_precision}
 
 
@@ -58,7 +52,7 @@ def check(folder: Path, reference: str, options: Mapping[str, Any]) -> list[str]
     before, began = _files(folder), time.monotonic()
     result = tracker.check(_CHECK_SECONDS)
     took = time.monotonic() - began
-    if not isinstance(result, Check) or result.state not in get_args(CheckState):
+    if not (isinstance(result, Check) and result.is_valid):
         return [f"check returned {result!r}; it must return a Check with a known state."]
     said = []
     if not result.ok:
@@ -99,17 +93,8 @@ def two_at_once(
 
 
 def _of_class(found: Any) -> Iterator[str]:
-    for name, values in _GUARANTEES.items():
-        given = getattr(found, name, values[0])
-        if given not in values:
-            yield f"{name} is {given!r}; it must be one of {', '.join(map(repr, values))}."
-    if not isinstance(getattr(found, "limits", Limits()), Limits):
-        yield f"limits is {found.limits!r}; it must be a `Limits`."
-    options = getattr(found, "Config", None)
+    options = options_class(found)
     if options is None:
-        return
-    if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
-        yield f"Config is {options!r}; it must be a dataclass."
         return
     for option in dataclasses.fields(options):
         if not option.metadata.get("help"):

@@ -300,6 +300,8 @@ def vendors_callback(asked: Any) -> Any:
     found = asked.get_hf_callback()
     if found is None or found is getattr(asked, "own_callback", None):
         return None
+    if isinstance(found, type):
+        raise TrackerError(f"get_hf_callback returned the class {found.__name__}; return an instance of it")
     if not any(callable(getattr(found, name, None)) for name in dir(found) if name.startswith("on_")):
         raise TrackerError(f"get_hf_callback returned {type(found).__name__}, which is not a TrainerCallback")
     return found
@@ -314,7 +316,11 @@ def installed_version(package: str | None, distributions: tuple[str, ...] = ()) 
 
     if package is None:
         return ""
-    if importlib.util.find_spec(package) is None:
+    try:
+        spec = importlib.util.find_spec(package)
+    except ImportError:  # the package that it is part of
+        return None
+    if spec is None:
         return None
     for name in distributions or (package,):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -1,14 +1,25 @@
-"""Trackers of an older shape: any class with `track(metric, name, stage)`, whatever its base class."""
+"""Trackers of any shape behind the current interface. An older one is any class with
+`track(metric, name, stage)`, whatever its base class."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fmstune.trackers.base import Tracker, vendors_callback
-from fmstune.trackers.records import Artifact, Check, Media, RunStart, Status, Table, TrackerRun
-from fmstune.trackers.registry import load_reference
+from fmstune.trackers.records import (
+    Artifact,
+    Check,
+    Media,
+    MetricPoint,
+    RunStart,
+    Status,
+    Table,
+    TrackerOptionError,
+    TrackerRun,
+)
+from fmstune.trackers.shapes import is_current, options_class
 
 _GUARANTEES = (
     "limits",
@@ -20,18 +31,24 @@ _GUARANTEES = (
     "media",
     "takes_artifacts",
     "refers_to_files",
+    "places",
 )
 
 
-def build_tracker(reference: str, name: str, options: Mapping[str, Any]) -> Tracker:
-    """The tracker of `reference` with its options, behind the current interface whatever its shape.
+def built(found: Any, name: str, options: Mapping[str, Any] | None, where: str = "") -> Tracker:
+    """The tracker of a class with its options, behind the current interface whatever its shape. `where` the
+    options were given starts a message about them.
 
-    Raises `BrokenTracker` or `TrackerOptionError`, and whatever the tracker's own `__init__` raises.
+    Raises `TrackerOptionError`, and whatever the tracker's own `__init__` raises.
     """
-    found: Any = load_reference(reference, name)
-    if isinstance(found, type) and issubclass(found, Tracker) and takes_step(found.track):
-        return found(name, options)
-    return _of_inner(found)(name, found(name=name, tracker_config=dict(options)))
+    _check_types(found, name, options or {}, where)
+    if is_current(found):
+        tracker: Tracker = found(name, options)
+        for attribute, value in vars(Tracker(name)).items():
+            if not hasattr(tracker, attribute):  # its `__init__` does not call that of `Tracker`
+                setattr(tracker, attribute, value)
+        return tracker
+    return _of_inner(found)(name, found(**_constructor_arguments(found, name, options or {})))
 
 
 def own_callback_of(tracker: Tracker) -> Any:
@@ -39,10 +56,41 @@ def own_callback_of(tracker: Tracker) -> Any:
     return vendors_callback(tracker.inner if isinstance(tracker, OldShapeTracker) else tracker)
 
 
-def takes_step(track: Any) -> bool:
-    """Whether `track` can be called with the keyword `step`."""
-    parameters = inspect.signature(track).parameters.values()
-    return any(p.name == "step" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+def _check_types(found: Any, name: str, options: Mapping[str, Any], where: str) -> None:
+    """Raise `TrackerOptionError` for an option that does not have the type of its field. The class itself
+    rejects those that it does not have."""
+    declared = options_class(found)
+    if declared is None or not options:
+        return
+    import dataclasses
+
+    from fmstune.config.check.typed import check_field, is_checked
+    from fmstune.errors import ConfigError
+
+    fields = {field.name: field for field in dataclasses.fields(declared)}
+    try:
+        for key in options.keys() & fields:
+            if is_checked(fields[key]):
+                check_field(options[key], fields[key], where="", key=f"trackers.{name}.{key}")
+    except ConfigError as error:
+        raise TrackerOptionError(where + str(error).removeprefix(": ")) from None
+
+
+def _constructor_arguments(found: Any, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that the constructor of an older shape takes; it need not have one."""
+    given = {"name": name, "tracker_config": dict(options)}
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):
+        return given
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+        return given
+    taken = {each.name for each in parameters if each.kind is not inspect.Parameter.POSITIONAL_ONLY}
+    if options and "tracker_config" not in taken:
+        raise TrackerOptionError(
+            f"{name} has no options: the constructor of its class does not take `tracker_config`."
+        )
+    return {key: value for key, value in given.items() if key in taken}
 
 
 class OldShapeTracker(Tracker):
@@ -58,12 +106,37 @@ class OldShapeTracker(Tracker):
         if name in ("seq", "step", "event_time") and isinstance(getattr(self, "inner", None), Tracker):
             setattr(self.inner, name, value)
 
+    def __getattr__(self, name: str) -> Any:
+        # What its author gave it, for one who uses it in a script.
+        if name == "inner" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    @property
+    def takes_whole_points(self) -> bool:
+        return isinstance(self.inner, Tracker) and self.inner.takes_whole_points
+
     def open(self, start: RunStart) -> TrackerRun:
         return self.inner.open(start) if hasattr(self.inner, "open") else super().open(start)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)
         self.inner.track(metric, name, stage)
+
+    def track_point(self, point: MetricPoint) -> None:
+        if self.takes_whole_points:
+            self.inner.track_point(point)
+        else:
+            self._track_each(point)
+
+    def track_points(self, points: Iterator[MetricPoint]) -> None:
+        if not self.takes_whole_points:
+            super().track_points(points)
+            return
+        try:
+            self.inner.track_points(points)
+        finally:
+            self.seq = self.inner.seq
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         super().set_params(params, name)

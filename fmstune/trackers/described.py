@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmstune.trackers.base import Tracker, installed_version
+from fmstune.trackers.shapes import options_class
 
 KEEPS = ("metrics", "params", "tables", "media", "artifacts")
 _VARIABLE = re.compile(r"\b(?:else|or) ([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)")
@@ -46,7 +47,7 @@ class Described:
 def described(name: str, tracker: type[Any]) -> Described:
     """What the class called `name` declares. A class of an older shape has the interface's defaults."""
     whole = tracker if issubclass(tracker, Tracker) else Tracker
-    declared = getattr(tracker, "Config", None)
+    declared = options_class(tracker)
     options = None if declared is None else tuple(map(_option, dataclasses.fields(declared)))
     package = getattr(tracker, "package", None)
     version = installed_version(package, getattr(tracker, "distributions", ()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
 Status = Literal["finished", "failed", "interrupted"]
 """How a run ended: completed, with an exception, or stopped from outside (a signal, a kill)."""
@@ -51,6 +51,13 @@ class Check:
     server: str = ""
     account: str = ""
     latency: float | None = None
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the fields have the types that are declared; a tracker's author may have missed one."""
+        texts = (self.detail, self.remedy, self.server, self.account)
+        timed = self.latency is None or isinstance(self.latency, (int, float))
+        return timed and self.state in get_args(CheckState) and all(isinstance(text, str) for text in texts)
 
     @property
     def ok(self) -> bool:
@@ -179,6 +186,18 @@ class TrackerRun:
         # Both are printed and written to each ledger, and a third-party tracker may return a megabyte.
         object.__setattr__(self, "url", _shortened(self.url))
         object.__setattr__(self, "note", _shortened(self.note))
+
+
+def run_of(opened: Any, start: RunStart) -> TrackerRun:
+    """The run that a tracker's `open` has returned; without one, it is the run that was requested. Raises
+    `TrackerError` for anything else."""
+    if opened is None:
+        return TrackerRun(id=start.tracker_run_id)
+    if not isinstance(opened, TrackerRun):
+        raise TrackerError(
+            f"its `open` returned {type(opened).__name__}; return a TrackerRun, such as TrackerRun(id=…)"
+        )
+    return opened
 
 
 def _shortened(text: str | None) -> str | None:

@@ -8,18 +8,20 @@ imported is an entry marked broken, never an error for the others.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fmstune.trackers.base import Tracker, installed_version, vendors_callback
+from fmstune.trackers.base import Tracker, installed_version
 from fmstune.trackers.built_in import BUILT_IN as BUILT_IN
+from fmstune.trackers.compat import built, own_callback_of
 from fmstune.trackers.hf.integrations import INTEGRATIONS, PREFIX, integration_names
-from fmstune.trackers.records import TrackerError, TrackerOptionError
+from fmstune.trackers.records import TrackerError
+from fmstune.trackers.shapes import flaw_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -43,9 +45,15 @@ class UnknownTracker(TrackerError):
 
 
 class BrokenTracker(TrackerError):
-    """The tracker is known, but its module cannot be imported or does not contain a tracker."""
+    """The tracker is known, but its module cannot be imported or does not contain a tracker.
+
+    `flaw` is what is wrong with its class, including the remedy, if that is the reason."""
 
     exit_code = 3
+
+    def __init__(self, message: str, flaw: str = "") -> None:
+        self.flaw = flaw
+        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +76,17 @@ def register_tracker(name: str, tracker: type[Tracker]) -> None:
     """
     if not name or not isinstance(name, str):
         raise ValueError(f"a tracker's name is a non-empty string, not {name!r}")
-    if not (isinstance(tracker, type) and callable(getattr(tracker, "track", None))):
-        raise ValueError(f"the tracker {name!r} has to be a class with a method `track`, not {tracker!r}")
-    taken = BUILT_IN[name].where if name in BUILT_IN else _registered.get(name)
+    if ":" in name:
+        raise ValueError(
+            f"a tracker's name has no colon, unlike {name!r}: hf:NAME and module:Class are other trackers"
+        )
+    if (flaw := flaw_of(tracker)) is not None:
+        called = getattr(tracker, "__qualname__", repr(tracker))
+        raise ValueError(f"the tracker {name!r} cannot be used: {called} {flaw}")
+    own = f"{tracker.__module__}:{tracker.__qualname__}"
+    taken: Any = BUILT_IN[name].where if name in BUILT_IN else _registered.get(name)
+    if taken is None:
+        taken = next((_origin(each) for each in _entry_points().get(name, ()) if _where(each) != own), None)
     if taken is not None and taken is not tracker:
         raise ValueError(f"the tracker name {name!r} is taken by {taken}; choose another")
     _registered[name] = tracker
@@ -89,6 +105,11 @@ def reference(name: str) -> str:
     """
     if name in _registered:
         tracker = _registered[name]
+        if "<locals>" in tracker.__qualname__:
+            raise BrokenTracker(
+                f"the tracker {name!r} is defined inside a function, where its own process cannot import it: "
+                "define it at the top level of a module."
+            )
         if tracker.__module__ == "__main__":
             return _in_script(tracker.__qualname__, name)
         return f"{tracker.__module__}:{tracker.__qualname__}"
@@ -98,9 +119,13 @@ def reference(name: str) -> str:
         if (integration := name.removeprefix(PREFIX)) in INTEGRATIONS:
             return f"fmstune.trackers.hf_tracker:{integration}"
         raise UnknownTracker(name, integration_names())
-    entry_points = _entry_points()
-    if name in entry_points:
-        return entry_points[name].value
+    if (places := _entry_points().get(name)) is not None:
+        if len(places) > 1:
+            several = " and ".join(f"{_origin(point)} ({_where(point)})" for point in places)
+            raise BrokenTracker(
+                f"the tracker name {name!r} is that of several packages: {several}. Name the class itself."
+            )
+        return _where(places[0])
     if name.startswith("__main__:"):
         return _in_script(name.partition(":")[2], name)
     if ":" in name:
@@ -140,28 +165,18 @@ def load_reference(where: str, name: str) -> type[Tracker]:
         raise BrokenTracker(
             f"the tracker {name!r} cannot be loaded from {where}: {type(error).__name__}: {error}"
         ) from error
-    if not (isinstance(found, type) and callable(getattr(found, "track", None))):
-        raise BrokenTracker(
-            f"the tracker {name!r} cannot be used: {where} is not a class with a method `track`."
-        )
-    if not _takes_metrics(found):
-        raise BrokenTracker(
-            f"the tracker {name!r} cannot be used: {where} would drop all metrics; define one of "
-            f"{', '.join(f'`{method}`' for method in _METRICS)} in it."
-        )
-    return found
+    if (flaw := flaw_of(found)) is not None:
+        raise BrokenTracker(f"the tracker {name!r} cannot be used: {where} {flaw}.", f"{where} {flaw}")
+    tracker: type[Tracker] = found
+    return tracker
 
 
-_METRICS = ("track", "track_point", "track_points")
+def build_tracker(reference: str, name: str, options: Mapping[str, Any]) -> Tracker:
+    """The tracker of `reference` with its options, behind the current interface whatever its shape.
 
-
-def _takes_metrics(tracker: Any) -> bool:
-    """Whether a class does anything with metrics: those that it inherits from `Tracker` do nothing. With one
-    of its own to ignore them, or with a vendor's callback, that is what it was written for."""
-    if tracker is Tracker or not issubclass(tracker, Tracker):
-        return True
-    methods = (*_METRICS, "get_hf_callback")
-    return any(getattr(tracker, method) is not getattr(Tracker, method) for method in methods)
+    Raises `BrokenTracker` or `TrackerOptionError`, and whatever the tracker's own `__init__` raises.
+    """
+    return built(load_reference(reference, name), name, options)
 
 
 def get_tracker(name: str, **options: Any) -> Tracker:
@@ -169,21 +184,9 @@ def get_tracker(name: str, **options: Any) -> Tracker:
 
     Raises `UnknownTracker`, `BrokenTracker` or `TrackerOptionError`.
     """
-    from fmstune.config.check.typed import check_field
-    from fmstune.errors import ConfigError
-
     found = tracker_class(name)
-    declared = getattr(found, "Config", None)
-    fields = {} if declared is None else {field.name: field for field in dataclasses.fields(declared)}
-    options = {
-        key: os.fspath(each) if isinstance(each, os.PathLike) else each for key, each in options.items()
-    }
-    try:
-        for key in options.keys() & fields:  # the tracker itself rejects the others
-            check_field(options[key], fields[key], where="get_tracker", key=f"trackers.{name}.{key}")
-    except ConfigError as error:
-        raise TrackerOptionError(str(error)) from None
-    return found(name, options or None)
+    plain = {key: os.fspath(each) if isinstance(each, os.PathLike) else each for key, each in options.items()}
+    return built(found, name, plain or None, where="get_tracker: ")
 
 
 def list_trackers() -> list[TrackerEntry]:
@@ -191,16 +194,14 @@ def list_trackers() -> list[TrackerEntry]:
     entries = [_built_in(name) for name in BUILT_IN]
     entries += [_entry(name, tracker, "registered here") for name, tracker in _registered.items()]
     plug_ins: list[TrackerEntry | tuple[str, str, str]] = []
-    for name, entry_point in _entry_points().items():
-        distribution = entry_point.dist
-        origin = f"{distribution.name} {distribution.version}" if distribution else entry_point.value
-        if any(entry.name == name for entry in entries):
+    for name, points in _entry_points().items():
+        taken = len(points) > 1 or name.startswith(PREFIX) or any(entry.name == name for entry in entries)
+        for point in points:
+            where, origin = _where(point), _origin(point)
             plug_ins.append(
                 TrackerEntry(name, "broken", origin, "its name is taken by another tracker",
-                             remedy=f"name it {entry_point.value} instead")
+                             remedy=f"name it {where} instead") if taken else (name, where, origin)
             )  # fmt: skip
-        else:
-            plug_ins.append((name, entry_point.value, origin))
     return entries + _probed(plug_ins)
 
 
@@ -237,7 +238,7 @@ def _provides_callback(tracker: Any, name: str) -> bool:
     if own is None or own is Tracker.get_hf_callback:
         return False
     try:
-        return vendors_callback(tracker(name=name, tracker_config={})) is not None
+        return own_callback_of(built(tracker, name, {})) is not None
     except (Exception, SystemExit):  # the plug-in's: it may need options
         return True
 
@@ -291,10 +292,25 @@ def _probe_main(name: str, where: str, origin: str) -> None:
     print(json.dumps({field: getattr(entry, field) for field in TrackerEntry.__slots__}))
 
 
-def _entry_points() -> dict[str, EntryPoint]:
+def _entry_points() -> dict[str, list[EntryPoint]]:
+    """The entry points of each name: several if packages disagree about it."""
     import importlib.metadata  # 20 ms, which `fmstune --help` avoids
 
-    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    found: dict[str, list[EntryPoint]] = {}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        named = found.setdefault(point.name, [])
+        if all(_where(point) != _where(other) for other in named):
+            named.append(point)
+    return found
+
+
+def _where(point: EntryPoint) -> str:
+    """The location of an entry point, without the extras that it may name."""
+    return point.value.partition("[")[0].strip()
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
 
 
 def _load_script(path: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -10,9 +11,12 @@ from typing import Any
 
 import pytest
 
+import fmstune
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.delivery.ledger import load_ledger
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.run.tracking import TrackerCheckFailed
+from fmstune.trackers.records import Check, MetricPoint, RunStart, TrackerRun
 from tests.sample_trackers import collected
 from tests.support.tracked import tune
 
@@ -107,6 +111,91 @@ def test_a_tracker_with_the_design_notes_interface_gets_everything_in_its_own_pr
     assert len([row for row in got if row[1] == "track"]) == len(numbers)
     namespaces = {event.name for event in events if event.kind == "params"}
     assert {row[2] for row in got if row[1] == "params"} == namespaces >= {"params", "config", "packages"}
+
+
+class _Lines(fmstune.Tracker):
+    """Writes a line for each value into a file of its class's name."""
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        with Path(type(self).__name__).open("a") as file:
+            file.write(f"{stage}/{name} {step}\n")
+
+
+class OpensAsNothing(_Lines):
+    def open(self, start: RunStart) -> TrackerRun:
+        return None  # type: ignore[return-value]
+
+
+class OpensAsText(_Lines):
+    def open(self, start: RunStart) -> TrackerRun:
+        return "run 1"  # type: ignore[return-value]
+
+
+class Prompts(_Lines):
+    """Asks for a key, as the logins of some SDKs do."""
+
+    def open(self, start: RunStart) -> TrackerRun:
+        with contextlib.suppress(EOFError):
+            raise RuntimeError(f"the key {input('your key: ')} is wrong")
+        return super().open(start)
+
+
+class Forks(_Lines):
+    """Each call also returns in a child."""
+
+    idempotent = True
+
+    def track_point(self, point: MetricPoint) -> None:
+        for name in point.values:
+            self.track(0, name, point.stage, step=point.step)
+        if (child := os.fork()) != 0:
+            os.waitpid(child, 0)
+
+
+def test_whatever_open_returns_or_asks_and_whatever_a_call_forks_the_run_gets_each_value_once() -> None:
+    names = [f"{__name__}:{cls.__name__}" for cls in (OpensAsNothing, OpensAsText, Prompts, Forks)]
+    result, shown = tune("out", "training.max_steps=2", trackers=tuple(names))
+    events = JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME))
+    tracked = sorted(
+        f"{event.stage}/{name} {event.step}"
+        for event in events
+        if event.kind == "metrics"
+        for name in event.values
+    )
+    states = {line.tracker.rpartition(":")[2]: line for line in result.delivery}
+    for name in ("OpensAsNothing", "Prompts", "Forks"):
+        assert states[name].state == "complete", shown
+        assert sorted(Path(name).read_text().splitlines()) == tracked
+    assert "its `open` returned str; return a TrackerRun" in str(states["OpensAsText"].error)
+
+
+class ChecksNothing(_Lines):
+    def check(self, timeout: float) -> Check:
+        return None  # type: ignore[return-value]
+
+
+class ChecksOddly(_Lines):
+    def check(self, timeout: float) -> Check:
+        return Check("fine", "all is well")  # type: ignore[arg-type]
+
+
+class ItsClass(Vendor):
+    def get_hf_callback(self) -> Any:
+        return type(super().get_hf_callback())
+
+
+@pytest.mark.parametrize(
+    ("tracker", "said"),
+    [
+        (ChecksNothing, "its check returned None. Let it return a Check"),
+        (ChecksOddly, "its check returned Check(state='fine'"),
+        (ItsClass, "get_hf_callback returned the class VendorCallback; return an instance of it"),
+    ],
+)
+def test_a_tracker_that_returns_something_else_is_refused_before_the_run(tracker: type, said: str) -> None:
+    with pytest.raises(TrackerCheckFailed) as refused:
+        tune("out", trackers=(f"{__name__}:{tracker.__name__}",))
+    assert said in str(refused.value)
 
 
 def test_a_tracker_with_options_is_delivered_to_in_another_process(tmp_path: Path) -> None:

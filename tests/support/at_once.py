@@ -10,7 +10,7 @@ from typing import Any
 
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.trackers.compat import build_tracker
+from fmstune.trackers.registry import build_tracker
 
 
 def deliver(folder: Path, reference: str, options: Mapping[str, Any], names: list[str]) -> list[int]:

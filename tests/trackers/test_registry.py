@@ -12,8 +12,8 @@ import pytest
 
 from fmstune.trackers import registry
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.compat import OldShapeTracker, build_tracker
-from fmstune.trackers.records import TrackerOptionError
+from fmstune.trackers.compat import OldShapeTracker
+from fmstune.trackers.records import MetricPoint, TrackerOptionError
 from tests.sample_trackers import Collector
 from tests.support.commands import fmstune
 
@@ -129,7 +129,7 @@ def test_registering_a_tracker_keeps_all_others() -> None:
 def test_a_registered_tracker_can_be_found_by_another_process() -> None:
     registry.register_tracker("mine", Collector)
     assert registry.reference("mine") == "tests.sample_trackers:Collector"
-    built = build_tracker(registry.reference("mine"), "mine", {"path": "x"})
+    built = registry.build_tracker(registry.reference("mine"), "mine", {"path": "x"})
     assert isinstance(built, Collector)
     assert built.name == "mine"
 
@@ -145,7 +145,7 @@ def test_a_tracker_defined_in_a_script_is_found_through_its_file(tmp_path: Path)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, cwd=ROOT)
     where = done.stdout.strip()
     assert where == f"{script}:Mine"
-    assert build_tracker(where, "mine", {}).name == "mine"
+    assert registry.build_tracker(where, "mine", {}).name == "mine"
 
 
 _AS_IN_A_NOTEBOOK = """
@@ -192,6 +192,105 @@ def test_a_tracker_that_would_drop_all_metrics_is_refused(tmp_path: Path) -> Non
     assert registry.load_reference(f"{tmp_path}/mine.py:Ignores", "mine").__name__ == "Ignores"
 
 
+_TRACK = "    def track(self, metric, name, stage=None, *, step=None): ..."
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("    async def track(self, metric, name, stage=None, *, step=None): ...", "has an async `track`"),
+        (
+            "    @staticmethod\n    async def track(metric, name, stage=None, *, step=None): ...",
+            "async `track`",
+        ),
+        ("    def track(self, metric, name, stage=None, *, step=None): yield", "has a `yield` in `track`"),
+        (
+            f"{_TRACK}\n    async def close(self, status, error=None): ...",
+            "has an async `close`, which nothing",
+        ),
+        (f"{_TRACK}\n    def set_params(self, params, name=None): yield params", "`yield` in `set_params`"),
+        (f"{_TRACK}\n    Config = {{'path': 'x'}}", "has a `Config` that is not a dataclass"),
+        (f"{_TRACK}\n    limits = {{'nan': False}}", "has limits = {'nan': False}; make it a `Limits`"),
+        (f"{_TRACK}\n    durable_on = 'flush'", "has durable_on = 'flush'; make it one of 'call', 'close'"),
+        (f"{_TRACK}\n    package = 5", "has package = 5; make it the name that is imported"),
+        (
+            f"{_TRACK}\n    def __init__(self): ...",
+            "does not take `name` and `tracker_config`; let it take both",
+        ),
+    ],
+)
+def test_a_class_that_would_lose_data_or_fail_later_is_refused_with_the_remedy(
+    body: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(f"from fmstune import Tracker\nclass Mine(Tracker):\n{body}\n")
+    with pytest.raises(registry.BrokenTracker, match=r"^the tracker 'mine' cannot be used: ") as refused:
+        registry.build_tracker(f"{tmp_path}/mine.py:Mine", "mine", {})
+    assert said in str(refused.value)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_registered_class_is_refused_for_the_same_reasons() -> None:
+    class Waits(Tracker):
+        async def track(self, metric, name, stage=None, *, step=None):  # type: ignore[no-untyped-def, override]
+            ...
+
+    with pytest.raises(ValueError, match="Waits has an async `track`"):
+        registry.register_tracker("mine", Waits)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_class_inside_a_function_is_only_for_its_own_process() -> None:
+    class Local(Collector):
+        pass
+
+    registry.register_tracker("mine", Local)
+    assert registry.get_tracker("mine").name == "mine"
+    with pytest.raises(registry.BrokenTracker, match="define it at the top level of a module"):
+        registry.reference("mine")
+
+
+@pytest.mark.parametrize("name", ["hf:wandb", "tests.sample_trackers:Collector"])
+@pytest.mark.usefixtures("registered")
+def test_a_registered_name_cannot_be_that_of_another_kind(name: str) -> None:
+    with pytest.raises(ValueError, match="has no colon"):
+        registry.register_tracker(name, Collector)
+
+
+def test_a_name_of_two_packages_is_refused_instead_of_choosing_one(tmp_path: Path) -> None:
+    source = f"from fmstune import Tracker\nclass Mine(Tracker):\n{_TRACK}\n"
+    for folder, module in ((tmp_path / "a", "one"), (tmp_path / "b", "two")):
+        install(folder, "mine", f"{module}_tracker:Mine", source)
+        (folder / "mine_pkg-1.0.dist-info").rename(folder / f"{module}_pkg-1.0.dist-info")
+        metadata = folder / f"{module}_pkg-1.0.dist-info" / "METADATA"
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {module}-pkg\nVersion: 1.0\n")
+    entries = listed(tmp_path / "a", tmp_path / "b")
+    for module in ("one", "two"):
+        entry = entries[f"mine/{module}-pkg 1.0"]
+        assert (entry["state"], entry["remedy"]) == ("broken", f"name it {module}_tracker:Mine instead")
+    path = os.pathsep.join([str(tmp_path / "a"), str(tmp_path / "b"), str(ROOT)])
+    done = fmstune("trackers", "check", "mine", cwd=tmp_path, light=True, PYTHONPATH=path)
+    assert done.returncode == 3
+    assert "'mine' is that of several packages: " in done.stderr
+    assert "one-pkg 1.0 (one_tracker:Mine)" in done.stderr
+
+
+def test_a_package_cannot_take_a_name_of_transformers_integrations(tmp_path: Path) -> None:
+    install(tmp_path, "hf:wandb", "mine_tracker:Mine", f"class Mine:\n{_TRACK}\n")
+    assert listed(tmp_path)["hf:wandb/hf:wandb-pkg 1.0"]["state"] == "broken"
+
+
+def test_the_options_of_a_plug_in_are_checked_by_their_types(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom decimal import Decimal\nfrom fmstune import Tracker\n"
+        "@dataclass\nclass Options:\n    path: str = 'x'\n    limit: Decimal = Decimal(1)\n"
+        f"class Mine(Tracker):\n    Config = Options\n{_TRACK}\n"
+    )
+    where = f"{tmp_path}/mine.py:Mine"
+    with pytest.raises(TrackerOptionError, match=r"^trackers.mine.path = 5 is an integer; it takes a string"):
+        registry.build_tracker(where, "mine", {"path": 5})
+    assert registry.build_tracker(where, "mine", {"limit": 2}).config.limit == 2  # a type of the author's own
+
+
 def test_an_unknown_name_and_an_unusable_class_are_refused_in_one_sentence() -> None:
     with pytest.raises(registry.UnknownTracker, match="there is no tracker 'wandbb'; there are none, aim"):
         registry.get_tracker("wandbb")
@@ -207,10 +306,75 @@ def test_options_are_those_that_the_tracker_declares() -> None:
 
 
 def test_a_tracker_with_the_old_interface_is_called_with_three_arguments(tmp_path: Path) -> None:
-    tracker = build_tracker("tests.sample_trackers:OldShape", "old", {"path": str(tmp_path / "o")})
+    tracker = registry.build_tracker("tests.sample_trackers:OldShape", "old", {"path": str(tmp_path / "o")})
     assert isinstance(tracker, OldShapeTracker)
     tracker.track(1.0, "loss", "train", step=3)
     assert (tmp_path / "o").read_text() == '[1.0, "loss", "train"]\n'
+
+
+class Bare:
+    """Has no constructor."""
+
+    def track(self, metric: float, name: str, stage: str) -> None:
+        self.got = (metric, name, stage)
+
+
+class Named(Bare):
+    def __init__(self, name: str) -> None:
+        self.called = name
+
+
+class Anything(Bare):
+    def __init__(self, **arguments: object) -> None:
+        self.arguments = arguments
+
+
+class Steps(Tracker):
+    """Has the older `track`, and takes whole points."""
+
+    points: list[MetricPoint]
+
+    def track(self, metric, name, stage=None):  # type: ignore[no-untyped-def, override]
+        raise NotImplementedError
+
+    def track_point(self, point: MetricPoint) -> None:
+        self.points = [*getattr(self, "points", ()), point]
+
+
+def test_the_constructor_of_an_older_class_gets_what_it_takes() -> None:
+    for cls in (Bare, Named, Anything):
+        tracker = registry.get_tracker(f"{__name__}:{cls.__name__}")
+        tracker.track(1.0, "loss", "train", step=3)
+        assert tracker.get_hf_callback() is tracker.get_hf_callback()
+        assert tracker.got == (1.0, "loss", "train")  # type: ignore[attr-defined]
+    with pytest.raises(TrackerOptionError, match="has no options"):
+        registry.get_tracker(f"{__name__}:Named", path="x")
+    assert registry.get_tracker(f"{__name__}:Anything", path="x").arguments["tracker_config"] == {"path": "x"}  # type: ignore[attr-defined]
+
+
+class OfItsOwn(Tracker):
+    def __init__(self, name: str | None = None, tracker_config: object = None) -> None:
+        self.got: list[object] = []
+
+    def track(self, metric: object, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        super().track(metric, name, stage)
+        self.got.append((metric, self.step, self.seq))
+
+
+def test_a_class_whose_constructor_forgets_its_base_can_be_used() -> None:
+    tracker = registry.get_tracker(f"{__name__}:OfItsOwn")
+    assert tracker.get_hf_callback() is tracker.get_hf_callback()
+    tracker.track(1.0, "loss")
+    assert tracker.got == [(1.0, None, None)]  # type: ignore[attr-defined]
+
+
+def test_an_older_class_that_takes_whole_points_gets_them_with_their_steps() -> None:
+    tracker = registry.build_tracker(f"{__name__}:Steps", "mine", {})
+    point = MetricPoint({"loss": 1.0}, "train", 3, seq=7)
+    tracker.track_point(point)
+    tracker.track_points(iter([point]))
+    assert tracker.points == [point, point]  # type: ignore[attr-defined]
+    assert tracker.takes_whole_points
 
 
 def test_a_bare_tracker_does_nothing_but_refuses_invalid_metrics() -> None:

@@ -43,6 +43,18 @@ def read_dataclass(cls: type[T], given: Mapping[str, Any], *, where: str, prefix
         raise ConfigError(f"{where}: {prefix}: {error}") from error
 
 
+_KNOWN = frozenset((
+    "bool", "int", "float", "None", "NoneType", "Any", "Literal", "dict", "Mapping", "list", "tuple",
+    "Sequence", "str", "Path", "pathlib.Path",
+))  # fmt: skip
+"""The types that `check_value` knows. It takes any other for one whose values are strings."""
+
+
+def is_checked(field: dataclasses.Field[Any]) -> bool:
+    """Whether `check_value` knows all types of a field."""
+    return all(option.partition("[")[0] in _KNOWN for option in options_of(annotation_of(field)))
+
+
 def check_field(value: Any, field: dataclasses.Field[Any], *, where: str, key: str) -> Any:
     """The value, converted to the field's type (a list to a tuple). Raises `ConfigError`."""
     if read := field.metadata.get("read"):  # a setting with its own reader

@@ -23,7 +23,7 @@ from fmstune.delivery.shipping.batches import BatchDelivery
 from fmstune.delivery.spans import Spans
 from fmstune.delivery.suspicion import MOST_STRIKES, Mark
 from fmstune.trackers.places import other_place, place_of
-from fmstune.trackers.records import RunStart, Status
+from fmstune.trackers.records import RunStart, Status, run_of
 
 POLL_SECONDS = 1.0
 """Each look takes the processor from a training, and more events at once cost less."""
@@ -253,7 +253,7 @@ class Delivery(BatchDelivery):
             notes=called.notes,
         )
         try:
-            run = self._tracker.open(start)
+            run = run_of(self._tracker.open(start), start)
             run_id = None if run.id is None else str(run.id)
             if run_id is not None and len(run_id) > _LONGEST_RUN_ID:
                 raise ValueError(f"the id of the tracker's run has {len(run_id)} characters")

@@ -37,10 +37,10 @@ from fmstune.system import locks
 from fmstune.system.collector import collect_rarely, imports_done
 from fmstune.trackers.base import Tracker, installed_version
 from fmstune.trackers.built_in import unmet
-from fmstune.trackers.compat import OldShapeTracker, build_tracker, own_callback_of
+from fmstune.trackers.compat import OldShapeTracker, own_callback_of
 from fmstune.trackers.places import place_of, return_to
 from fmstune.trackers.records import Check, CheckState, TrackerOptionError
-from fmstune.trackers.registry import BrokenTracker
+from fmstune.trackers.registry import BrokenTracker, build_tracker
 from fmstune.user_code import enter_tracker_process
 
 # A tracker may end the process with any code: these only count if the shipper recorded them (`note_end`).
@@ -121,7 +121,14 @@ def check(tracker: Tracker, timeout: float) -> Check:
             again = f"install it again: `{remedy} --force-reinstall`" if command else remedy
             return Check("broken", found, again)
     try:
-        return tracker.check(timeout)
+        answer: Any = tracker.check(timeout)
+        if isinstance(answer, Check) and answer.is_valid:
+            return answer
+        return Check(
+            "broken",
+            f"its check returned {answer!r:.100}",
+            "let it return a Check with a known state, and texts",
+        )
     except OSError as error:
         denied = isinstance(error, PermissionError)
         if denied or unusable_path(error):
@@ -153,6 +160,8 @@ def _asked(tracker: Tracker, found: Check) -> tuple[Check, bool]:
 def _not_built(error: BaseException, name: str) -> Check:
     if isinstance(error, TrackerOptionError):
         return Check("bad_option", str(error), f"fix [trackers.{name}] or --set trackers.{name}.KEY=VALUE")
+    if isinstance(error, BrokenTracker) and error.flaw:
+        return Check("broken", error.flaw)
     if isinstance(error, BrokenTracker):
         return Check("broken", str(error), "install it again, or fix its import")
     what, remedy = what_and_remedy(error) or (str(error), "")
