@@ -19,18 +19,18 @@ def enter_tracker_process() -> None:
     _of_a_tracker = True
 
 
-def require_own_process() -> None:
+def require_own_process(called: str = "fmstune.train") -> None:
     """Raise `RunError` in the process of a tracker and in one that `multiprocessing` has spawned: the script
-    that it imports must not train again."""
+    that it imports must not train again. `called` is the function that the script calls."""
     if _of_a_tracker:
         raise RunError(
-            "fmstune.train was called while the module was imported for its tracker; call it below "
+            f"{called} was called while the module was imported for its tracker; call it below "
             "`if __name__ == '__main__':`, or move the tracker into a module of its own."
         )
     # `multiprocessing` itself looks there.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RunError(
-            "fmstune.train was called while a spawned process imported the script; call it below "
+            f"{called} was called while a spawned process imported the script; call it below "
             "`if __name__ == '__main__':`."
         )
 

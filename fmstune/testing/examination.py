@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import functools
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from fmstune.delivery.shipping.crashes import can_progress
 from fmstune.testing import runs
 from fmstune.testing.compare import differences
 from fmstune.testing.findings import Delivered, Findings, Read, Stored, found
-from fmstune.testing.fork_server import SECRET, ChildError, Failure, ForkServer, Kill
+from fmstune.testing.fork_server import SECRET, ChildError, Failure, ForkServer, Kill, RefusedError
 from fmstune.trackers.registry import reference as reference_of
+from fmstune.user_code import require_own_process
 
 _INSIDE = "fmstune.testing.inside"
 _MOST_LIVES = 60
@@ -48,7 +48,9 @@ class Examination:
         self.options = dict(options or {})
         self.folder = folder
         self._read = read
-        self._server = _fork_server((self.reference.partition(":")[0], *modules))
+        module = self.reference.rpartition(":")[0]
+        # A script is not a module that can be imported by its name; each child loads it.
+        self._server = _fork_server(("" if module.endswith(".py") else module, *modules))
         self._life_timeout = life_timeout
         self._slowest_event = slowest_event
         self._prepare = prepare
@@ -186,7 +188,14 @@ class Examination:
         return found(breaks, f"A million events would take {each * 1e6 / 60:.1f} minutes.")
 
     def all(self) -> Findings:
-        """Run all examinations, in the order in which an author would fix problems."""
+        """Run all examinations, in the order in which an author would fix problems; only the first one for a
+        tracker that cannot be used."""
+        try:
+            _ = self._declared
+        except ChildError:
+            if not (found := self.interface()).ok:
+                return found
+            raise
         every = (
             self.interface, self.check, self.whole_run, self.empty_run, self.resumed_run, self.redelivery,
             self.kills, self.late_events, self.unusual_values, self.two_at_once, self.speed,
@@ -199,7 +208,8 @@ class Examination:
     def _declared(self) -> dict[str, Any]:
         if self._guarantees is None:
             where = (self.folder, self.reference, self._options(self.folder))
-            self._guarantees = self._server.read(f"{_INSIDE}:declared", *where)
+            reader = f"{_INSIDE}:declared"
+            self._guarantees = self._server.read(reader, *where, seconds=self._life_timeout)
         return self._guarantees
 
     def _options(self, folder: Path) -> dict[str, Any]:
@@ -217,9 +227,10 @@ class Examination:
 
     def _inside(self, name: str, folder: Path, *arguments: Any) -> list[str]:
         try:
-            said: list[str] = self._server.read(
-                f"{_INSIDE}:{name}", folder, self.reference, self._options(folder), *arguments
-            )
+            where = (f"{_INSIDE}:{name}", folder, self.reference, self._options(folder))
+            said: list[str] = self._server.read(*where, *arguments, seconds=self._life_timeout)
+        except RefusedError as error:
+            return [str(error)]
         except ChildError as error:
             return [f"{name.replace('_', ' ')}: {error}; its traceback is above."]
         return said
@@ -289,14 +300,26 @@ class Examination:
 def examine(
     tracker: str | type[Any],
     options: Mapping[str, Any] | None = None,
-    folder: Path | str = "conformance",
+    folder: Path | str | None = None,
     read: Read | None = None,
 ) -> Findings:
-    """Examine a tracker in a new `folder`; return in sentences what it keeps and what it breaks:
+    """Examine a tracker in a new `folder`, by default `conformance`, or `conformance-2` if that exists;
+    return in sentences what it keeps and what it breaks:
 
     print(examine("my_module:MyTracker", {"path": "mine.db"}))
+
+    Raises `ValueError` if the folder exists and is not empty.
     """
-    return Examination(tracker, options, Path(folder).resolve(), read).all()
+    require_own_process("examine")
+    place = _unused_folder() if folder is None else Path(folder)
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        raise ValueError(f"{place} already exists; give another folder for the examination, or remove it")
+    return Examination(tracker, options, place.resolve(), read).all()
+
+
+def _unused_folder() -> Path:
+    names = ("conformance", *(f"conformance-{number}" for number in range(2, 10_000)))
+    return next(path for path in map(Path, names) if not path.exists())
 
 
 @functools.cache
@@ -315,6 +338,5 @@ def _reference(tracker: str | type[Any]) -> str:
             "module."
         )
     if tracker.__module__ == "__main__":
-        file = getattr(sys.modules["__main__"], "__file__", None) or ""
-        return f"{Path(file).resolve()}:{tracker.__qualname__}"
+        return reference_of(f"__main__:{tracker.__qualname__}")
     return f"{tracker.__module__}:{tracker.__qualname__}"

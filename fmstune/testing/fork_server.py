@@ -24,10 +24,16 @@ from fmstune.delivery.shipping.crashes import note_death
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.progress import DeliveryFailed
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.compat import build_tracker
+from fmstune.trackers.records import TrackerError
+from fmstune.trackers.registry import build_tracker
+from fmstune.user_code import enter_tracker_process
 
 SECRET = "conformance-7d1f0e94c2ab4f"
 """In the environment of each process; no tracker has a reason to store it."""
+_IMPORT_SECONDS = 120
+_NO_ANSWER = json.dumps({"error": f"a module cannot be imported, at least not in {_IMPORT_SECONDS} s"})
+_REFUSED = 3
+"""The exit code of a child whose tracker cannot be used."""
 _HOOKS = ("track_point", "set_params", "track_table", "track_media", "track_artifact", "close")
 
 
@@ -50,10 +56,16 @@ class ChildError(Exception):
     """A function called in a child raised, or ended its process."""
 
 
+class RefusedError(ChildError):
+    """The tracker cannot be used; the message is a sentence that says why."""
+
+
 class ForkServer:
     """Forks children from a process that has imported `modules`."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
+        """The first module is the tracker's; if it cannot be imported, each child reports that. It may be
+        empty."""
         path = os.pathsep.join(each or "." for each in sys.path)  # a test run may have extended it
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from fmstune.testing import fork_server; fork_server.main()", *modules],
@@ -87,11 +99,12 @@ class ForkServer:
             note_death(directory, "t", f"its process {why}")
         return bool(code == 0)
 
-    def read(self, reader: str, folder: Path, *arguments: Any) -> Any:
+    def read(self, reader: str, folder: Path, *arguments: Any, seconds: int = 600) -> Any:
         """Return the result of `reader` (`module:function`) for a folder and arguments, converted to JSON.
-        Raises `ChildError` if it raises, or ends its process."""
+        Raises `RefusedError` if the tracker cannot be used, and `ChildError` if it raises something else,
+        ends its process, or takes longer than this."""
         request = {"do": "read", "reader": reader, "directory": str(folder), "arguments": arguments}
-        return self._ask(request)["answer"]
+        return self._ask({**request, "seconds": seconds})["answer"]
 
     def close(self) -> None:
         """End the process; all of its children have ended already."""
@@ -102,11 +115,12 @@ class ForkServer:
     def _ask(self, request: Mapping[str, Any]) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline() or '{"error": "a module cannot be imported"}')
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline() or _NO_ANSWER)
         if "error" in answer:
-            raise ChildError(answer["error"])
+            raise (RefusedError if answer.get("refused") else ChildError)(answer["error"])
         return answer
 
 
@@ -184,6 +198,13 @@ def run_request(request: Mapping[str, Any], answers: int) -> NoReturn:
             with os.fdopen(answers, "w") as pipe:
                 json.dump(answer, pipe, default=str)
             code = 0
+    except TrackerError as error:
+        if request["do"] == "read":
+            with os.fdopen(answers, "w") as pipe:
+                pipe.write(str(error))
+            code = _REFUSED
+        else:
+            traceback.print_exc()
     except BaseException:
         traceback.print_exc()
     finally:
@@ -193,9 +214,14 @@ def run_request(request: Mapping[str, Any], answers: int) -> NoReturn:
 
 def answer_of(request: Mapping[str, Any], code: int, text: str) -> dict[str, Any]:
     """The answer to a request, from the exit code of its child and the text that it wrote."""
-    if request["do"] == "read":
-        return {"answer": json.loads(text)} if code == 0 else {"error": f"its process {ended_by(code)}"}
-    return {"code": code}
+    if request["do"] != "read":
+        return {"code": code}
+    if code == 0:
+        return {"answer": json.loads(text)}
+    if code == _REFUSED and text:
+        return {"error": text, "refused": True}
+    how = f"did not return within {request['seconds']} s" if code == -signal.SIGALRM else ended_by(code)
+    return {"error": f"its process {how}"}
 
 
 def _read(request: Mapping[str, Any]) -> Any:
@@ -209,11 +235,18 @@ def ended_by(code: int) -> str:
 
 
 def main() -> None:
-    """Import the modules, and answer requests."""
+    """Import the modules, of which the first is the tracker's own, and answer requests."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # keep the output of SDKs out of the answers
-    for module in sys.argv[1:]:
+    enter_tracker_process()
+    own, *others = sys.argv[1:]
+    signal.alarm(_IMPORT_SECONDS)
+    if own:
+        with contextlib.suppress(Exception, SystemExit):  # each child tries again, and reports it
+            importlib.import_module(own)
+    for module in others:
         importlib.import_module(module)
+    signal.alarm(0)
     for line in sys.stdin:
         answers.write(json.dumps(_in_a_child(json.loads(line))) + "\n")
         answers.flush()

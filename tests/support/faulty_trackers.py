@@ -173,6 +173,12 @@ class HangsAtTheEnd(Sound):
         time.sleep(600)
 
 
+class HangsInItsCheck(Sound):
+    def check(self, timeout: float) -> Check:
+        time.sleep(600)
+        return Check("ok", "ready")
+
+
 class Slow(Sound):
     def track_point(self, point: MetricPoint) -> None:
         time.sleep(0.003)

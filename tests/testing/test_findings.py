@@ -9,6 +9,7 @@ import pytest
 
 from fmstune.testing import Examination, Findings, TrackerConformance, examine
 from tests.support import faulty_trackers as trackers
+from tests.support.commands import fmstune
 
 
 class TestSound(TrackerConformance):
@@ -70,14 +71,53 @@ def test_all_findings_about_the_class_are_reported_together(tmp_path: Path) -> N
 
 
 def test_a_tracker_that_cannot_be_imported_is_reported(tmp_path: Path) -> None:
-    findings = Examination("tests.support.faulty_trackers:Nobody", {}, tmp_path).interface()
-    assert "ended with exit code 2" in str(findings)
+    findings = examine("tests.support.faulty_trackers:Nobody", {}, tmp_path)
+    (said,) = findings.breaks
+    assert "cannot be loaded from tests.support.faulty_trackers:Nobody: AttributeError" in said
+    (said,) = examine("no_such_module:Nobody", {}, tmp_path / "other").breaks
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in said
 
     class Local(trackers.Sound):
         pass
 
     with pytest.raises(ValueError, match="define it at the top level of a module"):
         Examination(Local, {}, tmp_path)
+
+
+_SCRIPT = """
+import sys
+from fmstune import Tracker
+from fmstune.testing import examine
+class Mine(Tracker):
+    def track(self, metric, name, stage=None, *, step=None):
+        super().track(metric, name, stage)
+    def set_params(self, params, name=None):
+        super().set_params(params, name)
+"""
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_script_can_examine_its_own_class_again_and_again(guarded: bool, tmp_path: Path) -> None:
+    call = "if __name__ == '__main__':\n    " if guarded else ""
+    (tmp_path / "script.py").write_text(f"{_SCRIPT}{call}print(examine(Mine))\n")
+    for number in (1, 2):
+        done = fmstune(cwd=tmp_path, module=str(tmp_path / "script.py"), light=True)
+        assert done.returncode == 0, done.stderr
+        if guarded:
+            assert "keeps   A killed process loses nothing." in done.stdout
+            assert "BREAKS" not in done.stdout
+        else:
+            (line,) = done.stdout.splitlines()
+            assert line.startswith("BREAKS  the tracker ")
+            assert "examine was called while the module was imported" in line
+        assert len(list(tmp_path.glob("conformance*"))) == number
+    with pytest.raises(ValueError, match="conformance already exists; give another folder"):
+        examine(trackers.Sound, {}, tmp_path / "conformance")
+
+
+def test_a_check_that_hangs_is_reported_in_time(tmp_path: Path) -> None:
+    made = Examination("tests.support.faulty_trackers:HangsInItsCheck", {}, tmp_path, life_timeout=1)
+    assert "its process did not return within 1 s" in str(made.check())
 
 
 def test_without_pytest_all_findings_are_printed_as_sentences(tmp_path: Path) -> None:
