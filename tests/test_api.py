@@ -11,7 +11,7 @@ from transformers import EvalPrediction, TrainerCallback
 
 import fmstune
 from fmstune.delivery.journal.reader import JournalReader
-from fmstune.errors import ConfigError
+from fmstune.errors import ConfigError, RunError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from tests.support.commands import fmstune as command
 from tests.support.end_to_end import journal_params, journal_points
@@ -116,6 +116,36 @@ def test_exceptions_in_user_code_end_the_run_as_failed() -> None:
         fmstune.train(settings=DEMO | {"training.output_dir": "out"}, compute_metrics=failing, quiet=True)
     *_, last = JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME))
     assert (last.status, last.error) == ("failed", "ZeroDivisionError: my metric divides by zero")
+
+
+def test_a_metric_whose_name_is_no_string_is_refused_with_its_function() -> None:
+    def numbered(prediction: EvalPrediction) -> dict[int, float]:
+        return {1: 2.0}
+
+    wrong: Any = numbered
+    with pytest.raises(RunError, match="numbered returned the name 1; names are strings"):
+        fmstune.train(settings=DEMO | {"training.output_dir": "out"}, compute_metrics=wrong, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "ended", "said"),
+    [
+        ("0", 1, "sys.exit."),
+        ("5", 5, "sys.exit with 5."),
+        ("'no\\nlicence'", 1, r"sys.exit with 'no\nlicence'."),
+    ],
+)
+def test_code_that_calls_sys_exit_does_not_end_the_command_with_success(
+    code: str, ended: int, said: str, tmp_path: Path
+) -> None:
+    Path("mine.py").write_text(
+        "import sys\nfrom transformers import TrainerCallback\n"
+        "class Leaves(TrainerCallback):\n    def on_step_end(self, *args, **kwargs):\n"
+        f"        sys.exit({code})\n"
+    )
+    done = command("train", "--max-steps", "2", "--set", 'run.callbacks=["mine:Leaves"]', cwd=tmp_path)
+    assert done.returncode == ended, done.stderr
+    assert done.stderr.splitlines()[-1] == f"error: code of yours called {said}"
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,12 @@ def _main(arguments: list[str]) -> NoReturn:
         from fmstune.launch import rank as ranks
 
         ranks.report_exit(end)
-        raise
+        if arguments[:1] != ["train"]:
+            raise
+        # A training that did not finish has failed, whatever the code.
+        code = end.code if isinstance(end.code, int) and end.code else 1
+        why = f" with {end.code!r}" if end.code else ""
+        _fail(f"code of yours called sys.exit{why}.", code, as_json=_wants_json(arguments))
     except BaseException as error:
         # The reader of the output has gone, as in `fmstune trackers list | head -1`. Not for `train`, which
         # does not need a reader, and whose own pipes may break.

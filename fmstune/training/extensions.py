@@ -56,15 +56,24 @@ def _checked(compute: ComputeMetrics) -> ComputeMetrics:
             kwargs.get("compute_result") is False
         )  # with batch_eval_metrics: a batch that is not the last one
         if not isinstance(found, Mapping) and not between:
-            name = getattr(compute, "__name__", type(compute).__name__)
             raise RunError(
-                f"run.compute_metrics: {name} returned {shown(found)}; it has to return a mapping of "
-                "names to numbers."
+                f"run.compute_metrics: {_name_of(compute)} returned {shown(found)}; it has to return a "
+                "mapping of names to numbers."
             )
+        for name in found if isinstance(found, Mapping) else ():
+            if not isinstance(name, str):
+                raise RunError(
+                    f"run.compute_metrics: {_name_of(compute)} returned the name {shown(name)}; "
+                    "names are strings."
+                )
         return found
 
     checked.returns_metrics = True  # type: ignore[attr-defined]
     return checked
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def _made(callback: Any) -> TrainerCallback:
