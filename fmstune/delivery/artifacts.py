@@ -14,6 +14,7 @@ from typing import Any
 from fmstune.config.paths.folders import files_below
 from fmstune.delivery.journal.files import store_all
 from fmstune.delivery.recorder import Recorder, active_recorder
+from fmstune.trackers.values.plain import text_of
 
 
 def track_artifact(path: str | os.PathLike[str], name: str | None = None, *, type: str = "file") -> None:
@@ -27,7 +28,7 @@ def track_artifact(path: str | os.PathLike[str], name: str | None = None, *, typ
     try:
         source = Path(os.fsdecode(path))
     except TypeError:
-        raise ValueError(f"track_artifact needs a path, not {path!r}") from None
+        raise ValueError(f"track_artifact needs a path, not {text_of(path)}") from None
     recorder = active_recorder()
     own = recorder.journal.path.parent.resolve() if isinstance(recorder, Recorder) else None
     called = source.resolve().name if name is None else name

@@ -64,6 +64,9 @@ class Hostile:
         (b"x" * 20_000, "x" * 10_000 + "… (20000 bytes)"),
         ({1: "a", "1": "b", None: "c", Kind.WARM: "d"}, {"1": "a", "1 (2)": "b", "None": "c", "warm": "d"}),
         (1 + 2j, "(1+2j)"),
+        (np.ma.masked, "NaN"),
+        (np.ma.array([2.0], mask=[True]), "NaN"),
+        (np.ma.array([2.0, 3.0], mask=[True, False]), [None, 3.0]),
         pytest.param(Hostile(), "<Hostile>", id="hostile"),
     ],
 )

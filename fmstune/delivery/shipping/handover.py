@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ class HandOver:
     def __init__(self, path: Path, tracker: Tracker, delivered: int, adapted: tuple[str, ...] = ()) -> None:
         """`adapted` is what the tracker reported in an earlier process."""
         self.tracker = tracker
+        self._process = os.getpid()
         self._before = adapted
         self._path = path
         self._delivered = delivered
@@ -95,8 +97,7 @@ class HandOver:
         if event.seq != self._last[0]:
             self._last = (event.seq, self._call(event))
         call, tracker = self._last[1], self.tracker
-        tracker.seq, tracker.step = event.seq, getattr(call, "step", None)
-        tracker.event_time = event.time
+        tracker.seq, tracker.step, tracker.event_time = event.seq, getattr(call, "step", None), event.time
         if isinstance(call, MetricPoint):
             tracker.track_point(call)
         elif isinstance(call, Table):
@@ -109,7 +110,13 @@ class HandOver:
             tracker.track_media(with_content(call, self._path, event))
         elif isinstance(call, Artifact):
             tracker.track_artifact(with_files(call, self._path, event))
+        self._leave_if_forked()
         return call is not None
+
+    def _leave_if_forked(self) -> None:
+        """End a child that a call of the tracker has forked: it would deliver the rest a second time."""
+        if os.getpid() != self._process:
+            os._exit(0)
 
     def deliver_all(self, events: Sequence[Event], until: float) -> Delivered:
         """Deliver consecutive events, which are all metrics, as `deliver` does for each; stop when the
@@ -127,6 +134,7 @@ class HandOver:
                     waits = True
                     yield point
                     waits = False
+                    self._leave_if_forked()
                 if time.monotonic() > until:
                     return
 

@@ -24,6 +24,8 @@ class Orders:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = os.dup(descriptor)  # some SDKs close 0, 1 and 2
+        with open(os.devnull) as nothing:  # one that prompts would take the orders for an answer
+            os.dup2(nothing.fileno(), descriptor)
         self._identity = self._found()
         self._rest = b""
         self._lost = False

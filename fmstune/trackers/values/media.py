@@ -94,6 +94,8 @@ def _numbers(values: Any) -> Any:
     if isinstance(values, (list, tuple)) and any(hasattr(each, "detach") for each in values):
         values = [_on_cpu(each) for each in values]
     values = _on_cpu(values)
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.where(np.ma.getmaskarray(values), np.nan, np.ma.getdata(values))
     if np.iscomplexobj(values):
         raise TypeError("complex numbers have no order")
     try:

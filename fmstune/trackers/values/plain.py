@@ -14,6 +14,7 @@ import enum
 import itertools
 import math
 import os
+import sys
 import types
 from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sequence, ValuesView
 from typing import Any
@@ -151,6 +152,9 @@ class Walk:
             return f"<{type(value).__name__} of shape {list(shape)}>"
         if math.prod(shape) != 1:
             return self.plain(value.tolist(), depth - 1)
+        masked = sys.modules.get("numpy.ma")
+        if masked is not None and isinstance(value, masked.MaskedArray) and value.mask:
+            return "NaN"  # its item is whatever is behind the mask, such as 0.0
         item = value.item()  # of a `longdouble`, itself
         return self._number(item) if type(item) is type(value) else self.plain(item, depth - 1)
 
