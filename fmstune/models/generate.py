@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -34,10 +34,13 @@ def generate_texts(
     `temperature` above 0, sampled with `seed`.
 
     Prompts are texts as the model reads them; with `special` the tokenizer adds its own special tokens,
-    which a chat template has already written. An empty prompt, or one as long as the model's context, gets
-    no text. The model, its mode (training or not) and torch's random state are unchanged afterwards.
+    which a chat template has already written. An empty prompt, one as long as the model's context, or one
+    with a token that the model does not have, gets no text. The model, its mode (training or not) and
+    torch's random state are unchanged afterwards.
     """
+    known = _embeddings_of(model)
     ids = encoded(tokenizer, prompts, special=special)
+    ids = [row if max(row, default=0) < known else [] for row in ids]
     room = context_length_of(model)
     settings = _settings(model, tokenizer, special=special, temperature=temperature)
     answers = [""] * len(prompts)
@@ -46,7 +49,10 @@ def generate_texts(
         warnings.filterwarnings("ignore", "Position ids are not supported")
         if seed is not None:
             torch.manual_seed(seed)
-        for batch in _batches(ids, max_new_tokens, room, alone=_has_virtual_tokens(model)):
+        batches = list(_batches(ids, max_new_tokens, room, alone=_has_virtual_tokens(model)))
+        if not _padding_is_exact(model, [[ids[index] for index in batch] for batch in batches], settings):
+            batches = _of_one_length(batches, ids)
+        for batch in batches:
             rows = [ids[index] for index in batch]
             width = max(map(len, rows))
             settings.max_new_tokens = min(max_new_tokens, room - width) if room else max_new_tokens
@@ -92,6 +98,13 @@ def require_room(
                 f"a prompt has {counted(len(row), 'token')}; the model reads at most {room:,}, its answer "
                 "included."
             )
+        if max(row) >= (known := _embeddings_of(model)):
+            token = tokenizer.convert_ids_to_tokens(max(row))
+            raise ModelError(
+                f"a prompt contains the token {token} (id {max(row)}), which the tokenizer has and the model "
+                f"has not: it has embeddings for {counted(known, 'token')}. Train it with that token, or "
+                "leave the token out."
+            )
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, special: bool) -> list[list[int]]:
@@ -129,6 +142,40 @@ def _batches(ids: Sequence[list[int]], most: int, room: int | None, *, alone: bo
         yield together[start : start + _BATCH]
 
 
+def _of_one_length(batches: Iterable[list[int]], ids: Sequence[list[int]]) -> list[list[int]]:
+    """The batches divided into those of prompts of one length."""
+    return [
+        [index for index in batch if len(ids[index]) == length]
+        for batch in batches
+        for length in sorted({len(ids[index]) for index in batch})
+    ]
+
+
+def _padding_is_exact(model: Any, batches: Sequence[Sequence[list[int]]], settings: GenerationConfig) -> bool:
+    """Whether a padded prompt is continued as it is alone, tried with the one that gets most padding; true if
+    none gets any. RWKV reads the padding as text, and models with a table of positions may count it."""
+    lengths = [(max(map(len, rows)) - len(row), row) for rows in batches for row in rows]
+    padding, row = max(lengths, default=(0, []), key=lambda each: each[0])
+    if padding == 0:
+        return True
+    first = copy.deepcopy(settings)
+    first.max_new_tokens, first.return_dict_in_generate, first.output_logits = 1, True, True
+    first.stop_strings = None
+    alone, padded = (
+        model.generate(**_padded([row], width, first, model.device), generation_config=first)
+        .logits[0]
+        .float()
+        for width in (len(row), len(row) + padding)
+    )
+    # In 16 bits another order of sums shows; what padding changes is of the size of the logits themselves.
+    allowed = 1e-3 if model.dtype == torch.float32 else 0.1
+    return bool((alone - padded).abs().max() <= allowed * (alone.max() - alone.min()))
+
+
+def _embeddings_of(model: Any) -> int:
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
 def _settings(
     model: Any, tokenizer: PreTrainedTokenizerBase, *, special: bool, temperature: float
 ) -> GenerationConfig:
@@ -150,10 +197,11 @@ def _settings(
         ends |= {tokenizer.convert_tokens_to_ids(end) for end in writer.ends()}
         settings.stop_strings = list(writer.textual_ends()) or None
     settings.eos_token_id = sorted(token for token in ends if token is not None) or None
-    if tokenizer.pad_token_id is not None:
+    known = range(_embeddings_of(model))
+    if tokenizer.pad_token_id in known:
         settings.pad_token_id = tokenizer.pad_token_id
-    elif settings.pad_token_id is None:  # any token will do: it is masked first and removed afterwards
-        settings.pad_token_id = settings.eos_token_id[0] if settings.eos_token_id else 0
+    elif settings.pad_token_id not in known:  # any will do: it is masked first and removed afterwards
+        settings.pad_token_id = next((end for end in settings.eos_token_id or () if end in known), 0)
     return settings
 
 

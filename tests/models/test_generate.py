@@ -18,6 +18,7 @@ from fmstune import demo
 from fmstune.cli.main import main
 from fmstune.errors import ModelError
 from fmstune.models.generate import _settings, generate_texts, rendered, require_room
+from tests.support.architectures import tiny_model
 from tests.support.short_runs import train
 
 PROMPTS = ["What does the lamp cost?", "Hello", "Tell me of the garden, the river and the hill behind it."]
@@ -206,3 +207,27 @@ def test_errors_are_reported_in_one_line(
     assert (code, out) == (2, "")
     assert says in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["rwkv", "blenderbot", "pegasus"])
+def test_a_model_that_reads_padding_gets_none(kind: str, tokenizer: Any) -> None:
+    """RWKV's state takes padding in, and these decoders count it as positions."""
+    writer = tiny_model(kind, vocab_size=512).eval()
+    with torch.no_grad():
+        for weights in writer.parameters():
+            if weights.ndim > 1:
+                weights.mul_(3)
+    alone = [generate_texts(writer, tokenizer, [text], 8, special=True)[0] for text in PROMPTS]
+    assert generate_texts(writer, tokenizer, PROMPTS, 8, special=True) == alone
+    assert len(set(alone)) > 1
+
+
+def test_a_token_that_the_model_does_not_have_is_named(tokenizer: Any) -> None:
+    writer = model("full")
+    tokenizer.add_tokens([f"<|filler-{n}|>" for n in range(writer.config.vocab_size - len(tokenizer))])
+    tokenizer.add_tokens(["<|lamp|>"])
+    tokenizer.pad_token = "<|lamp|>"
+    with pytest.raises(ModelError, match=r"contains the token <\|lamp\|> \(id \d+\), .* the model has not"):
+        require_room(writer, tokenizer, ["Hello", "a <|lamp|>"], special=True)
+    alone = [generate_texts(writer, tokenizer, [text], 5)[0] for text in PROMPTS]
+    assert generate_texts(writer, tokenizer, ["a <|lamp|>", *PROMPTS], 5) == ["", *alone]
