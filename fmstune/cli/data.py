@@ -91,9 +91,12 @@ def data(
     from fmstune.data.tokens.lengths import sequence_lengths
     from fmstune.models.load import load_tokenizer
     from fmstune.models.special_tokens import use_tokens
+    from fmstune.models.tokenizer_file import unlike_its_file
 
     tokenizer = load_tokenizer(resolved.model)
     use_tokens(resolved, tokenizer)
+    if split := unlike_its_file(tokenizer, resolved.model.path):
+        typer.echo(f"warning  {split}", err=True)
     prepared = configured_data(resolved, tokenizer)
     views = view_rows(prepared.train, tokenizer, rows, prepared.places)
     lengths: list[int] = []

@@ -86,7 +86,10 @@ def generate(
     from fmstune.models.generate import generate_texts, rendered, require_room
     from fmstune.models.load import load_for_use
 
-    loaded, tokenizer = load_for_use(config, base=base)
+    used, tokenizer = load_for_use(config, base=base)
+    for note in used.notes:
+        console.warn(note)
+    loaded = used.model
     chat = bool(tokenizer.chat_template) and not raw
     if schemas and not chat:
         raise ModelError("--tools needs a chat template to write the tools into the prompt; leave it out.")

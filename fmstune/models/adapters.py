@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,7 @@ from peft import (
     PeftConfig,
     PeftModel,
     PromptTuningConfig,
-    get_peft_model,
-    load_peft_weights,
-    set_peft_model_state_dict,
 )
-from peft import __version__ as peft_version
 from transformers import PreTrainedModel
 
 from fmstune import demo
@@ -28,10 +23,9 @@ from fmstune.config.paths.models import AdapterFile, split_gguf
 from fmstune.config.schema.tables import LoraConfig, ModelConfig, RunConfig
 from fmstune.errors import ConfigError, ModelError
 from fmstune.models.adapted_modules import adapted_parameters, trained_whole
-from fmstune.models.vocabulary import fit_adapter
-from fmstune.text import counted, first_line, shown
+from fmstune.models.base_weights import fingerprint, recorded
+from fmstune.text import counted, shown
 from fmstune.transformers_compat import (
-    MISSING_ADAPTER_KEYS,
     linear_like,
     refused_on_mamba,
     resume_virtual_tokens,
@@ -92,49 +86,13 @@ def _prompt_tuning(config: RunConfig) -> PromptTuningConfig:
     )
 
 
-def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: bool) -> PeftModel:
-    """The adapter's model: `model` with the adapter on it. Raises `ModelError`."""
-    directory = str(adapter.directory)
-    try:
-        settings = PeftConfig.from_pretrained(directory)
-        settings.inference_mode = not trainable
-        fit_adapter(model, adapter.directory)
-        if settings.is_prompt_learning and trainable:
-            return _learnt_prompt(model, directory, settings)
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            made = PeftModel.from_pretrained(model, directory, is_trainable=trainable, config=settings)
-    except Exception as error:  # from PEFT, safetensors and torch, including bare `Exception`s
-        first = first_line(error)
-        if "size mismatch" in str(error):
-            first = f"it does not fit {adapter.base}: its weights are of other sizes."
-        raise ModelError(f"the adapter in {directory!r} cannot be loaded: {first}") from error
-    lost = next((str(each.message) for each in said if MISSING_ADAPTER_KEYS in str(each.message)), None)
-    if lost is not None:  # for some architectures (Laguna) PEFT renames weights and then does not find them
-        keys = re.findall(r"'([^']+)'", lost)
-        raise ModelError(
-            f"the adapter in {directory!r} cannot be loaded: PEFT {peft_version} finds no weights for "
-            f"{counted(len(keys), 'tensor')} of it, {keys[0] if keys else 'unnamed'} for one."
-        )
-    return made
-
-
-def _learnt_prompt(model: PreTrainedModel, directory: str, settings: PeftConfig) -> PeftModel:
-    """PEFT loads virtual tokens for inference only: rebuild them with the learnt weights."""
-    begun = settings.prompt_tuning_init
-    settings.prompt_tuning_init = "RANDOM"  # it would search the tokenizer at its original path
-    made = get_peft_model(model, settings)
-    settings.prompt_tuning_init = begun
-    set_peft_model_state_dict(made, load_peft_weights(directory))
-    return made
-
-
 def base_config(adapter: AdapterFile, config: ModelConfig, base: str | None = None) -> ModelConfig:
     """The model that an adapter was trained for, with the other settings of `config`. `base` is the user's
     setting.
 
-    A relative path is resolved from the working directory, then from the directories above the adapter.
-    Raises `ModelError` if it does not exist.
+    A relative path is resolved from the working directory, then from the directories above the adapter; of
+    several models, it is the one whose weights the adapter was trained on. Raises `ModelError` if it does not
+    exist.
     """
     import dataclasses
 
@@ -153,12 +111,16 @@ def base_config(adapter: AdapterFile, config: ModelConfig, base: str | None = No
 
 
 def _found(named: str, adapter: AdapterFile) -> str:
-    if named == "demo" or demo.seed_of(named) is not None or Path(named).exists():
+    if named == "demo" or demo.seed_of(named) is not None:
         return named
+    places = [named]
     if not Path(named).is_absolute():
-        for above in adapter.directory.resolve().parents:
-            if (above / named).exists():
-                return str(above / named)
+        places += [str(above / named) for above in adapter.directory.resolve().parents]
+    places = [place for place in places if Path(place).exists()]
+    if places:
+        trained_on = recorded(adapter.directory)
+        fitting = (place for place in places if trained_on and fingerprint(Path(place)) == trained_on)
+        return next(fitting, places[0])
     if named.count("/") == 1 and not named.startswith((".", "/", "~")):
         return named  # a name on the hub
     place, gguf_file = split_gguf(named, None)

@@ -35,6 +35,26 @@ def stop_at(model: Any, tokenizer: PreTrainedTokenizerBase, ends: tuple[str, ...
     settings.eos_token_id = stops if len(stops) > 1 else stops[0]
 
 
+class _AsPublished(GenerationConfig):
+    """Settings that transformers refuses to save after any change, as it calls them inconsistent: a
+    temperature without sampling, for example. Many published models have them, and other programs heed them,
+    so that they are neither changed nor left out."""
+
+    def validate(self, strict: bool = False) -> None:
+        super().validate(strict=False)
+
+
+def keep_as_published(model: Any) -> None:
+    """Let the model's generation settings be saved, with the tokens that it learns to stop at."""
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        return
+    try:
+        settings.validate(strict=True)
+    except ValueError:
+        settings.__class__ = _AsPublished
+
+
 def save_settings(model: Any, folder: Path) -> None:
     """Write the generation settings next to an adapter, whose files have none; merging reads them."""
     settings = getattr(model, "generation_config", None)

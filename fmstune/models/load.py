@@ -25,11 +25,16 @@ from fmstune.config.paths.models import AdapterFile, holds_adapter, read_adapter
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError
 from fmstune.models import gguf, quantization
-from fmstune.models.adapters import base_config, load_adapter, record_base
+from fmstune.models.adapter_weights import load_adapter
+from fmstune.models.adapters import base_config, record_base
+from fmstune.models.base_weights import changed_base, fingerprint
 from fmstune.models.chat_templates import NAMED, named_template
+from fmstune.models.end_tokens import keep_as_published
 from fmstune.models.load_errors import why_not_loaded
 from fmstune.models.locate import require_local_model
 from fmstune.models.saving import OwnFiles
+from fmstune.models.tokenizer_file import unlike_its_file
+from fmstune.models.weights_used import record_untied, unused_weights
 from fmstune.system.collector import imports_done
 from fmstune.text import counted
 from fmstune.transformers_compat import OWN_KEYS, forget_quantization, hub_commit, no_gguf_bar, render_chats
@@ -47,6 +52,8 @@ class LoadedModel:
     model: Any
     identity: Mapping[str, Any]
     own_files: OwnFiles = field(default_factory=OwnFiles)
+    notes: tuple[str, ...] = ()
+    """Messages about its files."""
 
 
 def load_tokenizer(config: ModelConfig, *, base: str | None = None) -> PreTrainedTokenizerBase:
@@ -101,19 +108,31 @@ def load_model(
                     else "language model, not of a reward model."
                 )
             )
-        below = load_model(base_config(adapter, config, base), lora=True, seed=seed, reward=reward)
+        lower = base_config(adapter, config, base)
+        if holds_adapter(Path(lower.path)):
+            raise ModelError(
+                f"the adapter in {config.path!r} is for {lower.path!r}, which is an adapter itself; "
+                f"merge that one first, and use the result as base model: fmstune merge {lower.path} OUT."
+            )
+        below = load_model(lower, lora=True, seed=seed, reward=reward)
         identity = {**below.identity, "path": config.path, "base": below.identity["path"]}
-        return LoadedModel(load_adapter(below.model, adapter, trainable=trainable), identity)
+        made = load_adapter(below.model, adapter, trainable=trainable)
+        weights = below.own_files.weights
+        changed = changed_base(adapter.directory, str(below.identity["path"]), weights)
+        notes = (*below.notes, changed) if changed else below.notes
+        return LoadedModel(made, identity, OwnFiles(weights=weights), notes)
     require_local_model(config)
     path, common = _location(config), _common_arguments(config)
     drawn_from = seed if config.path == "demo" else demo.seed_of(config.path)
     missing: Collection[str] = ()
+    unused = None
     own = OwnFiles()
     try:
         settings = AutoConfig.from_pretrained(path, **common)
-        own = _own_files(settings, config)
+        classifies = any("Classification" in name for name in settings.architectures or ())
+        own = _own_files(settings, config, lora=lora)
         if reward:
-            _require_single_output(settings, config.path)
+            _require_single_output(settings, config.path, classifies=classifies)
         if drawn_from is not None:
             model = demo.build_model(drawn_from, reward=reward)
         else:
@@ -129,8 +148,15 @@ def load_model(
                     **_quantization_arguments(config),
                 )
             missing = report["missing_keys"]  # the library initialises these randomly
-            if reward:  # the head is to be learnt
-                missing = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
+            unexpected = report["unexpected_keys"]
+            if reward and not classifies:  # another head is to be learnt
+                missing, unexpected = (
+                    [key for key in keys if key.startswith(f"{model.base_model_prefix}.")]
+                    for keys in (missing, unexpected)
+                )
+            unused = unused_weights(unexpected, config.path)
+            record_untied(model)
+            keep_as_published(model)
     except ModelError:
         raise
     except Exception as error:  # each library below has its own errors, including bare `Exception`s
@@ -156,20 +182,21 @@ def load_model(
         identity["quantization"] = config.quantization
     if commit := hub_commit(settings):
         identity["hub_commit"] = commit
-    return LoadedModel(model, identity, own)
+    return LoadedModel(model, identity, own, (unused,) if unused else ())
 
 
-def _own_files(settings: Any, config: ModelConfig) -> OwnFiles:
+def _own_files(settings: Any, config: ModelConfig, *, lora: bool) -> OwnFiles:
     """What the model's files say; not the type of weights that the user wants in another one, or that are of
     no type for training."""
     saved = getattr(settings, "dtype", None)
     known = config.dtype == "auto" and config.gguf_file is None and saved in _DTYPES.values()
-    return OwnFiles(saved if known else None, getattr(settings, "use_cache", None))
+    place = Path(config.path, config.gguf_file or "")
+    weights = fingerprint(place) if lora and place.exists() and not demo.is_demo(config.path) else None
+    return OwnFiles(saved if known else None, getattr(settings, "use_cache", None), weights)
 
 
-def _require_single_output(settings: Any, path: str) -> None:
+def _require_single_output(settings: Any, path: str, *, classifies: bool) -> None:
     """Configure a single output; raise `ModelError` for a classifier with several."""
-    classifies = any("Classification" in name for name in settings.architectures or ())
     if classifies and settings.num_labels != 1:
         raise ModelError(
             f"model.path = {path!r} is a classifier with {settings.num_labels} labels; a reward model has "
@@ -185,13 +212,18 @@ def _torch_seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def load_for_use(config: ModelConfig, *, base: str | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
+def load_for_use(
+    config: ModelConfig, *, base: str | None = None
+) -> tuple[LoadedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer for generation, on the GPU if there is one. Raises `ModelError`."""
     tokenizer = load_tokenizer(config, base=base)
-    model = load_model(config, lora=True, seed=0, base=base, trainable=False).model
+    loaded = load_model(config, lora=True, seed=0, base=base, trainable=False)
+    if split := unlike_its_file(tokenizer, config.path):
+        loaded = replace(loaded, notes=(*loaded.notes, split))
     if torch.accelerator.is_available():
-        model = model.to(torch.accelerator.current_accelerator())
-    return model.eval(), tokenizer
+        loaded = replace(loaded, model=loaded.model.to(torch.accelerator.current_accelerator()))
+    loaded.model.eval()
+    return loaded, tokenizer
 
 
 def adapter_at(config: ModelConfig) -> AdapterFile | None:

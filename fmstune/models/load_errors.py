@@ -5,7 +5,9 @@ The libraries below raise many types of errors, including a bare `KeyError` for 
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 from pathlib import Path
 
 from fmstune.access import denied
@@ -25,6 +27,11 @@ def why_not_loaded(config: ModelConfig, what: str, error: Exception) -> str:
             f"the model {path!r} contains Python code: read it {where}; if you trust it, set "
             "model.trust_remote_code = true."
         )
+    if kind := re.match(r"Unrecognized configuration class <class '[\w.]*?\.(\w+)Config'>", first):
+        return (
+            f"the model {path!r} is a {kind.group(1)}, and not a causal language model, which predicts the "
+            "next token of a text; use one that is."
+        )
     if Path(path).is_dir():
         return _of_directory(path, what, first)
     return (
@@ -36,6 +43,8 @@ def why_not_loaded(config: ModelConfig, what: str, error: Exception) -> str:
 def _of_directory(path: str, what: str, first: str) -> str:
     if what == "tokenizer" and not any(Path(path).glob("tokenizer*")):
         return f"model.path = {path!r} is a model without a tokenizer: there is no tokenizer.json."
+    if "tiktoken" in first and (missing := _sentencepiece(Path(path))):
+        return missing
     if "ignore_mismatched_sizes" in first:
         return f"the weights in {path!r} do not match its config.json: their sizes differ."
     if first.startswith("Weights only load failed"):
@@ -48,6 +57,17 @@ def _of_directory(path: str, what: str, first: str) -> str:
     if closed := _unreadable(Path(path)):
         return f"the {what} in {path!r} cannot be loaded: {closed.name} cannot be read: {denied(closed)}."
     return f"the {what} in {path!r} cannot be loaded: {first}"
+
+
+def _sentencepiece(folder: Path) -> str | None:
+    """The remedy for a tokenizer that only sentencepiece can read: transformers asks for tiktoken, which it
+    tries next."""
+    if importlib.util.find_spec("sentencepiece") is not None:
+        return None
+    return (
+        f"the tokenizer in {str(folder)!r} has no tokenizer.json, and its *.model file needs a package: pip "
+        "install sentencepiece protobuf."
+    )
 
 
 def _unreadable(folder: Path) -> Path | None:

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmstune import demo
-from fmstune.config.paths.models import AdapterFile, holds_adapter, is_reward_model, read_adapter, split_gguf
+from fmstune.config.paths.models import (
+    ADAPTER_CONFIG,
+    AdapterFile,
+    holds_adapter,
+    is_reward_model,
+    read_adapter,
+    split_gguf,
+)
 from fmstune.config.paths.runs import RUNS, holds_run, means_run, nearest_run, no_such_run
 from fmstune.config.rules.adapters import gguf_problem
 from fmstune.config.schema.tables import ModelConfig
@@ -59,14 +66,16 @@ def _in_directory(path: Path) -> Place:
     if checkpoint is None and files:
         raise ModelError(f"{path} holds no model but GGUF files; give one of them, such as {files[0]}.")
     if checkpoint is None:
+        below = next((str(each.parent) for each in sorted(path.glob(f"*/{ADAPTER_CONFIG}"))), None)
         raise ModelError(
             f"{path} holds no model, no adapter and no checkpoint: there is neither config.json nor "
-            "adapter_config.json in it."
+            f"{ADAPTER_CONFIG} in it." + (f" Did you mean {below}?" if below else "")
         )
     return _place(checkpoint, checkpoint=True)
 
 
 def _place(path: Path, *, checkpoint: bool) -> Place:
+    _require_one(path)
     if not holds_adapter(path):
         return Place(str(path), None, checkpoint, is_reward_model(path))
     try:
@@ -87,6 +96,8 @@ def require_local_model(config: ModelConfig) -> None:
     if demo.is_demo(path):
         return
     if Path(path).is_dir():
+        if name is None:
+            _require_one(Path(path))
         if name is not None and not (Path(path) / name).is_file():
             raise ModelError(f"model.path = {path!r} holds no file {name!r}.")
         if name is not None or (Path(path) / "config.json").exists():
@@ -96,6 +107,16 @@ def require_local_model(config: ModelConfig) -> None:
         raise ModelError(f"model.path = {path!r} is a file; give the directory that holds the model.")
     if path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1:
         raise ModelError(f"model.path = {path!r}: there is no such directory (looked for from {Path.cwd()}).")
+
+
+def _require_one(directory: Path) -> None:
+    """Raise `ModelError` for a directory with both a model and an adapter: transformers would load the
+    adapter's base model in place of the model."""
+    if (directory / ADAPTER_CONFIG).is_file() and not holds_adapter(directory):
+        raise ModelError(
+            f"{directory} holds both a whole model and an adapter ({ADAPTER_CONFIG}), so that it is unclear "
+            "which is meant: move one of them to another directory."
+        )
 
 
 def _hint(directory: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from fmstune.models.base_weights import record
 from fmstune.transformers_compat import kept_in_float32
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -21,11 +22,12 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True, slots=True)
 class OwnFiles:
-    """What the model's files say before training: the type of its weights, if recorded, and whether it uses a
-    cache for generation."""
+    """What the model's files say before training: the type of its weights, if recorded, whether it uses a
+    cache for generation, and a fingerprint of the weights below an adapter, if they are on this machine."""
 
     dtype: torch.dtype | None = None
     use_cache: bool | None = None
+    weights: str | None = None
 
 
 class SavesInOriginalDtype:
@@ -71,6 +73,8 @@ class SavesInOriginalDtype:
             saver.write_model(output_dir, state_dict)
         if trainer.args.should_save:
             folder = Path(output_dir or trainer.args.output_dir)
+            if isinstance(model, PeftModel) and self.own_files.weights is not None:
+                record(folder, self.own_files.weights)
             share_weights(folder)  # files delayed by `large_files_later` get it when they are written
             if dtype is not None:
                 _name_dtype(folder / "config.json", dtype)

@@ -51,7 +51,7 @@ _OURS = (
     *("skipped_rows.jsonl", "stream_counts", TRAIN_LOG, UNFINISHED),
 )
 _MODEL_FILES = re.compile(
-    r"(model|adapter_model|pytorch_model).*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json"
+    r"(model|adapter_model|pytorch_model|base_model).*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json"
     r"|train-machine-\d+\.log|(tokenizer|special_tokens|added_tokens|vocab|merges|training_args|chat_template).*"
 )
 

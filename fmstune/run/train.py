@@ -20,6 +20,7 @@ from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shipping.process import Job
 from fmstune.errors import Interrupted
 from fmstune.launch.environment import is_main_process
+from fmstune.models.base_weights import changed_base
 from fmstune.models.end_tokens import save_settings
 from fmstune.run.artifacts import Artifacts
 from fmstune.run.config_file import write_config
@@ -115,6 +116,10 @@ def _build(run: ActiveRun, extensions: Extensions, after: contextlib.ExitStack) 
     describe(built, out)
     if changed := changed_decisions(before.get("decided", {}), _record_decided(run, built)):
         out.warn(f"decided otherwise than when the run was started: {changed}")
+    if checkpoint is not None:
+        weights = built.trainer.own_files.weights
+        if other := changed_base(checkpoint, str(built.model_identity["path"]), weights):
+            out.warn(other)
     if changed := changed_data(before.get("data", {}), built.data):
         out.warn(f"the data has changed since the run was started; using the current data: {changed}")
     return built

@@ -22,6 +22,7 @@ from fmstune.models.context_length import check_context_length
 from fmstune.models.end_tokens import learnt_ends, stop_at
 from fmstune.models.load import LoadedModel, load_model, load_tokenizer
 from fmstune.models.special_tokens import use_tokens
+from fmstune.models.tokenizer_file import unlike_its_file
 from fmstune.models.vocabulary import fit_vocabulary
 from fmstune.training.speed.lm_head import sees_ahead
 
@@ -59,6 +60,7 @@ def load_inputs(config: RunConfig, output_dir: Path) -> Inputs:
     with for_model.running():
         tokenizer = load_tokenizer(config.model)
         use_tokens(config, tokenizer)
+        split = unlike_its_file(tokenizer, config.model.path)
     phase("reading and tokenising data")
     with for_data.running():
         data = configured_data(config, tokenizer, output_dir / SKIPPED_ROWS)
@@ -71,7 +73,7 @@ def load_inputs(config: RunConfig, output_dir: Path) -> Inputs:
     streamed = data.summary.streaming
     longest = (config.max_length or 0) if streamed else data.summary.longest
     too_long = check_context_length(model.model, longest, streamed=streamed)
-    notes = tuple(note for note in (too_long, grown) if note)
+    notes = tuple(note for note in (*model.notes, split, too_long, grown) if note)
     return Inputs(tokenizer, data, model, ends, notes, for_model.seconds, for_data.seconds)
 
 

@@ -1,0 +1,82 @@
+"""Load an adapter onto its base model, with every weight of its file."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+from peft import (
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from peft import __version__ as peft_version
+from transformers import PreTrainedModel
+
+from fmstune.config.paths.models import AdapterFile
+from fmstune.errors import ModelError
+from fmstune.models.vocabulary import fit_adapter
+from fmstune.text import counted, first_line
+from fmstune.transformers_compat import MISSING_ADAPTER_KEYS
+
+_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: bool) -> PeftModel:
+    """The adapter's model: `model` with the adapter on it. Raises `ModelError`."""
+    directory = str(adapter.directory)
+    try:
+        settings = PeftConfig.from_pretrained(directory)
+        settings.inference_mode = not trainable
+        settings.base_model_name_or_path = (
+            model.name_or_path
+        )  # where it was found: a copy of it may be elsewhere
+        if not any((adapter.directory / name).is_file() for name in _FILES):  # PEFT would ask the hub
+            raise ModelError(f"it has no weights: there is no {_FILES[0]} in it.")
+        fit_adapter(model, adapter.directory)
+        if settings.is_prompt_learning and trainable:
+            return _learnt_prompt(model, directory, settings)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            made = PeftModel.from_pretrained(model, directory, is_trainable=trainable, config=settings)
+    except Exception as error:  # from PEFT, safetensors and torch, including bare `Exception`s
+        first = first_line(error)
+        if "size mismatch" in str(error):
+            first = f"it does not fit {adapter.base}: its weights are of other sizes."
+        raise ModelError(f"the adapter in {directory!r} cannot be loaded: {first}") from error
+    lost = next((str(each.message) for each in said if MISSING_ADAPTER_KEYS in str(each.message)), None)
+    if lost is not None:  # for some architectures (Laguna) PEFT renames weights and then does not find them
+        keys = re.findall(r"'([^']+)'", lost)
+        raise ModelError(
+            f"the adapter in {directory!r} cannot be loaded: PEFT {peft_version} finds no weights for "
+            f"{counted(len(keys), 'tensor')} of it, {keys[0] if keys else 'unnamed'} for one."
+        )
+    if not settings.is_prompt_learning:
+        _require_all_used(made, adapter)
+    return made
+
+
+def _require_all_used(model: PeftModel, adapter: AdapterFile) -> None:
+    """Raise `ModelError` if the file has weights that are nowhere in the model: PEFT drops them in silence,
+    and what remains of the adapter is not what was trained."""
+    mapping = getattr(model.get_base_model(), "_checkpoint_conversion_mapping", None)  # as PEFT itself
+    weights = load_peft_weights(str(adapter.directory), device="cpu", key_mapping=mapping)
+    unused = sorted(set_peft_model_state_dict(model, weights).unexpected_keys)
+    if unused:
+        raise ModelError(
+            f"the adapter in {str(adapter.directory)!r} does not fit {model.name_or_path}: "
+            f"{counted(len(unused), 'tensor')} of it would not be used, {unused[0]} for one. Its "
+            "adapter_config.json or its base model is not that of its weights."
+        )
+
+
+def _learnt_prompt(model: PreTrainedModel, directory: str, settings: PeftConfig) -> PeftModel:
+    """PEFT loads virtual tokens for inference only: rebuild them with the learnt weights."""
+    begun = settings.prompt_tuning_init
+    settings.prompt_tuning_init = "RANDOM"  # it would search the tokenizer at its original path
+    made = get_peft_model(model, settings)
+    settings.prompt_tuning_init = begun
+    set_peft_model_state_dict(made, load_peft_weights(directory))
+    return made
