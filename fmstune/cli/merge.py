@@ -52,5 +52,7 @@ def merge(
     quiet_libraries()
     set_threads()
     done = merging.merge(place, out, dtype=dtype, base=base, trust_remote_code=trust_remote_code)
+    for note in done.notes:
+        console.warn(note)
     console.say("merged", f"{done.adapter} with {done.base}")
     console.say("saved", f"{out} · {done.bytes / 1e6:.1f} MB, {done.dtype}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,16 +15,31 @@ from fmstune.access import reason
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError, RunError
 from fmstune.models.locate import Place
+from fmstune.system.disk import shortage
+from fmstune.system.locks import acquire, holder
+
+_LOCK = ".merging"
+"""Held in a directory while a model is written to it."""
+_BEFORE_EACH_TEXT = {
+    "PROMPT_TUNING": "prompt tuning",
+    "P_TUNING": "p-tuning",
+    "PREFIX_TUNING": "prefix tuning",
+    "MULTITASK_PROMPT_TUNING": "multitask prompt tuning",
+    "CPT": "context-aware prompt tuning",
+}
+"""Kinds of adapters that change no weights, with their names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What was written: the adapter's description, the base model, the data type and the size in bytes."""
+    """What was written: the adapter's description, the base model, the data type, the size in bytes, and
+    messages about the files that were read."""
 
     adapter: str
     base: str
     dtype: str
     bytes: int
+    notes: tuple[str, ...] = ()
 
 
 def check(place: Place, out: Path) -> None:
@@ -32,10 +48,11 @@ def check(place: Place, out: Path) -> None:
         raise ModelError(f"{place.path}: there is no such directory. Download an adapter from the hub first.")
     if place.adapter is None:
         raise ModelError(f"{place.path} is a whole model, not an adapter: there is nothing to merge.")
-    if place.adapter.kind == "PROMPT_TUNING":
+    if place.adapter.kind in _BEFORE_EACH_TEXT:
         raise ModelError(
-            f"the adapter in {place.path} is learnt words before each text (prompt tuning), which are no "
-            "weights to merge; use it with its base model."
+            f"the adapter in {place.path} is learnt words before each text "
+            f"({_BEFORE_EACH_TEXT[place.adapter.kind]}), which are no weights to merge; use it with its base "
+            "model."
         )
     if out.is_symlink() and not out.exists():
         raise ConfigError(f"{out} is a link that leads nowhere; give a directory to write the model to.")
@@ -45,7 +62,7 @@ def check(place: Place, out: Path) -> None:
     if above is not None and not above.is_dir():
         kind = "a link that leads nowhere" if above.is_symlink() and not above.exists() else "a file"
         raise ConfigError(f"{out} cannot be written: {above} is {kind}.")
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and set(out.iterdir()) - set(_leftovers(out, out)):
         raise ConfigError(f"{out} is not empty, and nothing is overwritten; give another directory.")
 
 
@@ -61,20 +78,22 @@ def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote
     from fmstune.models.adapters import describe
     from fmstune.models.end_tokens import saved_settings
     from fmstune.models.load import load_model, load_tokenizer
+    from fmstune.models.merged import merged
     from fmstune.models.saving import share_weights
+    from fmstune.models.weights_used import record_untied
 
     check(place, out)
     with _written_at_once(out) as scratch:  # before the minutes that a large model takes
-        config = ModelConfig(path=place.path, dtype="saved", trust_remote_code=trust_remote_code)
+        # Sums that are to keep more digits than the files have are computed with them.
+        held = "float32" if dtype in ("float32", "float16") else "saved"
+        config = ModelConfig(path=place.path, dtype=held, trust_remote_code=trust_remote_code)
         tokenizer = load_tokenizer(config, base=base)
         loaded = load_model(
             config, lora=True, seed=0, reward=place.is_reward_model, base=base, trainable=False
         )
         named = describe(loaded.model) or ""
-        try:
-            model = loaded.model.merge_and_unload(safe_merge=True)
-        except ValueError as error:
-            raise ModelError(f"the adapter in {place.path} cannot be merged: {error}") from error
+        model = merged(loaded.model, place)
+        record_untied(model)
         settings = None if place.is_reward_model else saved_settings(Path(place.path))
         if settings is not None:
             model.generation_config = settings
@@ -89,6 +108,7 @@ def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote
         str(loaded.identity["base"]),
         str(model.dtype).removeprefix("torch."),
         sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),
+        loaded.notes,
     )
 
 
@@ -100,27 +120,54 @@ def _written_at_once(out: Path) -> Iterator[Path]:
     """
     there = out.exists()
     made = [] if there else [each for each in reversed(out.parents) if not each.exists()]
-    scratch = None
+    scratch = lock = None
     try:
         with _write_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             parent = out if there else out.parent
-            scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=parent))
-            scratch.chmod(0o755)  # like any other directory; `mkdtemp` creates private ones
+            _remove_leftovers(parent, out)
+            scratch = parent / f"{_prefix(out)}{secrets.token_hex(8)}"
+            scratch.mkdir()
+            lock = acquire(scratch / _LOCK)
         yield scratch
         with _write_errors(out):
             if there:
-                for file in scratch.iterdir():
-                    file.rename(out / file.name)
+                for file in sorted(scratch.iterdir(), key=_names_a_model):
+                    if file.name != _LOCK:
+                        file.rename(out / file.name)
             else:
                 scratch.rename(out)
+                (out / _LOCK).unlink()
         made = []
     finally:
+        if lock is not None:
+            lock.release()
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
         for directory in reversed(made):
             with suppress(OSError):  # others may have added files
                 directory.rmdir()
+
+
+def _prefix(out: Path) -> str:
+    return f".{out.name}-"
+
+
+def _names_a_model(file: Path) -> bool:
+    """Whether a file is the one without which a directory holds no model: it comes last, so that after a
+    kill no directory looks like a complete one."""
+    return file.name == "config.json"
+
+
+def _leftovers(parent: Path, out: Path) -> list[Path]:
+    """The directories in `parent` of merges into `out` that were killed."""
+    found = [each for each in parent.glob(f"{glob.escape(_prefix(out))}*") if (each / _LOCK).exists()]
+    return [each for each in found if holder(each / _LOCK) is None]
+
+
+def _remove_leftovers(parent: Path, out: Path) -> None:
+    for each in _leftovers(parent, out):
+        shutil.rmtree(each, ignore_errors=True)
 
 
 @contextmanager
@@ -129,3 +176,8 @@ def _write_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(f"{out} cannot be written: {reason(error, out)}.") from error
+    except Exception as error:  # safetensors has errors of its own for a full disk
+        if (short := shortage(error, out)) is None:
+            raise
+        remedy = "give another directory" if short.of_one_file else short.remedy
+        raise RunError(f"{out} cannot be written: {short.what}; {remedy}.") from error
