@@ -72,6 +72,17 @@ def damage(checkpoint: Path) -> str | None:
     return f"its {damaged} is damaged or incomplete" if damaged else None
 
 
+def is_half_saved(run: Path, checkpoint: Path) -> bool:
+    """Whether a run with this checkpoint was killed while it saved its model at the end."""
+    weights = any(True for pattern in _WEIGHTS[:3] for _ in run.glob(pattern))
+    texts = (each.name for pattern in ("tokenizer*", "chat_template*") for each in checkpoint.glob(pattern))
+    return (
+        not weights
+        or any(not (run / name).exists() for name in texts)
+        or next(_damaged(run, _WEIGHTS[:3]), None) is not None
+    )
+
+
 def obstacle(checkpoint: Path) -> str | None:
     """What keeps a run from continuing from a checkpoint as if it had never stopped; `None` for nothing.
 

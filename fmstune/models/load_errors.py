@@ -14,6 +14,8 @@ from fmstune.access import denied
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.text import first_line
 
+_DIVIDED = ("pytorch_model_fsdp*", "global_step*")
+
 
 def why_not_loaded(config: ModelConfig, what: str, error: Exception) -> str:
     """The message for an `error` of `what`, the "model" or "tokenizer" of `config`."""
@@ -47,6 +49,11 @@ def _of_directory(path: str, what: str, first: str) -> str:
         return missing
     if "ignore_mismatched_sizes" in first:
         return f"the weights in {path!r} do not match its config.json: their sizes differ."
+    if "no file named" in first and any(True for name in _DIVIDED for _ in Path(path).glob(name)):
+        return (
+            f"the weights in {path!r} are divided as FSDP or DeepSpeed trained them; join them first, with "
+            "`accelerate merge-weights` or the zero_to_fp32.py in it."
+        )
     if first.startswith("Weights only load failed"):
         return (
             f"the weights in {path!r} are a pickle that contains more than tensors, or is damaged; it could "

@@ -18,7 +18,7 @@ from fmstune.config.paths.runs import RUNS, holds_run, means_run, nearest_run, n
 from fmstune.config.rules.adapters import gguf_problem
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError
-from fmstune.models.checkpoints import newest_weights
+from fmstune.models.checkpoints import is_half_saved, newest_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,10 @@ def locate(named: str) -> Place:
 
 
 def _in_directory(path: Path) -> Place:
-    if holds_adapter(path) or (path / "config.json").is_file():
-        return _place(path, checkpoint=False)
     checkpoint = newest_weights(path)
+    saved = holds_adapter(path) or (path / "config.json").is_file()
+    if saved and (checkpoint is None or not is_half_saved(path, checkpoint)):
+        return _place(path, checkpoint=False)
     files = sorted(str(entry) for entry in path.glob("*.gguf"))
     if checkpoint is None and files:
         raise ModelError(f"{path} holds no model but GGUF files; give one of them, such as {files[0]}.")

@@ -12,6 +12,7 @@ from fmstune.delivery.artifacts import record
 from fmstune.delivery.checkpoints import CheckpointDelivery
 from fmstune.delivery.recorder import Recorder
 from fmstune.launch.environment import is_main_process
+from fmstune.layout import NAMED_TEMPLATES
 from fmstune.models.checkpoints import checkpoints, step_of
 from fmstune.run.directory import RunDirectory, run_files
 from fmstune.text import counted
@@ -96,4 +97,5 @@ def break_links(directory: Path, step: int) -> None:
 
 def _files(folder: Path) -> dict[str, Path]:
     found = [each for each in run_files(folder) if each.is_file() and each.name not in _LEFT_OUT]
-    return {each.name: each for each in found if each.suffix != ".log"}
+    found += (folder / NAMED_TEMPLATES).glob("*.jinja")
+    return {str(each.relative_to(folder)): each for each in found if each.suffix != ".log"}

@@ -29,6 +29,7 @@ from fmstune.layout import (
     DATA_ROWS,
     ERROR_LOG,
     JOURNAL_NAME,
+    NAMED_TEMPLATES,
     REPORT,
     TRACKING_DIR,
     TRAIN_LOG,
@@ -48,7 +49,7 @@ from fmstune.system.files import is_writable
 # The files of a run; --overwrite removes only these.
 _OURS = (
     *(TRACKING_DIR, CONFIG_NAME, ERROR_LOG, "README.md", REPORT, DATA_ROWS, "rehearsal"),
-    *("skipped_rows.jsonl", "stream_counts", TRAIN_LOG, UNFINISHED),
+    *("skipped_rows.jsonl", "stream_counts", TRAIN_LOG, UNFINISHED, NAMED_TEMPLATES),
 )
 _MODEL_FILES = re.compile(
     r"(model|adapter_model|pytorch_model|base_model).*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json"

@@ -17,6 +17,7 @@ from fmstune import demo
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ModelError
 from fmstune.models.load import load_for_use, load_model
+from fmstune.models.locate import Place, locate
 from tests.support.models import logits
 from tests.support.short_runs import train
 
@@ -111,3 +112,26 @@ def test_a_model_of_another_kind_is_refused_by_its_name(model: Path) -> None:
     T5ForConditionalGeneration(T5Config(vocab_size=496, **sizes)).save_pretrained("t5")
     with pytest.raises(ModelError, match="'t5' is a T5, and not a causal language model, which predicts"):
         load_model(ModelConfig(path="t5"), lora=False, seed=0)
+
+
+@pytest.mark.parametrize("folder", ["pytorch_model_fsdp_0", "global_step5"])
+def test_divided_weights_are_refused_with_what_joins_them(model: Path, folder: str) -> None:
+    (model / "model.safetensors").unlink()
+    (model / folder).mkdir()
+    with pytest.raises(ModelError, match="are divided as FSDP or DeepSpeed trained them; join them first"):
+        load_model(ModelConfig(path="model"), lora=False, seed=0)
+
+
+@pytest.mark.parametrize("sets", [[], ["lora.enabled=true"]])
+def test_a_run_that_was_killed_while_it_saved_its_model_is_that_of_its_checkpoint(sets: list[str]) -> None:
+    train(Path("run"), *sets)
+    assert not locate("run").checkpoint
+    (weights,) = Path("run").glob("*model.safetensors")
+    whole = weights.read_bytes()
+    for harm in (
+        lambda: weights.write_bytes(whole[: len(whole) // 2]),
+        lambda: [file.unlink() for file in Path("run").glob("tokenizer.json")],
+    ):
+        harm()
+        assert locate("run") == Place("run/checkpoint-3", locate("run/checkpoint-3").adapter, checkpoint=True)
+        weights.write_bytes(whole)
