@@ -23,6 +23,7 @@ from fmstune.models.adapted_modules import unreached_experts
 from fmstune.models.attention_kernels import disable_cudnn_attention
 from fmstune.system.compiler import require_compiler
 from fmstune.system.device import Precision, precision
+from fmstune.text import counted
 from fmstune.trackers.base import Tracker
 from fmstune.training.arguments import remove_integrations, require_layers, training_arguments
 from fmstune.training.callbacks.resumed_steps import ResumedSteps
@@ -99,6 +100,7 @@ def build_trainer(
     else:
         trainer = _built_by_trl(config, inputs, args, attached)
         padding = _without_padding(trainer, config)
+    _require_batch(trainer, config)
     _complete(trainer, config, inputs)
     _track(tracker, inputs, padding)
     data = inputs.data
@@ -119,6 +121,19 @@ def build_trainer(
         model_seconds=inputs.model_seconds,
         data_seconds=inputs.data_seconds,
     )
+
+
+def _require_batch(trainer: TunedTrainer, config: RunConfig) -> None:
+    """Raise `ConfigError` if no batch is left to train on: the Trainer would end without a step."""
+    args, rows = trainer.args, trainer.train_dataset
+    each = args.train_batch_size * args.world_size
+    if args.dataloader_drop_last and hasattr(rows, "__len__") and len(rows) < each:
+        key = "training.dataloader_drop_last"
+        packed = " after packing" if config.packing else ""
+        raise ConfigError(
+            f"{config.at(key)}{key} leaves no batch: there are {counted(len(rows), 'row')}{packed}, "
+            f"and a batch has {each}; leave it out, or use a smaller training.per_device_train_batch_size."
+        )
 
 
 def _built_by_trl(config: RunConfig, inputs: Inputs, args: Any, attached: Mapping[str, Any]) -> TunedTrainer:

@@ -62,3 +62,13 @@ def test_the_scheduler_is_the_configured_one() -> None:
 def test_a_token_that_the_model_does_not_have_is_reported_with_its_source(name: str) -> None:
     with pytest.raises(ConfigError, match=f"--set: training.{name} = '<nope>' is not in the model's vocab"):
         tune("out", f"training.{name}=<nope>")
+
+
+@pytest.mark.parametrize("steps", ["training.max_steps=2", "training.max_steps=-1"])
+def test_dropping_the_only_batch_is_refused(steps: str) -> None:
+    """The Trainer would save the model untrained, or fail."""
+    few = ["data.max_rows=4", "training.per_device_train_batch_size=8", steps]
+    with pytest.raises(
+        ConfigError, match="dataloader_drop_last leaves no batch: there are 4 rows, and a bat"
+    ):
+        tune("out", "training.dataloader_drop_last=true", *few)

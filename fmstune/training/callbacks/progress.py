@@ -19,12 +19,19 @@ _AFTER = (("tokens_per_second", "tokens/s"), (COUNTER, "skipped"))
 
 class LastStepCallback(TrainerCallback):
     """Log the last step too, even between two others: a short run would log no loss at all, and the end of
-    a long one would be unknown."""
+    a long one would be unknown. A run that is stopped or interrupted logs its last steps as well."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step >= state.max_steps and args.logging_strategy != "no":
+            control.should_log = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # After the last step of a stopped run, too. The Trainer logs no step twice.
+        if control.should_training_stop and args.logging_strategy != "no":
             control.should_log = True
 
 

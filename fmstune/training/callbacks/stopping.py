@@ -47,6 +47,15 @@ class StopCallback(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # The Trainer also calls this in the middle of an epoch that it leaves. Evaluating there would take
+        # the time in which the process may still end by itself, and count for the best evaluation and the
+        # patience, unlike in a run that is not interrupted. The checkpoint is that of the step.
+        if self.signum is not None and control.should_training_stop and (state.epoch or 0) % 1:
+            control.should_evaluate = control.should_save = False
+
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 from typing import Any
 
+import torch
 from trl import SFTConfig, SFTTrainer
 
 from fmstune.models.saving import SavesInOriginalDtype
 from fmstune.training.methods.trained import Trained
+from fmstune.training.speed.flat_batches import REAL_TOKENS
 from fmstune.training.speed.lm_head import balances_experts, fit_lm_head
 from fmstune.training.trainers.all_rows import EvaluatesAllRows
 from fmstune.training.trainers.checkpoints import AtomicCheckpoints
@@ -22,6 +24,7 @@ from fmstune.training.trainers.neftune import RowNoise
 from fmstune.training.trainers.output_precision import KeepsOutputPrecision, return_float32
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
+from fmstune.training.trl_compat.figures import count_tokens
 from fmstune.training.trl_compat.loop import CachedLookups
 
 
@@ -75,9 +78,15 @@ class FineTuner(
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's loss."""
+        real = inputs.pop(REAL_TOKENS, None)
         if self._noise is not None:
             self._noise.next_batch(inputs)
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        answer = super().compute_loss(model, inputs, *args, **kwargs)
+        if real is not None and model.training:
+            filled = max(0, inputs["input_ids"].numel() - real)  # none are left where rows were removed
+            everywhere = self.accelerator.gather(torch.tensor(filled, device=self.args.device))
+            count_tokens(self, -int(everywhere.sum()))
+        return answer
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Evaluation is padded also where the training is not: the Trainer averages over rows, and would

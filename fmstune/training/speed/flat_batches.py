@@ -16,6 +16,10 @@ import torch
 
 from fmstune.data.tokens.table import IGNORED
 
+REAL_TOKENS = "real_tokens"
+"""The key of the number of a flat batch's tokens without those that fill it up to a multiple. TRL makes each
+of these a row, and counts it as a token."""
+
 
 def flat_batch(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The batch of TRL's `DataCollatorForLanguageModeling(padding_free=True)` for rows that are not packed,

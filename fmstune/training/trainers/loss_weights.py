@@ -17,7 +17,7 @@ from trl.data_utils import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from fmstune.data.tokens.table import IGNORED, LOSS_WEIGHTS
-from fmstune.training.speed.flat_batches import flat_batch
+from fmstune.training.speed.flat_batches import REAL_TOKENS, flat_batch
 from fmstune.training.trl_compat.head import FusedCausalLMOutput
 from fmstune.training.trl_compat.hooks import PrivateHooks
 from fmstune.training.tuned_trainer import as_trainer
@@ -38,6 +38,8 @@ class WeightedCollator(DataCollatorForLanguageModeling):
         # In packed rows, `seq_lengths` marks where each row starts.
         plain = self.padding_free and not self.pad_to_multiple_of and "seq_lengths" not in examples[0]
         batch: dict[str, Any] = flat_batch(examples) if plain else super().torch_call(examples)
+        if self.padding_free and self.pad_to_multiple_of:
+            batch[REAL_TOKENS] = sum(len(each["input_ids"]) for each in examples)
         if LOSS_WEIGHTS in examples[0]:
             given = [each[LOSS_WEIGHTS] or [1.0] * len(each["input_ids"]) for each in examples]
             rows = [torch.tensor(each, dtype=torch.float32) for each in given]

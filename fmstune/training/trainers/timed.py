@@ -9,6 +9,7 @@ from typing import Any
 from fmstune.console import phase
 from fmstune.resources.phases import Phase, PhaseClock
 from fmstune.training.memory.parts import MemoryParts
+from fmstune.training.speed.flat_batches import REAL_TOKENS
 from fmstune.training.trainers.row_batches import row_count, row_lengths
 from fmstune.training.tuned_trainer import as_trainer
 
@@ -57,7 +58,7 @@ class TimedTraining:
         if "attention_mask" in batch or "input_ids" not in batch or batch["input_ids"].shape[0] > 1:
             return row_count(batch) if "input_ids" in batch else int(args.per_device_train_batch_size)
         if (bounds := batch.get("cu_seq_lens_q")) is not None:
-            return len(bounds) - 1
+            return int((bounds < batch[REAL_TOKENS]).sum()) if REAL_TOKENS in batch else len(bounds) - 1
         # Finding the starts of concatenated rows would synchronize a GPU. All batches but an epoch's last
         # have this many rows; if rows are packed, these are the packed ones.
         if args.device.type != "cpu":
