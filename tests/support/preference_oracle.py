@@ -29,6 +29,12 @@ class Answer:
         return self.own[:shared].sum() + alpha * self.own[shared:].sum()
 
 
+def next_token_logs(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    """The log-probabilities of all tokens after each but the last of `ids`, a row of its own."""
+    logs: torch.Tensor = model(input_ids=torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
+    return logs
+
+
 def read(model: Any, prompt: Sequence[int], answer: Sequence[int], args: Any) -> Answer:
     """The scores of an answer after a prompt, truncated as `max_length` says."""
     ids, first = [*prompt, *answer], len(prompt)
@@ -37,9 +43,8 @@ def read(model: Any, prompt: Sequence[int], answer: Sequence[int], args: Any) ->
         first, ids = max(0, first - max(0, len(ids) - most)), ids[-most:]
     elif most is not None:
         ids = ids[:most]
-    given = torch.tensor([ids])
-    logs = model(input_ids=given).logits[0, :-1].double().log_softmax(-1)
-    each = logs.gather(-1, given[0, 1:, None])[:, 0]
+    logs = next_token_logs(model, ids)
+    each = logs.gather(-1, torch.tensor(ids)[1:, None])[:, 0]
     begin = max(first - 1, 0)
     return Answer(each[begin:], each[:begin], logs[begin:].exp().square().sum(-1).log())
 
