@@ -25,6 +25,8 @@ CONTEXTS = ("input", "context")
 """Columns with the context of a question, which is part of the question."""
 SYSTEMS = ("system", "system_prompt")
 HISTORY = "history"
+TEMPLATE_KWARGS = "chat_template_kwargs"
+"""Values for variables of the chat template, as TRL names the column."""
 
 SPEAKERS = {
     "system": "system",
@@ -53,7 +55,7 @@ SPEAKERS = {
 
 _OF_BLOCKS = {"type", "text", "cache_control", "citations"}
 _KNOWN = {
-    *CONVERSATIONS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, HISTORY,
+    *CONVERSATIONS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, HISTORY, TEMPLATE_KWARGS,
     "tools", "functions", "text", "chosen", "rejected", "label", "margin", "input_ids", "labels",
     "attention_mask", "weight", "loss_weight", "train_on_input",
 }  # fmt: skip

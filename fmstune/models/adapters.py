@@ -20,7 +20,8 @@ from fmstune import demo
 from fmstune.config.check.suggest import hint
 from fmstune.config.methods.known import METHODS
 from fmstune.config.paths.models import AdapterFile, split_gguf
-from fmstune.config.schema.tables import LoraConfig, ModelConfig, RunConfig
+from fmstune.config.schema.adapters import LoraConfig
+from fmstune.config.schema.tables import ModelConfig, RunConfig
 from fmstune.errors import ConfigError, ModelError
 from fmstune.models.adapted_modules import adapted_parameters, trained_whole
 from fmstune.models.base_weights import fingerprint, recorded

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateSyntaxError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,7 +27,7 @@ from fmstune.models import gguf, quantization
 from fmstune.models.adapter_weights import load_adapter
 from fmstune.models.adapters import base_config, record_base
 from fmstune.models.base_weights import changed_base, fingerprint
-from fmstune.models.chat_templates import NAMED, named_template
+from fmstune.models.configured_template import set_template
 from fmstune.models.end_tokens import keep_as_published
 from fmstune.models.load_errors import why_not_loaded
 from fmstune.models.locate import require_local_model
@@ -37,7 +36,7 @@ from fmstune.models.tokenizer_file import unlike_its_file
 from fmstune.models.weights_used import record_untied, unused_weights
 from fmstune.system.collector import imports_done
 from fmstune.text import counted
-from fmstune.transformers_compat import OWN_KEYS, forget_quantization, hub_commit, no_gguf_bar, render_chats
+from fmstune.transformers_compat import OWN_KEYS, forget_quantization, hub_commit, no_gguf_bar
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -73,10 +72,7 @@ def load_tokenizer(config: ModelConfig, *, base: str | None = None) -> PreTraine
         tokenizer = AutoTokenizer.from_pretrained(_location(config), **_common_arguments(config))
     except Exception as error:  # each library below has its own errors, including bare `Exception`s
         raise ModelError(why_not_loaded(config, "tokenizer", error)) from error
-    if config.chat_template is not None:
-        tokenizer.chat_template = _read_template(config.chat_template, tokenizer)
-    else:
-        _require_jinja(config, tokenizer)
+    set_template(config, tokenizer)
     return tokenizer
 
 
@@ -270,36 +266,6 @@ def _dtype(asked: str, settings: Any, *, lora: bool) -> torch.dtype:
     if keeps and isinstance(saved, torch.dtype):
         return saved
     return torch.float32
-
-
-def _read_template(path: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template in a file, or the one of that name if there is no such file."""
-    if path in NAMED and not Path(path).is_file():
-        return named_template(path, tokenizer)
-    try:
-        template = Path(path).read_text(encoding="utf-8")
-        # With the library's own environment, which supports more than Jinja's, like `{% generation %}`.
-        render_chats([], template)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"model.chat_template = {path!r} cannot be read: {error}.") from error
-    except TemplateSyntaxError as error:
-        raise ModelError(
-            f"model.chat_template = {path!r} is not a Jinja template: line {error.lineno}: {error.message}"
-        ) from error
-    return template
-
-
-def _require_jinja(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise `ModelError` for a model whose own chat template cannot be compiled."""
-    own = tokenizer.chat_template or {}
-    for template in own.values() if isinstance(own, dict) else [own]:
-        try:
-            render_chats([], template)
-        except TemplateSyntaxError as error:
-            raise ModelError(
-                f"the chat template of {config.path} is not a Jinja template: line {error.lineno}: "
-                f"{error.message}; set another one (model.chat_template = chatml, or a Jinja file)."
-            ) from error
 
 
 def _config_hash(settings: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "model.quantization": ("4bit",),
     "model.attn_implementation": ("eager",),
     "model.chat_template": ("llama3",),
+    "model.chat_template_kwargs": ("{loud=true}", CHATS, "model.chat_template=loud.jinja"),
     "data.train": ("texts.txt", CHATS),
     "data.eval": ("texts.txt", CHATS),
     "data.eval_fraction": ("0.5", CHATS),
@@ -104,6 +105,10 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("texts.txt").write_text("".join(f"the dog number {number} barks\n" for number in range(8)))
     Path("columns.jsonl").write_text('{"text": "a red dog", "other": "a blue cat"}\n' * 3)
     Path("damaged.jsonl").write_text('{"text": "a red dog"}\n{"text": \n')
+    Path("loud.jinja").write_text(
+        "{% for m in messages %}<{{ m.role }}>{{ '!' if loud }}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
     calls = "from transformers import TrainerCallback as Calls\n"
     Path("mine.py").write_text(f"{calls}def shout(row): return {{'text': row['text'].upper()}}\n")
 

@@ -14,6 +14,7 @@ MAPPED_COLUMNS = (
     "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "question",
     "answer", "query", "response", "context", "history", "system", "system_prompt", "tools", "text",
     "input_ids", "labels", "chosen", "rejected", "label", "margin", "weight", "train_on_input",
+    "chat_template_kwargs",
 )  # fmt: skip
 """The columns that `columns` can map."""
 

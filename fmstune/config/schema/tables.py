@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.config.methods.known import DEFAULT, METHODS, in_help
+from fmstune.config.schema.adapters import LoraConfig, PromptTuningConfig
 from fmstune.config.schema.data import DataConfig, DataSource
 
 __all__ = ["DataConfig", "DataSource"]  # re-exported; everything else is defined here
@@ -63,6 +64,13 @@ class ModelConfig:
         metadata={
             "help": "The chat template to use instead of the model's own: a Jinja file, or one of "
             f"{', '.join(CHAT_TEMPLATES)}."
+        },
+    )
+    chat_template_kwargs: Mapping[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Values for variables of the chat template, such as {enable_thinking = false}; the "
+            "tuned model keeps them as defaults."
         },
     )
 
@@ -154,52 +162,6 @@ class SamplesConfig:
     )
     max_new_tokens: int = field(
         default=64, metadata={"help": "The maximum length of an answer, in tokens.", "min": 1}
-    )
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """The table `[lora]`."""
-
-    enabled: bool = field(default=False, metadata={"help": "Train an adapter instead of all weights."})
-    r: int = field(default=16, metadata={"help": "The rank of the adapter's matrices.", "min": 1})
-    alpha: int = field(default=32, metadata={"help": "The scale of the adapter is alpha / r.", "min": 1})
-    dropout: float = field(
-        default=0.0, metadata={"help": "The dropout before the adapter.", "min": 0, "below": 1}
-    )
-    target_modules: str | tuple[str, ...] = field(
-        default="all-linear",
-        metadata={"help": "The modules to adapt: names, a regular expression, or all-linear."},
-    )
-    bias: str = field(
-        default="none",
-        metadata={
-            "help": "Which biases to train as well.",
-            "choices": ("none", "all", "lora_only"),
-        },
-    )
-    rslora: bool = field(
-        default=False, metadata={"help": "Scale by alpha / √r instead (rsLoRA), for large ranks."}
-    )
-    dora: bool = field(
-        default=False, metadata={"help": "Learn magnitude and direction of the weights separately (DoRA)."}
-    )
-    modules_to_save: tuple[str, ...] = field(
-        default=(),
-        metadata={"help": "Further modules to train in full, saved with the adapter."},
-    )
-
-
-@dataclass(frozen=True)
-class PromptTuningConfig:
-    """The table `[prompt_tuning]`: learnt virtual tokens before each text, for a frozen model."""
-
-    enabled: bool = field(
-        default=False, metadata={"help": "Train virtual tokens before each text instead of weights."}
-    )
-    tokens: int = field(default=20, metadata={"help": "The number of virtual tokens.", "min": 1})
-    text: str | None = field(
-        default=None, metadata={"help": "The text to initialise them from. Default: random tokens."}
     )
 
 

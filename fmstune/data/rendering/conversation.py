@@ -6,15 +6,17 @@ it cannot express is refused, or returned as a remark: a clause without the row.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
 
+from fmstune.data.columns import TEMPLATE_KWARGS
 from fmstune.data.rendering.dialect import Dialect, Given, as_parts, probe_dialect
 from fmstune.data.rendering.fitting import (
     JOINED,
@@ -25,14 +27,17 @@ from fmstune.data.rendering.fitting import (
 )
 from fmstune.data.rendering.tool_words import ToolWords
 from fmstune.data.rendering.turns import Turns
+from fmstune.data.rendering.variables import variables_of, with_variables
 from fmstune.data.rows.messages import ROLES, Message
 from fmstune.errors import DataError
 from fmstune.text import first_line
 
 UNKNOWN_FIELD = "the field `{}` of messages is not used: the chat template does not write it"
+UNKNOWN_VARIABLE = "the variable `{}` of `chat_template_kwargs` is not used: the chat template has none"
 _AS_SYSTEM = "a developer's message is passed as a system message: the chat template does not know developers"
 _SYSTEM_JOINED = "a system message is joined to the question after it: the chat template has no place for it"
 _TAGGED = "the tags around results of tools are left out: the chat template writes its own"
+_MOST_WRITERS = 64
 _ASKED = "an empty question is added before an assistant who starts: the chat template needs a question first"
 
 
@@ -60,6 +65,38 @@ class ChatWriter:
     def dialect(self) -> Dialect:
         """What the template supports; determined at the first conversation."""
         return probe_dialect(self.tokenizer)
+
+    def for_row(self, row: Mapping[str, Any], place: str) -> tuple[Self, tuple[str, ...]]:
+        """The writer of a row, which may set variables of the template; and remarks on those that the
+        template does not read. Raises `DataError` for a value that a template cannot have."""
+        values: Mapping[str, Any] = row.get(TEMPLATE_KWARGS) or {}
+        if not values:
+            return self, ()
+        known = self._variables
+        remarks = tuple(UNKNOWN_VARIABLE.format(name) for name in values if name not in known)
+        used = {name: value for name, value in values.items() if name in known}
+        if not used:
+            return self, remarks
+        try:
+            source = with_variables(self._source(), used)
+        except DataError as error:
+            raise DataError(f"{place}: `{TEMPLATE_KWARGS}`: {error}.") from None
+        if source not in self._for_rows:
+            if len(self._for_rows) >= _MOST_WRITERS:
+                self._for_rows.clear()
+            tokenizer = copy.copy(self.tokenizer)
+            tokenizer.chat_template = source
+            self._for_rows[source] = replace(self, tokenizer=tokenizer)
+        return self._for_rows[source], remarks
+
+    @functools.cached_property
+    def _for_rows(self) -> dict[str, Self]:
+        """The writers of rows that set variables, by the template's source with their values."""
+        return {}
+
+    @functools.cached_property
+    def _variables(self) -> frozenset[str]:
+        return variables_of(self._source())
 
     @functools.cached_property
     def own_words(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -90,7 +90,11 @@ class Renderer:
 
     def render(self, row: Row, shape: Shape, place: str) -> Rendering:
         """The texts of a row and their trained characters. Raises `DataError` with the row's location."""
-        rendering = self._render(row, shape, place)
+        writer, remarks = self.writer.for_row(row, place)
+        renderer = self if writer is self.writer else replace(self, writer=writer)
+        rendering = renderer._render(row, shape, place)
+        if remarks:
+            rendering = replace(rendering, remarks=(*rendering.remarks, *remarks))
         for part in rendering.parts:
             require_whole_characters(part.text, place)
         return rendering

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from fmstune.config.schema.prompt_template import PromptTemplate
 from fmstune.data.cells import kind_in_words
-from fmstune.data.columns import CONTEXTS, HISTORY, SYSTEMS, Row, with_known_names
+from fmstune.data.columns import CONTEXTS, HISTORY, SYSTEMS, TEMPLATE_KWARGS, Row, with_known_names
 from fmstune.data.rows.loss_columns import LOSS_COLUMNS
 from fmstune.data.rows.shapes import recognise
 from fmstune.errors import DataError
@@ -14,7 +14,7 @@ from fmstune.errors import DataError
 Form = Callable[[Row, str], tuple[Row, Collection[str]]]
 """From a row and its location to the row with our names, and the columns left out of it."""
 
-_BESIDE = (*SYSTEMS, HISTORY, "tools", "functions", *LOSS_COLUMNS)
+_BESIDE = (*SYSTEMS, HISTORY, "tools", "functions", TEMPLATE_KWARGS, *LOSS_COLUMNS)
 """Columns that belong to a shape under their own names, even if others are mapped."""
 _OPTIONAL = (*_BESIDE, *CONTEXTS, "margin")
 """Columns that a row may lack, even if the first one has them."""

@@ -13,6 +13,7 @@ from typing import Any, cast
 from fmstune.data.cells import as_boolean, kind_in_words, loaded
 from fmstune.data.columns import (
     HISTORY,
+    TEMPLATE_KWARGS,
     Row,
     as_message_list,
     context_of,
@@ -21,7 +22,7 @@ from fmstune.data.columns import (
     require_text,
     system_of,
 )
-from fmstune.data.rows.conversations import with_system, with_tools
+from fmstune.data.rows.conversations import template_inputs, with_system
 from fmstune.data.rows.messages import read_messages
 from fmstune.data.rows.preference_columns import PAIRS, PreferenceColumns, find_columns
 from fmstune.data.rows.questions import plain_prompt, with_context, with_leading_space
@@ -212,10 +213,10 @@ def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) 
 
 
 def _extras(row: Row, made: Row, where: str, unused: Unused, *, margin: bool) -> dict[str, Any]:
-    """What TRL reads in addition to the answers: the tools of a conversation, a reward's `margin`. Texts are
-    learnt unchanged, so tools next to them are not used."""
-    found = with_tools(row, where, unused) if _is_chat(made) else {}
-    for name in () if _is_chat(made) else ("tools", "functions"):
+    """What is read in addition to the answers: what the chat template is given besides a conversation, and a
+    reward's `margin`. Texts are learnt unchanged, so tools next to them are not used."""
+    found = template_inputs(row, where, unused) if _is_chat(made) else {}
+    for name in () if _is_chat(made) else ("tools", "functions", TEMPLATE_KWARGS):
         if has_value(row.get(name)):
             unused.column(name, where)
     if margin and row.get("margin") is not None:

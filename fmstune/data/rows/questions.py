@@ -12,7 +12,7 @@ from fmstune.data.columns import (
     require_text,
     system_of,
 )
-from fmstune.data.rows.conversations import BESIDE_CHATS, with_system, with_tools
+from fmstune.data.rows.conversations import BESIDE_CHATS, template_inputs, with_system
 from fmstune.data.rows.messages import read_messages
 from fmstune.data.rows.recognised import Recognised
 from fmstune.data.rows.unused import Unused
@@ -47,7 +47,7 @@ def question_rows(row: Row, question: str, answer: str, *, chat: bool) -> Recogn
         messages = read_messages(history, place, HISTORY, unused) if history else []
         messages.append({"role": "user", "content": with_context(instruction, context)})
         messages.append({"role": "assistant", "content": output})
-        return with_tools(row, place, unused) | {"messages": with_system(messages, row, place, unused)}
+        return template_inputs(row, place, unused) | {"messages": with_system(messages, row, place, unused)}
 
     def as_text(row: Row, place: str, unused: Unused) -> Row:
         if history_of(row, place):

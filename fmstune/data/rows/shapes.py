@@ -25,8 +25,8 @@ from fmstune.data.columns import (
 from fmstune.data.rows.conversations import (
     BESIDE_CHATS,
     require_answer,
+    template_inputs,
     with_system,
-    with_tools,
 )
 from fmstune.data.rows.messages import read_messages
 from fmstune.data.rows.questions import OF_CHATS, question_rows
@@ -113,7 +113,7 @@ def _conversation(row: Row, key: str) -> Recognised:
             raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
         messages = read_messages(_turns(parsed(loaded(given, f"{place}: `{key}`"))), place, key, unused)
         require_answer(messages, place, key)
-        return with_tools(row, place, unused) | {"messages": with_system(messages, row, place, unused)}
+        return template_inputs(row, place, unused) | {"messages": with_system(messages, row, place, unused)}
 
     return Recognised("messages", f"{key}{spoken}", read, frozenset((key, *BESIDE_CHATS)))
 
@@ -188,7 +188,7 @@ def _prompted_chat(row: Row, place: str, unused: Unused) -> Row:
         sides["completion"],
     )
     prompt = with_system(prompt, row, place, unused)
-    return with_tools(row, place, unused) | {"prompt": prompt, "completion": completion}
+    return template_inputs(row, place, unused) | {"prompt": prompt, "completion": completion}
 
 
 def _text(row: Row, place: str, unused: Unused) -> Row:

@@ -153,29 +153,30 @@ class AnswerEncoder:
     def _chat(self, place: str, row: Row, answers: Sequence[Any], reader: Reader) -> tuple[str, list[str]]:
         """Render a prompt that is open for an answer, and the whole text with each answer."""
         tools = row.get("tools")
+        writer, said = self.writer.for_row(row, place)
         prompt = ""
         wholes: list[str] = []
-        remarks: list[str] = []
+        remarks = list(said)
         for answer in answers:
-            fitted = self.writer.fitted([*row["prompt"], *answer], tools, place)
-            self.writer.require_words(fitted.messages, tools, place)
+            fitted = writer.fitted([*row["prompt"], *answer], tools, place)
+            writer.require_words(fitted.messages, tools, place)
             if self.form == "judged pair":  # whole conversations are judged
-                text = self.writer.whole(fitted.messages, tools, place)
+                text = writer.whole(fitted.messages, tools, place)
             else:
                 *earlier, last = fitted.messages
-                written = self.writer.answer(earlier, last, tools, place)
+                written = writer.answer(earlier, last, tools, place)
                 own = len(answer) - 1  # messages of the answer before its last one
                 prompt, text = written.prompt, written.text
                 if any(message["role"] != "assistant" for message in answer):
                     remarks.append(OTHERS_LEARNT)
                 if own:
                     asked = earlier[: len(earlier) - own]
-                    prompt = self.writer.whole(asked, tools, place, prompt=True)
+                    prompt = writer.whole(asked, tools, place, prompt=True)
                 if not text.startswith(prompt):
                     raise DataError(_NO_PROMPT.format(place))
                 remarks += written.remarks
             require_whole_characters(text, place)
-            hidden = HiddenWords(self.writer, fitted.messages, tools, place, [text])
+            hidden = HiddenWords(writer, fitted.messages, tools, place, [text])
             missing = itertools.chain(missing_words(fitted.messages, tools, [text]), hidden.contents())
             remarks += [*fitted.remarks, *(NO_WORDS.format(what) for what, _ in missing)]
             count = len(fitted.messages)
