@@ -118,13 +118,20 @@ def test_exceptions_in_user_code_end_the_run_as_failed() -> None:
     assert (last.status, last.error) == ("failed", "ZeroDivisionError: my metric divides by zero")
 
 
-def test_a_metric_whose_name_is_no_string_is_refused_with_its_function() -> None:
-    def numbered(prediction: EvalPrediction) -> dict[int, float]:
-        return {1: 2.0}
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (1, "named returned the name 1; names are strings"),
+        ("loss", "named returned the metric 'loss', which is one of the run's own"),
+        ("eval_runtime", "give it another name"),
+    ],
+)
+def test_a_metric_whose_name_cannot_be_used_is_refused_with_its_function(name: Any, said: str) -> None:
+    def named(prediction: EvalPrediction) -> dict[Any, float]:
+        return {name: 2.0}
 
-    wrong: Any = numbered
-    with pytest.raises(RunError, match="numbered returned the name 1; names are strings"):
-        fmstune.train(settings=DEMO | {"training.output_dir": "out"}, compute_metrics=wrong, quiet=True)
+    with pytest.raises(RunError, match=said):
+        fmstune.train(settings=DEMO | {"training.output_dir": "out"}, compute_metrics=named, quiet=True)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,11 @@ from fmstune.errors import ConfigError, RunError
 from fmstune.text import shown
 from fmstune.user_code import load_object
 
+_OF_THE_RUN = frozenset((
+    "loss", "loss_batch_mean", "runtime", "samples_per_second", "steps_per_second", "entropy",
+    "mean_token_accuracy", "num_tokens",
+))  # fmt: skip
+"""The metrics of each evaluation."""
 ComputeMetrics = Callable[[EvalPrediction], Mapping[str, float]]
 
 
@@ -57,14 +62,15 @@ def _checked(compute: ComputeMetrics) -> ComputeMetrics:
         )  # with batch_eval_metrics: a batch that is not the last one
         if not isinstance(found, Mapping) and not between:
             raise RunError(
-                f"run.compute_metrics: {_name_of(compute)} returned {shown(found)}; it has to return a "
-                "mapping of names to numbers."
+                f"{_returned(compute)} {shown(found)}; it has to return a mapping of names to numbers."
             )
         for name in found if isinstance(found, Mapping) else ():
             if not isinstance(name, str):
+                raise RunError(f"{_returned(compute)} the name {shown(name)}; names are strings.")
+            if name.removeprefix("eval_") in _OF_THE_RUN:
                 raise RunError(
-                    f"run.compute_metrics: {_name_of(compute)} returned the name {shown(name)}; "
-                    "names are strings."
+                    f"{_returned(compute)} the metric {shown(name)}, which is one of the run's own and would "
+                    "replace it, or be replaced; give it another name."
                 )
         return found
 
@@ -72,8 +78,9 @@ def _checked(compute: ComputeMetrics) -> ComputeMetrics:
     return checked
 
 
-def _name_of(function: Any) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))
+def _returned(function: Any) -> str:
+    """The beginning of a sentence about what a function returned."""
+    return f"run.compute_metrics: {getattr(function, '__name__', type(function).__name__)} returned"
 
 
 def _made(callback: Any) -> TrainerCallback:
