@@ -32,6 +32,8 @@ SECRET = "conformance-7d1f0e94c2ab4f"
 """In the environment of each process; no tracker has a reason to store it."""
 _IMPORT_SECONDS = 120
 _NO_ANSWER = json.dumps({"error": f"a module cannot be imported, at least not in {_IMPORT_SECONDS} s"})
+_DONE, _FAILED = 77, 75
+"""The exit codes of a child that delivers; a tracker may end it with another one, such as 0."""
 _REFUSED = 3
 """The exit code of a child whose tracker cannot be used."""
 _HOOKS = ("track_point", "set_params", "track_table", "track_media", "track_artifact", "close")
@@ -94,10 +96,10 @@ class ForkServer:
         elif isinstance(fault, Failure):
             order["failure"] = fault.call
         code = self._ask({"do": "deliver", **order})["code"]
-        if code not in (0, 1):
+        if code not in (_DONE, _FAILED):
             why = f"did not return within {seconds} s" if code == -signal.SIGALRM else ended_by(code)
             note_death(directory, "t", f"its process {why}")
-        return bool(code == 0)
+        return bool(code == _DONE)
 
     def read(self, reader: str, folder: Path, *arguments: Any, seconds: int = 600) -> Any:
         """Return the result of `reader` (`module:function`) for a folder and arguments, converted to JSON.
@@ -147,8 +149,8 @@ def _deliver(order: Mapping[str, Any]) -> int:
         Delivery(directory, tracker, ledger, forgive=order["forgive"]).run(lambda: True)
     except DeliveryFailed:
         traceback.print_exc()
-        return 1
-    return 0
+        return _FAILED
+    return _DONE
 
 
 def _inject(tracker: Tracker, fault: Kill | Failure) -> None:
@@ -178,6 +180,8 @@ def _in_a_child(request: Mapping[str, Any]) -> dict[str, Any]:
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
+        with open(os.devnull) as nothing:  # a tracker that prompts would take the requests for answers
+            os.dup2(nothing.fileno(), 0)
         run_request(request, writes)
     os.close(writes)
     with os.fdopen(reads) as pipe:

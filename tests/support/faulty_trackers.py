@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -177,6 +178,17 @@ class HangsInItsCheck(Sound):
     def check(self, timeout: float) -> Check:
         time.sleep(600)
         return Check("ok", "ready")
+
+
+class LeavesWithSuccess(Sound):
+    def track_point(self, point: MetricPoint) -> None:
+        os._exit(0)
+
+
+class Prompts(Sound):
+    def open(self, start: RunStart) -> TrackerRun:
+        assert not sys.stdin.readline()
+        return super().open(start)
 
 
 class Slow(Sound):

@@ -17,6 +17,11 @@ class TestSound(TrackerConformance):
     read = staticmethod(trackers.read)
 
 
+class TestPrompts(TrackerConformance):
+    tracker = trackers.Prompts
+    read = staticmethod(trackers.read)
+
+
 class TestOldShape(TrackerConformance):
     tracker = trackers.Old
 
@@ -37,6 +42,7 @@ BROKEN = {
     ("KeepsEnvironment", "whole_run"): "secrets included: environment.json",
     ("Eager", "interface"): "It creates opened before a run is opened; do that in `open`.",
     ("Eager", "check"): "check creates checked; it must not change anything.",
+    ("LeavesWithSuccess", "whole_run"): "its process ended with exit code 0.",
     ("HangsAtTheEnd", "empty_run"): "its process did not return within 1 s",
     ("Slow", "speed"): "ms; send them in batches",
 }  # fmt: skip
