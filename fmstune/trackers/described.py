@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmstune.trackers.base import Tracker, installed_version
-from fmstune.trackers.shapes import options_class
+from fmstune.trackers.shapes import description_of, options_class
 
 KEEPS = ("metrics", "params", "tables", "media", "artifacts")
 _VARIABLE = re.compile(r"\b(?:else|or) ([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)")
@@ -55,7 +55,7 @@ def described(name: str, tracker: type[Any]) -> Described:
     limits = getattr(tracker, "limits", whole.limits)
     usual = {each.name: getattr(Tracker.limits, each.name) for each in dataclasses.fields(limits)}
     special = {key: getattr(limits, key) for key, value in usual.items() if getattr(limits, key) != value}
-    description = str(getattr(tracker, "description", "")) if whole is tracker else ""
+    description = description_of(tracker)
     return Described(
         name, description, package, version, install, options, _keeps(tracker), _delivers(tracker),
         {key: sorted(value) if isinstance(value, frozenset) else value for key, value in special.items()},

@@ -21,7 +21,8 @@ from fmstune.trackers.built_in import BUILT_IN as BUILT_IN
 from fmstune.trackers.compat import built, own_callback_of
 from fmstune.trackers.hf.integrations import INTEGRATIONS, PREFIX, integration_names
 from fmstune.trackers.records import TrackerError
-from fmstune.trackers.shapes import flaw_of
+from fmstune.trackers.shapes import description_of, flaw_of
+from fmstune.user_code import is_stop
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -161,7 +162,9 @@ def load_reference(where: str, name: str) -> type[Tracker]:
         for part in attribute.split("."):
             found = getattr(found, part)
     # A plug-in may do anything at import, sys.exit included; any failure here is the plug-in's.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_stop(error):
+            raise
         raise BrokenTracker(
             f"the tracker {name!r} cannot be loaded from {where}: {type(error).__name__}: {error}"
         ) from error
@@ -184,6 +187,8 @@ def get_tracker(name: str, **options: Any) -> Tracker:
 
     Raises `UnknownTracker`, `BrokenTracker` or `TrackerOptionError`.
     """
+    if not isinstance(name, str):
+        raise UnknownTracker(name, known_names())
     found = tracker_class(name)
     plain = {key: os.fspath(each) if isinstance(each, os.PathLike) else each for key, each in options.items()}
     return built(found, name, plain or None, where="get_tracker: ")
@@ -225,7 +230,7 @@ def _entry(name: str, tracker: type[Tracker], origin: str) -> TrackerEntry:
         name,
         "not installed" if version is None else "ready",
         origin,
-        getattr(tracker, "description", "") if issubclass(tracker, Tracker) else "",
+        description_of(tracker),
         version or "",
         _provides_callback(tracker, name),
         (hint or f"pip install {package}") if version is None else "",
@@ -269,10 +274,10 @@ def _probe(name: str, where: str, origin: str) -> TrackerEntry:
             timeout=_PROBE_SECONDS,
             stdin=subprocess.DEVNULL,
         )
-        return TrackerEntry(**json.loads(done.stdout.splitlines()[-1]))
+        return TrackerEntry(**json.loads(done.stdout))
     except subprocess.TimeoutExpired:
         why = f"its import took longer than {_PROBE_SECONDS:.0f} s"
-    except (ValueError, IndexError, TypeError):
+    except (ValueError, TypeError):
         why = f"its import ended the process (exit code {done.returncode})"
     return TrackerEntry(name, "broken", origin, why, remedy=f"pip install --upgrade {origin.split()[0]}")
 
@@ -280,16 +285,19 @@ def _probe(name: str, where: str, origin: str) -> TrackerEntry:
 def _probe_main(name: str, where: str, origin: str) -> None:
     import json
 
+    answers = os.dup(1)
+    os.dup2(2, 1)  # the plug-in may print at any time, also when its process ends
     try:
         entry = _entry(name, load_reference(where, name), origin)
     except BrokenTracker as error:
         cause = error.__cause__ or error
         entry = TrackerEntry(
-            name, "broken", origin, f"{type(cause).__name__}: {cause}",
+            name, "broken", origin, error.flaw or f"{type(cause).__name__}: {cause}",
             remedy=f"pip install --upgrade {origin.split()[0]}",
         )  # fmt: skip
-    print()
-    print(json.dumps({field: getattr(entry, field) for field in TrackerEntry.__slots__}))
+    with os.fdopen(answers, "w", encoding="utf-8") as file:
+        json.dump({field: getattr(entry, field) for field in TrackerEntry.__slots__}, file)
+    os._exit(0)  # its threads may never end
 
 
 def _entry_points() -> dict[str, list[EntryPoint]]:

@@ -48,6 +48,18 @@ def options_class(tracker: Any) -> type[Any] | None:
     return declared if isinstance(declared, type) and dataclasses.is_dataclass(declared) else None
 
 
+def description_of(tracker: Any) -> str:
+    """A tracker's own description; the inherited one is that of `none`."""
+    own = issubclass(tracker, Tracker) and (tracker is Tracker or "description" in _own_attributes(tracker))
+    return str(tracker.description) if own else ""
+
+
+def _own_attributes(tracker: type[Any]) -> set[str]:
+    """The names that a class or its bases below `Tracker` define."""
+    bases = (base for base in tracker.__mro__ if base not in Tracker.__mro__)
+    return {name for base in bases for name in vars(base)}
+
+
 def takes_step(track: Any) -> bool:
     """Whether `track` can be called with the keyword `step`."""
     try:

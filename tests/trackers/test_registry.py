@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.sample_trackers import Collector
 from tests.support.commands import fmstune
 
 ROOT = Path(__file__).parents[2]
+_TRACK = "    def track(self, metric, name, stage=None, *, step=None): ..."
 
 
 @pytest.fixture
@@ -81,6 +83,7 @@ def test_an_installed_package_adds_a_tracker_by_its_entry_point(tmp_path: Path) 
         ("Other = 1", "AttributeError"),
         ("Mine = 1", "not a class with a method `track`"),
         ("def x(:", "SyntaxError"),
+        ("raise GeneratorExit('no')", "GeneratorExit: no"),
     ],
 )
 def test_a_broken_package_is_listed_as_broken_and_breaks_no_other(
@@ -91,6 +94,20 @@ def test_a_broken_package_is_listed_as_broken_and_breaks_no_other(
     assert entries["mine/mine-pkg 1.0"]["state"] == "broken"
     assert reason in str(entries["mine/mine-pkg 1.0"]["description"])
     assert entries["aim/fmstune"]["state"] == "ready"
+
+
+def test_a_package_may_print_and_start_threads_when_it_is_imported(tmp_path: Path) -> None:
+    source = (
+        "import atexit, threading, time\nfrom fmstune import Tracker\nprint('hello')\n"
+        "atexit.register(print, 'good-bye')\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n"
+        f"class Mine(Tracker):\n{_TRACK}\n"
+    )
+    install(tmp_path, "mine", "mine_tracker:Mine", source)
+    entry = listed(tmp_path)["mine/mine-pkg 1.0"]
+    assert (entry["state"], entry["description"]) == (
+        "ready",
+        "",
+    )  # not that of the base class, "no tracking"
 
 
 def test_a_package_cannot_take_the_name_of_another_tracker(tmp_path: Path) -> None:
@@ -192,9 +209,6 @@ def test_a_tracker_that_would_drop_all_metrics_is_refused(tmp_path: Path) -> Non
     assert registry.load_reference(f"{tmp_path}/mine.py:Ignores", "mine").__name__ == "Ignores"
 
 
-_TRACK = "    def track(self, metric, name, stage=None, *, step=None): ..."
-
-
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -294,6 +308,9 @@ def test_the_options_of_a_plug_in_are_checked_by_their_types(tmp_path: Path) -> 
 def test_an_unknown_name_and_an_unusable_class_are_refused_in_one_sentence() -> None:
     with pytest.raises(registry.UnknownTracker, match="there is no tracker 'wandbb'; there are none, aim"):
         registry.get_tracker("wandbb")
+    nothing: Any = None
+    with pytest.raises(registry.UnknownTracker, match="there is no tracker None; there are"):
+        registry.get_tracker(nothing)
     with pytest.raises(registry.BrokenTracker, match="not a class with a method `track`"):
         registry.get_tracker("tests.sample_trackers:NotATracker")
     with pytest.raises(registry.BrokenTracker, match="ModuleNotFoundError"):
