@@ -44,6 +44,16 @@ def generate(
         Path | None,
         typer.Option(help="A JSON file with the schemas of tools that the model may call.", metavar="FILE"),
     ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="A system message before each prompt.", metavar="TEXT")
+    ] = None,
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            help="Values for variables of the chat template: a JSON object.",
+            metavar="JSON",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     base: Annotated[
         str | None,
@@ -77,13 +87,14 @@ def generate(
         raise ModelError(f"{place.path} is a reward model: it scores text, and cannot generate any.")
     texts = [_standard_input() if prompt == "-" else prompt for prompt in prompts]
     schemas = _tools(tools) if tools is not None else None
+    variables = _variables(chat_template_kwargs) if chat_template_kwargs is not None else None
     if place.checkpoint:
         console.say("model", f"{model} did not finish; using its newest checkpoint, {place.path}")
     quiet_libraries()
     set_threads()
-    config = ModelConfig(path=place.path, trust_remote_code=trust_remote_code)
+    config = ModelConfig(path=place.path, trust_remote_code=trust_remote_code, chat_template_kwargs=variables)
     config = pinned(RunConfig(model=config), console.warn).model
-    from fmstune.models.generate import generate_texts, rendered, require_room
+    from fmstune.models.generate import Prompt, generate_texts, rendered, require_room
     from fmstune.models.load import load_for_use
 
     used, tokenizer = load_for_use(config, base=base)
@@ -91,9 +102,12 @@ def generate(
         console.warn(note)
     loaded = used.model
     chat = bool(tokenizer.chat_template) and not raw
-    if schemas and not chat:
-        raise ModelError("--tools needs a chat template to write the tools into the prompt; leave it out.")
-    read = [rendered(tokenizer, text, schemas) if chat else text for text in texts]
+    if (needs := "--tools" if schemas else "--system" if system else None) and not chat:
+        raise ModelError(f"{needs} needs a chat template to write it into the prompt; leave it out.")
+    given = [rendered(tokenizer, text, schemas, system) if chat else Prompt(text) for text in texts]
+    for remark in dict.fromkeys(remark for prompt in given for remark in prompt.remarks):
+        console.warn(remark)
+    read = [prompt.text for prompt in given]
     require_room(loaded, tokenizer, read, special=not chat)
     answers = generate_texts(
         loaded, tokenizer, read, max_new_tokens, special=not chat, temperature=temperature, seed=seed
@@ -119,6 +133,22 @@ def _tools(path: Path) -> list[dict[str, Any]]:
         raise ConfigError(f"--tools: {path} cannot be read: {error}.") from None
     except DataError:
         raise ConfigError(f"--tools: {path} does not contain a list of JSON schemas.") from None
+
+
+def _variables(text: str) -> dict[str, Any]:
+    import json
+
+    from fmstune.errors import ConfigError
+
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--chat-template-kwargs is not JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise ConfigError(
+            """--chat-template-kwargs takes a JSON object, such as '{"enable_thinking": false}'."""
+        )
+    return found
 
 
 def _standard_input() -> str:

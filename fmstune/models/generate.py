@@ -6,6 +6,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -64,17 +65,31 @@ def generate_texts(
     return answers
 
 
-def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str, tools: Any = None) -> str:
-    """Render a prompt as the user's message in the chat template, with the schemas of available tools.
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is given for a prompt, and remarks on what the chat template changes or leaves out."""
+
+    text: str
+    remarks: tuple[str, ...] = ()
+
+
+def rendered(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, tools: Any = None, system: str | None = None
+) -> Prompt:
+    """Render a prompt as the user's message in the chat template, after the `system` message, with the
+    schemas of available tools.
 
     Raises `ModelError` when the template refuses them, or does not support tools.
     """
     writer = Writer(tokenizer)
-    question = {"role": "user", "content": prompt}
+    messages = [{"role": "user", "content": prompt}]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
     try:
+        fitted = writer.fitted(messages, tools, "the prompt")
         if tools:
-            writer.require_words([question], tools, "--tools")
-        return writer.whole([question], tools, "the prompt", prompt=True)
+            writer.require_words(fitted.messages, tools, "--tools")
+        return Prompt(writer.whole(fitted.messages, tools, "the prompt", prompt=True), fitted.remarks)
     except DataError as error:
         refused = "the prompt: the model's chat template refuses this conversation"
         raise ModelError(str(error).replace(refused, "the chat template refuses the prompt")) from None

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from fmstune import demo
 from fmstune.cli.main import main
 from fmstune.errors import ModelError
-from fmstune.models.generate import _settings, generate_texts, rendered, require_room
+from fmstune.models.generate import Prompt, _settings, generate_texts, rendered, require_room
 from tests.support.architectures import tiny_model
 from tests.support.short_runs import train
 
@@ -62,7 +62,7 @@ def test_prompts_of_different_lengths_are_answered_in_a_batch_as_each_alone(
     kind: str, raw: bool, tokenizer: Any
 ) -> None:
     writer = model(kind)
-    prompts = PROMPTS if raw else [rendered(tokenizer, prompt) for prompt in PROMPTS]
+    prompts = PROMPTS if raw else [rendered(tokenizer, prompt).text for prompt in PROMPTS]
     together = generate_texts(writer, tokenizer, prompts, 12, special=raw)
     assert together == [generate_texts(writer, tokenizer, [text], 12, special=raw)[0] for text in prompts]
     assert len(set(together)) > 1
@@ -140,6 +140,19 @@ def test_a_prompt_that_the_template_refuses_is_reported(tokenizer: Any) -> None:
         rendered(tokenizer, "Hello")
 
 
+def test_a_system_message_is_rendered_as_the_template_has_a_place_for_it(tokenizer: Any) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    as_given = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert rendered(tokenizer, "Hello", system="Be brief.") == Prompt(as_given)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    found = rendered(tokenizer, "Hello", system="Be brief.")
+    assert found.text == "<user>Be brief.\n\nHello<assistant>"
+    assert "a system message is joined to the question" in found.remarks[0]
+
+
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     from transformers.utils import logging
 
@@ -161,6 +174,27 @@ def test_the_command_generates_with_runs_and_checkpoints(
         capsys, str(runs / run), "--prompt", PROMPTS[0], "--max-new-tokens", "6", "--json"
     )
     assert json.loads(as_json) == [{"prompt": PROMPTS[0], "answer": out.removesuffix("\n")}]
+
+
+def test_the_command_sets_variables_of_the_template_and_a_system_message(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(runs / "full", own, ignore=shutil.ignore_patterns("checkpoint-*"))
+    for file in own.glob("chat_template*"):
+        file.write_text(
+            "{% for m in messages %}{{ m.content if m.role == 'system' or not loud }}{% endfor %}"
+        )
+    ask = ["--prompt", "Hello", "--max-new-tokens", "6"]
+    plain = command(capsys, str(runs / "full"), *ask[:1], "Be brief.Hello", *ask[2:], "--raw")
+    both = command(capsys, str(own), *ask, "--system", "Be brief.")
+    assert both[0] == plain[0] == 0
+    assert both[1].strip() == plain[1].strip()
+    alone = command(capsys, str(runs / "full"), *ask[:1], "Be brief.", *ask[2:], "--raw")
+    loud = command(
+        capsys, str(own), *ask, "--system", "Be brief.", "--chat-template-kwargs", '{"loud": true}'
+    )
+    assert loud[1].strip() == alone[1].strip()
 
 
 def test_for_an_unfinished_run_the_newest_checkpoint_generates(
@@ -198,6 +232,10 @@ def test_standard_input_is_a_prompt(
         (["demo"], "Missing option '--prompt'"),
         (["demo", "--prompt", "a", "--max-new-tokens", "0"], "should be greater than or equal to 1"),
         (["demo", "--prompt", "-", "--prompt", "-"], "given only once"),
+        (["demo", "--prompt", "a", "--raw", "--system", "b"], "--system needs a chat template"),
+        (["demo", "--prompt", "a", "--chat-template-kwargs", "{"], "--chat-template-kwargs is not JSON"),
+        (["demo", "--prompt", "a", "--chat-template-kwargs", "[]"], "takes a JSON object"),
+        (["demo", "--prompt", "a", "--chat-template-kwargs", '{"x": 1}'], "has no variable 'x'"),
     ],
 )
 def test_errors_are_reported_in_one_line(
