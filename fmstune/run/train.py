@@ -151,6 +151,9 @@ def _fit(run: ActiveRun, built: BuiltTrainer, stop: StopCallback) -> None:
         run.out.say("resume", f"step {built.steps} was the last; only saving the model is left")
         finish(built.trainer, checkpoint)
         return
+    if checkpoint is not None:
+        # The run has been evaluated at its start; doing it again would count for the patience.
+        built.trainer.args.eval_on_start = False
     with explained(built.trainer, stop), freed_memory_kept():
         built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 

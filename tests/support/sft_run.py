@@ -210,6 +210,7 @@ def expected(ran: Ran, batches: Sequence[Sequence[Row]]) -> Expected:
     left, missed, best = iter(batches), 0, None
     for done in range(1, plan.total + 1):
         update = [next(left) for _ in range(plan.batches(done - 1))]
+        assume(any(row.trained for batch in update for row in batch))  # else there is no loss
         found.steps.append(training.update(update, plan.total))
         found.epochs.append(plan.epoch(done))
         if not _evaluates(case, plan, done):

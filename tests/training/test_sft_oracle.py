@@ -216,6 +216,15 @@ FOUND = {
     "a run that stops early logs its last steps": Case(
         epochs=9, logging=4, eval_every=1, best="loss", patience=1, numbers=Settings(learning_rate=9)
     ),
+    "a resumed run is not evaluated again at its start": Case(
+        epochs=9,
+        eval_every=1,
+        eval_on_start=True,
+        best="loss",
+        patience=2,
+        stop_at=2,
+        numbers=Settings(learning_rate=4),
+    ),
     "sources of a stream": Case(kind="chat", streaming=True, epochs=None, sources=((4, 1), (3, 2))),
 }
 
@@ -285,8 +294,12 @@ def test_resumed_runs(case: Case, data: Any) -> None:
     elif how == "adapter":
         case = replace(case, rank=4)
     every = data.draw(st.sampled_from([None, 1, 2, "epoch"]))
-    best = data.draw(st.sampled_from(["", "loss"])) if every else ""
-    compare(replace(case, eval_every=every, best=best, stop_at=data.draw(st.integers(1, 3))))
+    best, start = (
+        (data.draw(st.sampled_from(["", "loss"])), data.draw(st.booleans())) if every else ("", False)
+    )
+    patience = data.draw(st.sampled_from([None, 1, 2])) if best else None
+    case = replace(case, eval_every=every, eval_on_start=start, best=best, patience=patience)
+    compare(replace(case, stop_at=data.draw(st.integers(1, 3))))
 
 
 @settings(FEW, max_examples=1)
