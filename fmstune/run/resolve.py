@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fmstune.config.check.suggest import closest
 from fmstune.config.check.typed import read_dataclass
@@ -23,6 +24,9 @@ from fmstune.trackers.registry import (
     reference,
     tracker_class,
 )
+
+_LONGEST_NAME = 200
+"""In characters, quoted; file systems take 255 for a file, including its suffixes."""
 
 
 def load_config(
@@ -94,7 +98,13 @@ def tracker_options(config: Path | None, sets: Sequence[str]) -> TrackerOptions:
 
 
 def check_name(name: str, where: str = "") -> None:
-    """Raise `ConfigError` if there is no tracker `name`; `where` it was given starts the message."""
+    """Raise `ConfigError` if there is no tracker `name`, or if it is too long for the file in which a run
+    records its deliveries; `where` it was given starts the message."""
+    if len(quote(name, safe="")) > _LONGEST_NAME:
+        raise ConfigError(
+            f"{where}{': ' * bool(where)}the name of the tracker {shown(name)} is too long. Name it as "
+            "module:Class, with its module in the current directory or on Python's path."
+        )
     try:
         reference(name)
     except UnknownTracker as error:

@@ -180,6 +180,12 @@ def test_a_name_that_is_too_long_for_a_file_is_reported(here: Path, arguments: s
     assert "cannot be used: File name too long." in line
 
 
+@pytest.mark.parametrize("arguments", ["train --tracker", "trackers check", "trackers sync run --to"])
+def test_a_tracker_whose_name_is_too_long_for_a_file_is_refused(here: Path, arguments: str) -> None:
+    line = error_line(here, *arguments.split(), f"{'/folder' * 30}/mine.py:Mine")
+    assert "is too long. Name it as module:Class" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
