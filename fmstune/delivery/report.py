@@ -12,6 +12,7 @@ from fmstune.delivery.journal.events import later_kinds
 from fmstune.delivery.journal.reader import JournalReader, last_seq
 from fmstune.delivery.ledger import Ledger, State, damage, highest_known, load_ledger
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.trackers.records import utf8
 from fmstune.trackers.values.changes import for_people
 
 DELIVERED_AGAIN = "all of it was delivered again, as the run there did not hold it"
@@ -45,11 +46,11 @@ class DeliveryReport:
         if self.remedy:
             parts.append(f"→ {self.remedy}")
         parts += [part for part in (self.url, self.note) if part]
-        return " · ".join(parts)
+        return utf8(" · ".join(parts))
 
     def adapted(self) -> list[str]:
         """What the tracker stores differently from the journal, or not at all, one line each."""
-        return [f"adapted: {' '.join(change.split())}" for change in for_people(self.changes)]
+        return [utf8(f"adapted: {' '.join(change.split())}") for change in for_people(self.changes)]
 
 
 def report(directory: Path, trackers: Sequence[str]) -> list[DeliveryReport]:

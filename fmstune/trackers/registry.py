@@ -73,7 +73,8 @@ class TrackerEntry:
 def register_tracker(name: str, tracker: type[Tracker]) -> None:
     """Make `tracker` known as `name` in this process, and in the shipper processes it starts.
 
-    Raises `ValueError` when another tracker has the name: registering one never hides another.
+    A class that is defined again replaces its earlier definition. Raises `ValueError` when another tracker
+    has the name: registering one never hides another.
     """
     if not name or not isinstance(name, str):
         raise ValueError(f"a tracker's name is a non-empty string, not {name!r}")
@@ -88,7 +89,8 @@ def register_tracker(name: str, tracker: type[Tracker]) -> None:
     taken: Any = BUILT_IN[name].where if name in BUILT_IN else _registered.get(name)
     if taken is None:
         taken = next((_origin(each) for each in _entry_points().get(name, ()) if _where(each) != own), None)
-    if taken is not None and taken is not tracker:
+    again = isinstance(taken, type) and f"{taken.__module__}:{taken.__qualname__}" == own  # a cell, say
+    if taken is not None and taken is not tracker and not again:
         raise ValueError(f"the tracker name {name!r} is taken by {taken}; choose another")
     _registered[name] = tracker
 

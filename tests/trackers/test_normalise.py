@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fmstune.delivery.report import DeliveryReport
 from fmstune.trackers.records import Limits
 from fmstune.trackers.values.changes import for_people
 from fmstune.trackers.values.normalise import Normaliser, flatten
@@ -67,6 +68,12 @@ def test_a_change_is_reported_once_and_renames_are_bounded() -> None:
         normaliser.metrics({f"x({number}": 1.0})
     assert len(normaliser.changes) == 51
     assert normaliser.changes[-1] == "and 51 more names"
+
+
+def test_what_is_reported_can_be_printed_whatever_the_names_are() -> None:
+    line = DeliveryReport("file", 1, 2, "behind", error="no \ud800", changes=("metric \ud800 is called _",))
+    assert line.adapted() == ["adapted: metric \\ud800 is called _"]
+    assert line.line() == "1/2 · no \\ud800"
 
 
 def test_missing_values_are_reported_first_however_many_names_were_adapted() -> None:

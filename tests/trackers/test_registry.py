@@ -143,6 +143,19 @@ def test_registering_a_tracker_keeps_all_others() -> None:
 
 
 @pytest.mark.usefixtures("registered")
+def test_a_class_that_is_defined_again_replaces_its_earlier_definition() -> None:
+    def cell() -> type[Tracker]:
+        class Mine(Collector):
+            pass
+
+        return Mine
+
+    registry.register_tracker("mine", cell())
+    registry.register_tracker("mine", later := cell())
+    assert registry.tracker_class("mine") is later
+
+
+@pytest.mark.usefixtures("registered")
 def test_a_registered_tracker_can_be_found_by_another_process() -> None:
     registry.register_tracker("mine", Collector)
     assert registry.reference("mine") == "tests.sample_trackers:Collector"
