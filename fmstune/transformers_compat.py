@@ -135,10 +135,11 @@ def linear_like() -> type[Any]:
 
 
 def forget_quantization(model: Any) -> None:
-    """Let a model from a GGUF file be trained and saved like any other. Its weights are no longer quantized,
-    but transformers still marks it as such, and would refuse both. `model.dequantize()` is for weights that
-    still are."""
+    """Let a model with unpacked weights, as from a GGUF file, be trained and saved like any other. They are
+    no longer quantized, but transformers still marks the model as such: it would refuse both, or quantize
+    the weights again on saving. `model.dequantize()` is for weights that still are."""
     model.hf_quantizer = None
+    model._weight_conversions = None  # then those of the architecture apply
     for owner in (model.config, model.config.get_text_config()):
         if getattr(owner, "quantization_config", None) is not None:
             del owner.quantization_config

@@ -121,10 +121,11 @@ def load_model(
     path, common = _location(config), _common_arguments(config)
     drawn_from = seed if config.path == "demo" else demo.seed_of(config.path)
     missing: Collection[str] = ()
-    unused = None
+    said: list[str | None] = []
     own = OwnFiles()
     try:
         settings = AutoConfig.from_pretrained(path, **common)
+        packed = getattr(settings, "quantization_config", None)
         classifies = any("Classification" in name for name in settings.architectures or ())
         own = _own_files(settings, config, lora=lora)
         if reward:
@@ -150,7 +151,9 @@ def load_model(
                     [key for key in keys if key.startswith(f"{model.base_model_prefix}.")]
                     for keys in (missing, unexpected)
                 )
-            unused = unused_weights(unexpected, config.path)
+            said.append(unused_weights(unexpected, config.path))
+            if packed is not None and config.quantization is None and config.gguf_file is None:
+                said.append(quantization.unpacked(model, packed, config.path))
             record_untied(model)
             keep_as_published(model)
     except ModelError:
@@ -178,7 +181,7 @@ def load_model(
         identity["quantization"] = config.quantization
     if commit := hub_commit(settings):
         identity["hub_commit"] = commit
-    return LoadedModel(model, identity, own, (unused,) if unused else ())
+    return LoadedModel(model, identity, own, tuple(note for note in said if note))
 
 
 def _own_files(settings: Any, config: ModelConfig, *, lora: bool) -> OwnFiles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,15 @@ def test_a_bad_batch_of_answers_is_also_reported_with_its_rows(one_bad_row: str,
     with pytest.raises(RunError, match="the loss is NaN at step") as error:
         tune("out", *bad_row(f"run.method={method}"))
     assert one_bad_row in str(error.value)
+
+
+@pytest.mark.parametrize("sets", [[], ["lora.enabled=true"]])
+def test_a_model_that_was_broken_before_is_not_blamed_on_the_learning_rate(sets: list[str]) -> None:
+    shutil.copytree(demo.model_dir(), "broken")
+    model = demo.build_model(1)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[3, 3] = float("nan")
+    model.save_pretrained("broken")
+    with pytest.raises(RunError, match=r"was loaded with weights that are not finite \(.*up_proj") as error:
+        tune("out", "model.path=broken", "data.train=demo", *sets)
+    assert "learning_rate" not in str(error.value)

@@ -61,6 +61,7 @@ class NonFiniteGuard:
         self._remedies = remedies
         self._in_a_row = 0
         self._warned = False
+        self._began = False
 
     @property
     def stops(self) -> bool:
@@ -74,6 +75,7 @@ class NonFiniteGuard:
         """
         bad = ~torch.isfinite(loss.detach()).all()
         if not _any_rank(bad):
+            self._began = True
             return loss
         what = f"the loss is {_name(loss) if bad else 'not finite'} at step {step}"
         described = _from_all_ranks(self._describe(inputs) if bad else "")
@@ -164,6 +166,14 @@ class NonFiniteGuard:
 
     def _refuse_broken_weights(self, model: torch.nn.Module, what: str) -> None:
         name = broken_anywhere(model)
+        if not self._began:
+            if name is None and not several_processes():  # of a divided model, that would be a collective
+                name = broken_weight(model.named_parameters())
+            if name is not None:
+                raise RunError(
+                    f"{what}, because the model was loaded with weights that are not finite ({name}, for "
+                    "example): they are damaged, or from a run that diverged; use other weights."
+                )
         if name is not None:
             raise RunError(
                 f"{what}, because the weights are no longer finite ({name}, for example). "
