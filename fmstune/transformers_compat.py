@@ -125,6 +125,11 @@ def kept_in_float32(model: Any) -> list[str]:
     ]
 
 
+def tied_weights(model: Any) -> int:
+    """How many weights the configuration's flag `tie_word_embeddings` ties in a model of this class."""
+    return len(getattr(model, "_tied_weights_keys", None) or ())
+
+
 @functools.cache
 def linear_like() -> type[Any]:
     """The class of GPT-2's linear layers, whose weights are transposed. PEFT's `all-linear` includes it."""
@@ -165,6 +170,16 @@ def no_gguf_bar() -> Iterator[None]:
 
 MISSING_ADAPTER_KEYS = "missing adapter keys"
 """In PEFT's warning about weights that it did not find: `PeftModel.from_pretrained` does not return them."""
+
+
+def unused_adapter_weights(model: Any, directory: str) -> list[str]:
+    """The weights of an adapter's directory that have no place in its `PeftModel`, which has loaded them:
+    `from_pretrained` drops them, and returns no report."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    renamed = getattr(model.get_base_model(), "_checkpoint_conversion_mapping", None)  # as PEFT itself
+    weights = load_peft_weights(directory, device="cpu", key_mapping=renamed)
+    return sorted(set_peft_model_state_dict(model, weights).unexpected_keys)
 
 
 def refused_on_mamba(model: Any, name: str) -> bool:

@@ -19,7 +19,7 @@ from fmstune.config.paths.models import AdapterFile
 from fmstune.errors import ModelError
 from fmstune.models.vocabulary import fit_adapter
 from fmstune.text import counted, first_line
-from fmstune.transformers_compat import MISSING_ADAPTER_KEYS
+from fmstune.transformers_compat import MISSING_ADAPTER_KEYS, unused_adapter_weights
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -61,9 +61,7 @@ def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: boo
 def _require_all_used(model: PeftModel, adapter: AdapterFile) -> None:
     """Raise `ModelError` if the file has weights that are nowhere in the model: PEFT drops them in silence,
     and what remains of the adapter is not what was trained."""
-    mapping = getattr(model.get_base_model(), "_checkpoint_conversion_mapping", None)  # as PEFT itself
-    weights = load_peft_weights(str(adapter.directory), device="cpu", key_mapping=mapping)
-    unused = sorted(set_peft_model_state_dict(model, weights).unexpected_keys)
+    unused = unused_adapter_weights(model, str(adapter.directory))
     if unused:
         raise ModelError(
             f"the adapter in {str(adapter.directory)!r} does not fit {model.name_or_path}: "

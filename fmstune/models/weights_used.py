@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from fmstune.text import counted
+from fmstune.transformers_compat import tied_weights
 
 
 def unused_weights(unexpected: Collection[str], path: str) -> str | None:
@@ -25,7 +26,7 @@ def record_untied(model: Any) -> None:
     transformers leaves weights that differ untied and saves both, but keeps the flag, by which other readers
     of the saved model (vLLM, llama.cpp) drop the head.
     """
-    if getattr(model, "_tied_weights_keys", None) is None or len(model._tied_weights_keys) != 1:
+    if tied_weights(model) != 1:
         return  # the flag is for other weights, too
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or head.weight.data_ptr() == embeddings.weight.data_ptr():

@@ -107,7 +107,11 @@ ATTRIBUTES = {
     "accelerate.state.GradientState": ("end_of_dataloader", "remainder", "active_dataloader"),
     "accelerate.data_loader.DataLoaderShard": ("total_batch_size",),
     "accelerate.data_loader.DataLoaderDispatcher": ("total_batch_size",),
-    "transformers.PreTrainedModel": ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"),
+    "transformers.PreTrainedModel": (
+        "_keep_in_fp32_modules",
+        "_keep_in_fp32_modules_strict",
+        "_tied_weights_keys",
+    ),
     "transformers.PretrainedConfig": ("_commit_hash", "_attn_implementation", "_name_or_path"),
 }  # fmt: skip
 FIELDS = (
@@ -126,6 +130,7 @@ WORDS = {
     "accelerate.logging": "[RANK {state.process_index}] ",
     "trl.trainer.utils": "fused_lm_head=False",
     "transformers.modeling_utils": "model.hf_quantizer = ",
+    "transformers.core_model_loading": "model._weight_conversions = ",
     "transformers.quantizers.base": "model.quantization_method",
     "transformers.integrations.deepspeed": "global _hf_deepspeed_config_weak_ref",
     "transformers.integrations.integration_utils": "self._experiment = ",
