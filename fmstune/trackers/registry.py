@@ -22,7 +22,6 @@ from fmstune.trackers.compat import built, own_callback_of
 from fmstune.trackers.hf.integrations import INTEGRATIONS, PREFIX, integration_names
 from fmstune.trackers.records import TrackerError
 from fmstune.trackers.shapes import description_of, flaw_of
-from fmstune.user_code import is_stop
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -165,6 +164,8 @@ def load_reference(where: str, name: str) -> type[Tracker]:
             found = getattr(found, part)
     # A plug-in may do anything at import, sys.exit included; any failure here is the plug-in's.
     except BaseException as error:
+        from fmstune.user_code import is_stop  # it imports patterns that `trackers list` need not compile
+
         if is_stop(error):
             raise
         raise BrokenTracker(
