@@ -55,6 +55,18 @@ def test_columns_can_be_set_one_by_one(tmp_path: Path) -> None:
     assert load(None, FLAGS, sets, cwd=tmp_path).data.columns == {"prompt": "q", "completion": "a"}
 
 
+def test_other_settings_that_are_tables_can_be_set_one_by_one(tmp_path: Path) -> None:
+    sets = [
+        "model.chat_template_kwargs.enable_thinking=false",
+        "model.chat_template_kwargs.reasoning_effort=low",
+        "training.lr_scheduler_type=cosine_with_restarts",
+        "training.lr_scheduler_kwargs.num_cycles=2",
+    ]
+    config = load(None, FLAGS, ["data.train=org/a", *sets], cwd=tmp_path)
+    assert config.model.chat_template_kwargs == {"enable_thinking": False, "reasoning_effort": "low"}
+    assert config.training["lr_scheduler_kwargs"] == {"num_cycles": 2}
+
+
 letters = st.characters(exclude_categories=["Cs"], exclude_characters="/*?[.\0")
 names = st.text(letters, min_size=1, max_size=9).map("org/{}".format)
 tables = st.fixed_dictionaries(

@@ -148,9 +148,9 @@ def _add(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> Non
         if key in sources.given:
             sources.over.setdefault(key, []).insert(0, sources.given[key])
         sources.given[key] = Given(value, origin)
-    elif len(parts) == 3 and parts[:2] == ["data", "columns"]:
+    elif len(parts) == 3 and (rest[0] == "columns" or rest[0].endswith("_kwargs")):
         check_storable(value, origin)
-        key = "data.columns"
+        key = dotted(parts[:2])
         given = sources.given[key].value if key in sources.given else {}
         sources.given[key] = Given({**(given if isinstance(given, Mapping) else {}), rest[1]: value}, origin)
     elif len(parts) == 1 and table in _tables():
