@@ -54,3 +54,13 @@ def combined(problems: Sequence[str]) -> ConfigError:
     more = len(problems) - _MOST_PROBLEMS
     rest = [f"There {'is 1 more problem' if more == 1 else f'are {more} more problems'}."] * (more > 0)
     return ConfigError(" ".join([*problems[:_MOST_PROBLEMS], *rest]))
+
+
+def is_stop(error: BaseException) -> bool:
+    """Whether the error means that the user wants to stop. A `KeyboardInterrupt` does only while Python's own
+    handler is installed: during training the run has its own handler, so user code must have raised it. The
+    same holds for `SystemExit`, `asyncio.CancelledError` and panics of Rust extensions, none of which is an
+    `Exception`."""
+    if isinstance(error, KeyboardInterrupt):
+        return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(error, Interrupted)

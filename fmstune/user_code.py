@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
-import signal
 from typing import Any
 
-from fmstune.errors import ConfigError, Interrupted, RunError
+from fmstune.errors import ConfigError, RunError
 from fmstune.text import shown
 
 _of_a_tracker = False
@@ -33,16 +32,6 @@ def require_own_process(called: str = "fmstune.train") -> None:
             f"{called} was called while a spawned process imported the script; call it below "
             "`if __name__ == '__main__':`."
         )
-
-
-def is_stop(error: BaseException) -> bool:
-    """Whether the error means that the user wants to stop. A `KeyboardInterrupt` does only while Python's own
-    handler is installed: during training the run has its own handler, so user code must have raised it. The
-    same holds for `SystemExit`, `asyncio.CancelledError` and panics of Rust extensions, none of which is an
-    `Exception`."""
-    if isinstance(error, KeyboardInterrupt):
-        return signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    return isinstance(error, Interrupted)
 
 
 def load_object(where: str, key: str) -> Any:

@@ -26,12 +26,12 @@ from fmstune.delivery.process_state import state_restored
 from fmstune.delivery.shipping.handover import HandOver
 from fmstune.delivery.shipping.process import Job
 from fmstune.delivery.shipping.progress import cause_text
+from fmstune.errors import is_stop
 from fmstune.secrets.redaction import process_redactor
 from fmstune.system.deadline import DeadlineThread
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.compat import own_callback_of
 from fmstune.trackers.records import RunStart, Status, TrackerError, run_of
-from fmstune.user_code import is_stop
 
 _WHERE = "it runs in the training process, and was disabled there"
 _SAVE_AFTER = ("on_log", "on_save", "on_train_end")

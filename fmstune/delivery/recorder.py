@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from fmstune.delivery.journal.labels import Labels
 from fmstune.delivery.journal.reader import NON_FINITE, Event, Kind, event_of
 from fmstune.delivery.journal.writer import JournalWriter
+from fmstune.errors import is_stop
 from fmstune.secrets.redaction import Redactor, process_redactor
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import MetricPoint, Status, Table
 from fmstune.trackers.values.plain import MOST_TABLE_VALUES, Walk, is_mapping, mapping_of, plain, text_of
-from fmstune.user_code import is_stop
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

@@ -12,9 +12,9 @@ from typing import Any
 
 from fmstune.delivery.media import track_histogram, track_image, track_text
 from fmstune.delivery.recorder import active_recorder, track_table
+from fmstune.errors import is_stop
 from fmstune.trackers.values.media import is_image_file
 from fmstune.trackers.values.plain import is_mapping, text_of
-from fmstune.user_code import is_stop
 
 _NUMBERS = ("int", "float", "bool")
 _PIXELS = ("uint8", "torch.uint8", "bool", "torch.bool")

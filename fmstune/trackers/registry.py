@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fmstune.errors import is_stop
 from fmstune.trackers.base import Tracker, installed_version
 from fmstune.trackers.built_in import BUILT_IN as BUILT_IN
 from fmstune.trackers.compat import built, own_callback_of

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmstune.access import in_words
+from fmstune.errors import is_stop
 from fmstune.secrets.redaction import hide
 from fmstune.text import counted
 from fmstune.trackers.records import Receiver, Status, TrackerError
 from fmstune.trackers.terminated import close_when_terminated, restore
-from fmstune.user_code import is_stop
 
 logger = logging.getLogger("fmstune")
 

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from fmstune.user_code import is_stop
+from fmstune.errors import is_stop
 
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif"}
 _CHANNELS = (1, 3, 4)

@@ -19,8 +19,8 @@ import types
 from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sequence, ValuesView
 from typing import Any
 
+from fmstune.errors import is_stop
 from fmstune.secrets.redaction import beginning
-from fmstune.user_code import is_stop
 
 MOST_VALUES = 100_000
 """The most values, nested ones included, kept of one call by the user."""
