@@ -165,8 +165,6 @@ def load_reference(where: str, name: str) -> type[Tracker]:
             found = getattr(found, part)
     # A plug-in may do anything at import, sys.exit included; any failure here is the plug-in's.
     except BaseException as error:
-        from fmstune.user_code import is_stop  # it imports patterns that `trackers list` need not compile
-
         if is_stop(error):
             raise
         raise BrokenTracker(
