@@ -225,6 +225,9 @@ FOUND = {
         stop_at=2,
         numbers=Settings(learning_rate=4),
     ),
+    "rows grouped by length are each learnt once in a resumed epoch": Case(
+        sources=((24, None),), epochs=2, sampling="group_by_length", stop_at=15
+    ),
     "sources of a stream": Case(kind="chat", streaming=True, epochs=None, sources=((4, 1), (3, 2))),
 }
 

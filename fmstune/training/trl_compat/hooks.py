@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+
+class GroupedByEpoch(Sampler[int]):
+    """The order of rows grouped by length, drawn anew from the seed for each epoch.
+
+    transformers draws it from the process's random state, which a resumed run only restores after the order:
+    it would skip other rows than those it has learnt, and learn some twice in an epoch and others not at all.
+    """
+
+    def __init__(self, grouped: LengthGroupedSampler, seed: int) -> None:
+        self._grouped, self._seed, self._epoch = grouped, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._grouped)
+
+    def __iter__(self) -> Iterator[int]:
+        self._grouped.generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        return iter(self._grouped)
 
 
 class PrivateHooks:
@@ -81,6 +107,14 @@ class PrivateHooks:
         """The rows in the form that the trainer expects for its arguments `args`; `prepared` returns TRL's
         own result. Only sft has `skip_prepare_dataset`, which also skips packing."""
         return prepared(rows)
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        trainer: Any = self
+        sampler = _trainer(super())._get_train_sampler(*args, **kwargs)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        seed = trainer.args.seed if trainer.args.data_seed is None else trainer.args.data_seed
+        return GroupedByEpoch(sampler, seed)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
         return self.count_items(batch_samples, device)
