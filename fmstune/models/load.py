@@ -33,7 +33,7 @@ from fmstune.models.load_errors import why_not_loaded
 from fmstune.models.locate import require_local_model
 from fmstune.models.saving import OwnFiles
 from fmstune.models.tokenizer_file import unlike_its_file
-from fmstune.models.weights_used import record_untied, unused_weights
+from fmstune.models.weights_used import ignored_shards, record_untied, require_no_integers, unused_weights
 from fmstune.system.collector import imports_done
 from fmstune.text import counted
 from fmstune.transformers_compat import OWN_KEYS, forget_quantization, hub_commit, no_gguf_bar
@@ -95,37 +95,21 @@ def load_model(
     config = _with_gguf_file(config)
     adapter = adapter_at(config)
     if adapter is not None:
-        if adapter.is_reward_model != reward:
-            raise ModelError(
-                f"the adapter in {config.path!r} is of a "
-                + (
-                    "reward model: use it with run.method = 'reward'."
-                    if adapter.is_reward_model
-                    else "language model, not of a reward model."
-                )
-            )
-        lower = base_config(adapter, config, base)
-        if holds_adapter(Path(lower.path)):
-            raise ModelError(
-                f"the adapter in {config.path!r} is for {lower.path!r}, which is an adapter itself; "
-                f"merge that one first, and use the result as base model: fmstune merge {lower.path} OUT."
-            )
+        lower = _base_of(adapter, config, base, reward=reward)
         below = load_model(lower, lora=True, seed=seed, reward=reward)
-        identity = {**below.identity, "path": config.path, "base": below.identity["path"]}
         made = load_adapter(below.model, adapter, trainable=trainable)
-        weights = below.own_files.weights
-        changed = changed_base(adapter.directory, str(below.identity["path"]), weights)
-        notes = (*below.notes, changed) if changed else below.notes
-        return LoadedModel(made, identity, OwnFiles(weights=weights), notes)
+        return _on_base(made, below, adapter, config)
     require_local_model(config)
     path, common = _location(config), _common_arguments(config)
     drawn_from = seed if config.path == "demo" else demo.seed_of(config.path)
     missing: Collection[str] = ()
-    said: list[str | None] = []
+    said: list[str | None] = [ignored_shards(config)]
     own = OwnFiles()
     try:
         settings = AutoConfig.from_pretrained(path, **common)
         packed = getattr(settings, "quantization_config", None)
+        if packed is None:
+            require_no_integers(config)
         classifies = any("Classification" in name for name in settings.architectures or ())
         own = _own_files(settings, config, lora=lora)
         if reward:
@@ -182,6 +166,35 @@ def load_model(
     if commit := hub_commit(settings):
         identity["hub_commit"] = commit
     return LoadedModel(model, identity, own, tuple(note for note in said if note))
+
+
+def _base_of(adapter: AdapterFile, config: ModelConfig, base: str | None, *, reward: bool) -> ModelConfig:
+    """The configuration of an adapter's base model. Raises `ModelError`."""
+    if adapter.is_reward_model != reward:
+        raise ModelError(
+            f"the adapter in {config.path!r} is of a "
+            + (
+                "reward model: use it with run.method = 'reward'."
+                if adapter.is_reward_model
+                else "language model, not of a reward model."
+            )
+        )
+    lower = base_config(adapter, config, base)
+    if holds_adapter(Path(lower.path)):
+        raise ModelError(
+            f"the adapter in {config.path!r} is for {lower.path!r}, which is an adapter itself; "
+            f"merge that one first, and use the result as base model: fmstune merge {lower.path} OUT."
+        )
+    return lower
+
+
+def _on_base(made: Any, below: LoadedModel, adapter: AdapterFile, config: ModelConfig) -> LoadedModel:
+    """A base model with an adapter, which may be for other weights than it has."""
+    base, weights = str(below.identity["path"]), below.own_files.weights
+    changed = changed_base(adapter.directory, base, weights)
+    notes = (*below.notes, changed) if changed else below.notes
+    identity = {**below.identity, "path": config.path, "base": base}
+    return LoadedModel(made, identity, OwnFiles(weights=weights), notes)
 
 
 def _own_files(settings: Any, config: ModelConfig, *, lora: bool) -> OwnFiles:

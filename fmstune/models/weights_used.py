@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
+from fmstune.config.schema.tables import ModelConfig
+from fmstune.errors import ModelError
 from fmstune.text import counted
 from fmstune.transformers_compat import tied_weights
 
@@ -18,6 +23,35 @@ def unused_weights(unexpected: Collection[str], path: str) -> str | None:
         f"{counted(len(unexpected), 'tensor')} in the weights of {path!r} are not part of the model that its "
         f"config.json describes, {min(unexpected)} for one; they are neither used nor saved"
     )
+
+
+def ignored_shards(config: ModelConfig) -> str | None:
+    """A message about a directory with a whole model and one in parts, of which the whole one is read."""
+    folder = Path(config.path)
+    index = folder / "model.safetensors.index.json"
+    if config.gguf_file is not None or not (folder / "model.safetensors").is_file() or not index.is_file():
+        return None
+    return (
+        f"{config.path} holds two models: model.safetensors, which is used, and the parts that {index.name} "
+        "lists, which are not; remove the one that is not meant"
+    )
+
+
+def require_no_integers(config: ModelConfig) -> None:
+    """Raise `ModelError` for quantized weights of a model whose config.json does not say how to read them:
+    transformers would take the integers for the weights."""
+    for file in () if config.gguf_file is not None else sorted(Path(config.path).glob("model*.safetensors")):
+        try:
+            with safe_open(file, "pt") as opened:
+                for name in opened.keys():  # noqa: SIM118  (it is no mapping)
+                    if name.endswith(".weight") and (kind := opened.get_slice(name).get_dtype())[0] in "IU":
+                        raise ModelError(
+                            f"{file}: {name} holds integers ({kind}), but config.json has no "
+                            "quantization_config that says how to read them; use the original weights, or "
+                            "the config.json that belongs to these."
+                        )
+        except (OSError, SafetensorError):
+            return  # reported when they are loaded
 
 
 def record_untied(model: Any) -> None:

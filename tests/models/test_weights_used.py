@@ -135,3 +135,20 @@ def test_a_run_that_was_killed_while_it_saved_its_model_is_that_of_its_checkpoin
         harm()
         assert locate("run") == Place("run/checkpoint-3", locate("run/checkpoint-3").adapter, checkpoint=True)
         weights.write_bytes(whole)
+
+
+def test_integers_that_nothing_explains_are_not_taken_for_weights(model: Path) -> None:
+    tensors = load_file(model / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("up_proj.weight"))
+    tensors[name] = (tensors[name] * 100).to(torch.int8)
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"{name} holds integers \(I8\), but config.json has no"):
+        load_model(ModelConfig(path="model"), lora=True, seed=0)
+
+
+def test_parts_of_another_model_beside_a_whole_one_are_reported(model: Path) -> None:
+    demo.build_model(4).save_pretrained("parts", max_shard_size="200KB")
+    for file in Path("parts").glob("model*"):
+        shutil.copy(file, model)
+    (note,) = load_for_use(ModelConfig(path="model"))[0].notes
+    assert "holds two models: model.safetensors, which is used" in note
