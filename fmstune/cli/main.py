@@ -59,8 +59,8 @@ def _main(arguments: list[str]) -> NoReturn:
         from fmstune.launch import rank as ranks
 
         ranks.report_exit(end)
-        if arguments[:1] != ["train"]:
-            raise
+        if arguments[:1] != ["train"] or (end.code and ranks.under_torchrun()):
+            raise  # of a rank, the launcher says what was reported
         # A training that did not finish has failed, whatever the code.
         code = end.code if isinstance(end.code, int) and end.code else 1
         why = f" with {end.code!r}" if end.code else ""

@@ -246,7 +246,7 @@ def test_for_an_unfinished_run_the_newest_checkpoint_is_merged(plain: Path) -> N
 
 
 def test_a_damaged_adapter_is_reported(plain: Path) -> None:
-    shutil.copytree(plain, "run")
+    shutil.copytree(plain, "run", ignore=shutil.ignore_patterns("checkpoint-*"))
     Path("run/adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(ModelError, match="the adapter in 'run' cannot be loaded"):
         load_model(ModelConfig(path="run"), lora=True, seed=0)
