@@ -1,6 +1,6 @@
 """Whether a tokenizer splits texts as its tokenizer.json says.
 
-transformers builds some classes (GPT2Tokenizer, GPTNeoXTokenizer) anew from the vocabulary of the file, with
+transformers rebuilds some classes (GPT2Tokenizer, GPTNeoXTokenizer) from the vocabulary of the file, with
 the class's own rules: a model that splits numbers into digits would be tuned on other tokens than it knows.
 """
 

@@ -1,4 +1,4 @@
-"""What a model's files hold is what is trained and saved: nothing is dropped or drawn anew in silence."""
+"""What a model's files hold is what is trained and saved: nothing is dropped or initialised in silence."""
 
 from __future__ import annotations
 

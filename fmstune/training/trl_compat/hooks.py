@@ -11,7 +11,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
 class GroupedByEpoch(Sampler[int]):
-    """The order of rows grouped by length, drawn anew from the seed for each epoch.
+    """The order of rows grouped by length, drawn from the seed and the epoch.
 
     transformers draws it from the process's random state, which a resumed run only restores after the order:
     it would skip other rows than those it has learnt, and learn some twice in an epoch and others not at all.
