@@ -21,6 +21,7 @@ def merged(model: Any, place: Place) -> Any:
     tied = _separate(model)
     try:
         plain = model.merge_and_unload(safe_merge=True)
+    # PEFT raises `ValueError` for NaN in the result, `NotImplementedError` for layers that it cannot merge.
     except (ValueError, NotImplementedError) as error:
         raise ModelError(f"the adapter in {place.path} cannot be merged: {error}") from error
     head, embeddings = plain.get_output_embeddings(), plain.get_input_embeddings()
