@@ -85,15 +85,22 @@ def _train(
     from fmstune.requirements import require_supported
     from fmstune.run.resolve import load_config
     from fmstune.run.run import execute, one_at_a_time
+    from fmstune.system.forked_threads import use_one_thread_if_forked
     from fmstune.system.threads import set_threads
 
     require_own_process()
+    _require_directory()
     require_supported(complete=True)
     _require_kinds(compute_metrics=compute_metrics, data_handler=data_handler)
     file = Path(_path("config", config)) if config is not None else None
     checkpoint = _path("resume", resume) if resume is not None else None
     given = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else (callbacks,)
+    # Notebooks get lines, too: as displays, they would be out of order among those that are printed.
+    console = Console(stderr=True, force_jupyter=False)
+    out = SummingConsole(console, quiet=quiet or not is_main_process())
     with one_at_a_time(), quiet_for_a_run():  # before the imports that need transformers
+        if forked := use_one_thread_if_forked():
+            out.warn(forked)
         flags = _flags({} if settings is None else settings)
         sets = [part for key, value, _ in flags for part in ("--set", f"{key}={value}")]
         with written_from_python(requested_path(["train", *([str(file)] if file else []), *sets])):
@@ -108,11 +115,18 @@ def _train(
 
             return execute(
                 resolved,
-                SummingConsole(Console(stderr=True), quiet=quiet or not is_main_process()),
+                out,
                 checkpoint,
                 overwrite,
                 Extensions(given, compute_metrics).with_instances(),
             )
+
+
+def _require_directory() -> None:
+    try:
+        Path.cwd()
+    except OSError:  # the imports need it, too
+        raise ConfigError("the current directory no longer exists; change to another one.") from None
 
 
 def _require_given_once(config: RunConfig, compute_metrics: Any, data_handler: Any) -> None:

@@ -84,6 +84,17 @@ def test_user_callbacks_and_metrics_are_used(capsys: pytest.CaptureFixture[str])
     assert "3/3" in capsys.readouterr().err
 
 
+def test_a_notebook_gets_all_lines_in_one_stream(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = type("ZMQInteractiveShell", (), {})  # by which rich recognises a kernel
+    monkeypatch.setattr("builtins.get_ipython", shell, raising=False)
+    fmstune.train(settings=DEMO | {"training.output_dir": "out"})
+    said = capsys.readouterr().err
+    order = [said.index(f"\n{label}") for label in ("data ", "run ", "saved", "tuned", "report")]
+    assert order == sorted(order)
+
+
 def test_rows_pass_through_the_users_handler() -> None:
     Path("a.jsonl").write_text('{"q": "1+1?", "a": "2"}\n{"q": "leave me out", "a": "x"}\n')
 
@@ -260,3 +271,15 @@ def test_a_process_that_the_training_spawns_does_not_train_again(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert len(list(Path("runs").iterdir())) == 1
     assert "while a spawned process imported the script" in done.stderr
+
+
+def test_a_directory_that_was_deleted_is_named_before_anything_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="the current directory no longer exists; change to another one"):
+        fmstune.train(settings=DEMO | {"training.output_dir": str(tmp_path / "out")}, quiet=True)
+    assert not (tmp_path / "out").exists()
