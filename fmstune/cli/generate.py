@@ -102,7 +102,8 @@ def generate(
         console.warn(note)
     loaded = used.model
     chat = bool(tokenizer.chat_template) and not raw
-    if (needs := "--tools" if schemas else "--system" if system else None) and not chat:
+    asked = {"--tools": schemas, "--system": system, "--chat-template-kwargs": variables}
+    if (needs := next((option for option, value in asked.items() if value), None)) and not chat:
         raise ModelError(f"{needs} needs a chat template to write it into the prompt; leave it out.")
     given = [rendered(tokenizer, text, schemas, system) if chat else Prompt(text) for text in texts]
     for remark in dict.fromkeys(remark for prompt in given for remark in prompt.remarks):

@@ -9,7 +9,7 @@ from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from fmstune.config.schema.tables import ModelConfig
-from fmstune.data.rendering.variables import variables_of, with_variables
+from fmstune.data.rendering.variables import variables_of, why_not_set, with_variables
 from fmstune.errors import DataError, ModelError
 from fmstune.models.chat_templates import NAMED, named_template
 from fmstune.transformers_compat import render_chats
@@ -60,12 +60,12 @@ def _with_kwargs(config: ModelConfig, own: Any) -> Any:
     not have."""
     given, where = config.chat_template_kwargs or {}, "model.chat_template_kwargs"
     templates = own if isinstance(own, dict) else {"": own} if own else {}
-    known = frozenset().union(*map(variables_of, templates.values()))
+    known = variables_of(templates)
     if not templates:
         raise ModelError(f"{where}: {config.path} has no chat template; set one with model.chat_template.")
     if wrong := [name for name in given if name not in known]:
-        has = f"it has {', '.join(sorted(known))}" if known else "it has none"
-        raise ModelError(f"{where}: the chat template has no variable {wrong[0]!r}; {has}.")
+        has = f"it has {', '.join(sorted(known))}" if known else "it has no variables"
+        raise ModelError(f"{where}: {wrong[0]!r} cannot be set: {why_not_set(wrong[0])}; {has}.")
     try:
         made = {name: with_variables(template, given) for name, template in templates.items()}
     except DataError as error:

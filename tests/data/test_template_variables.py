@@ -3,17 +3,22 @@ gives them, in training and in the saved model."""
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from fmstune.config.schema.tables import DataConfig, ModelConfig
 from fmstune.data.prepare import PreparedData, prepare
+from fmstune.data.rendering import turns
 from fmstune.data.rendering.answer import Writer
 from fmstune.data.rendering.render import Renderer
 from fmstune.data.rendering.variables import variables_of, with_variables
@@ -61,6 +66,72 @@ def test_a_value_in_the_source_renders_as_one_that_is_passed(value: Any, begin: 
     )
 
 
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("{% if not v is defined %}{% set v = false %}{% endif %}{{ v }}", {"v"}),  # DeepSeek V3.1
+        ("{% set v = v or 'low' %}{{ v }}", {"v"}),
+        ("{% if not v %}{% set v = 'low' %}{% endif %}{{ v }}", {"v"}),
+        ("{% if v is none %}{% set v = 'low' %}{% endif %}{{ v }}", {"v"}),
+        ("{% set v = v if v in ['low', 'high'] else 'low' %}{{ v }}", {"v"}),
+        ("{% macro f(v) %}{{ v }}{% endmacro %}{{ f(v) }}", {"v"}),
+        ("{% macro f(v) %}{{ v is defined }}{% endmacro %}{{ f(1) }}", set()),
+        ("{% if v %}{% set own = 1 %}{% endif %}{{ own }}", {"v"}),
+        ("{% for m in messages %}{% set own = m.content %}{{ own }}{% endfor %}", set()),
+        ("{{ documents }}{{ tools }}{{ bos_token }}{{ raise_exception }}{{ max_length }}", {"documents"}),
+    ],
+)
+def test_a_variable_is_what_the_template_reads_before_it_sets_it(source: str, found: set[str]) -> None:
+    assert variables_of(source) == found
+
+
+def test_arguments_of_transformers_are_not_variables() -> None:
+    arguments = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
+    names = [name for name in arguments if name not in ("self", "kwargs", "documents")]
+    assert variables_of("".join(f"{{{{ {name} }}}}" for name in names)) == set()
+
+
+@pytest.mark.parametrize("tools", [False, True])
+def test_a_model_with_several_templates_has_the_variables_of_each(tools: bool) -> None:
+    """Command R and Hermes have one for conversations, and one for those with tools."""
+    tokenizer = copy.deepcopy(load_tokenizer(ModelConfig(path="demo")))
+    tokenizer.chat_template = {"default": LOUD, "tool_use": "{{ tools | tojson }}" + LOUD}
+    called = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}}
+    given = [called] if tools else None
+    row = {"messages": SAID, "tools": given, "chat_template_kwargs": {"loud": True}}
+    (part,) = Renderer(Writer(tokenizer)).render(row, "messages", "here").parts
+    assert part.text == tokenizer.apply_chat_template(SAID, tokenize=False, tools=given, loud=True)
+
+
+def test_a_row_may_have_documents_but_no_dates_which_transformers_writes_as_such() -> None:
+    tokenizer = copy.deepcopy(load_tokenizer(ModelConfig(path="demo")))
+    tokenizer.chat_template = "{% for d in documents %}[{{ d.text }}]{% endfor %}{{ day }}" + LOUD
+    given: dict[str, Any] = {"documents": [{"title": "a", "text": "b"}], "day": "2026-05-01"}
+    row = {"messages": SAID, "chat_template_kwargs": given}
+    (part,) = Renderer(Writer(tokenizer)).render(row, "messages", "here").parts
+    assert part.text.startswith("[b]2026-05-01<user>Hi?")
+    assert part.text == tokenizer.apply_chat_template(SAID, tokenize=False, **given)
+    given["day"] = date(2026, 5, 1)
+    assert "<date>" in tokenizer.apply_chat_template(SAID, tokenize=False, **given)
+    with pytest.raises(
+        DataError, match=r'here: `chat_template_kwargs`: 2026-05-01 is a date .* "2026-05-01"'
+    ):
+        Renderer(Writer(tokenizer)).render(row, "messages", "here")
+
+
+def test_values_of_rows_compile_no_template_again() -> None:
+    """A date in each row took twenty times as long as rows without."""
+    tokenizer = tokenizer_with("llama3_1")
+    renderer = Renderer(Writer(tokenizer))
+    rows = [{"messages": SAID, "chat_template_kwargs": {"date_string": f"{day} May"}} for day in range(9)]
+    renderer.render(rows[0], "messages", "here")
+    before = _compile_jinja_template.cache_info().misses, turns._marked.cache_info().misses
+    for row in rows:
+        renderer.render(row, "messages", "here")
+    after = _compile_jinja_template.cache_info().misses, turns._marked.cache_info().misses
+    assert after == before
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, b"x"])
 def test_values_without_a_literal_are_refused(value: Any) -> None:
     with pytest.raises(DataError, match="cannot be"):
@@ -79,7 +150,7 @@ def test_the_variables_of_a_row_reach_its_template_and_only_its(template: str) -
     assert part.text[: span.start] == prompt
     assert "Hello." in part.text[span.start : span.end]
     assert found.remarks == (
-        "the variable `qzunknown` of `chat_template_kwargs` is not used: the chat template has none",
+        "the variable `qzunknown` of `chat_template_kwargs` is not used: the chat template does not read it",
     )
     plain = renderer.render({"messages": SAID}, "messages", "here")
     assert plain == Renderer(Writer(tokenizer)).render({"messages": SAID}, "messages", "here")
@@ -161,8 +232,13 @@ def test_a_tuned_model_keeps_the_configured_values_as_defaults(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("template", "given", "said"),
     [
-        (LOUD, {"lowd": True}, "has no variable 'lowd'; it has loud"),
-        ("{{ messages }}", {"messages": 1}, "has no variable 'messages'; it has none"),
+        (LOUD, {"lowd": True}, "'lowd' cannot be set: the chat template does not read it; it has loud"),
+        (
+            "{{ messages }}",
+            {"messages": 1},
+            "transformers has another use for this name; it has no variables",
+        ),
+        (LOUD, {"loud": date(2026, 5, 1)}, 'in quotation marks: "2026-05-01"'),
         (None, {"loud": True}, "has no chat template; set one"),
     ],
 )

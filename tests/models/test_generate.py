@@ -195,6 +195,9 @@ def test_the_command_sets_variables_of_the_template_and_a_system_message(
         capsys, str(own), *ask, "--system", "Be brief.", "--chat-template-kwargs", '{"loud": true}'
     )
     assert loud[1].strip() == alone[1].strip()
+    code, _, err = command(capsys, str(own), *ask, "--raw", "--chat-template-kwargs", '{"loud": true}')
+    assert code == 2
+    assert "--chat-template-kwargs needs a chat template" in err
 
 
 def test_for_an_unfinished_run_the_newest_checkpoint_generates(
@@ -235,7 +238,10 @@ def test_standard_input_is_a_prompt(
         (["demo", "--prompt", "a", "--raw", "--system", "b"], "--system needs a chat template"),
         (["demo", "--prompt", "a", "--chat-template-kwargs", "{"], "--chat-template-kwargs is not JSON"),
         (["demo", "--prompt", "a", "--chat-template-kwargs", "[]"], "takes a JSON object"),
-        (["demo", "--prompt", "a", "--chat-template-kwargs", '{"x": 1}'], "has no variable 'x'"),
+        (
+            ["demo", "--prompt", "a", "--chat-template-kwargs", '{"x": 1}'],
+            "'x' cannot be set: the chat template does not read it",
+        ),
     ],
 )
 def test_errors_are_reported_in_one_line(

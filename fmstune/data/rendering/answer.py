@@ -199,6 +199,7 @@ class Writer(ChatWriter):
             tools=tools,
             return_assistant_tokens_mask=True,
             **self.tokenizer.special_tokens_map,
+            **self.variables,
         )
         return int(spans[0][-1][0]) if texts[0] == text and spans[0] else None
 

@@ -6,12 +6,11 @@ it cannot express is refused, or returned as a remark: a clause without the row.
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
@@ -27,13 +26,13 @@ from fmstune.data.rendering.fitting import (
 )
 from fmstune.data.rendering.tool_words import ToolWords
 from fmstune.data.rendering.turns import Turns
-from fmstune.data.rendering.variables import variables_of, with_variables
+from fmstune.data.rendering.variables import in_source, variables_of, why_not_set
 from fmstune.data.rows.messages import ROLES, Message
 from fmstune.errors import DataError
 from fmstune.text import first_line
 
 UNKNOWN_FIELD = "the field `{}` of messages is not used: the chat template does not write it"
-UNKNOWN_VARIABLE = "the variable `{}` of `chat_template_kwargs` is not used: the chat template has none"
+UNKNOWN_VARIABLE = "the variable `{}` of `chat_template_kwargs` is not used: {}"
 _AS_SYSTEM = "a developer's message is passed as a system message: the chat template does not know developers"
 _SYSTEM_JOINED = "a system message is joined to the question after it: the chat template has no place for it"
 _TAGGED = "the tags around results of tools are left out: the chat template writes its own"
@@ -54,17 +53,18 @@ class ChatWriter:
     """Write conversations with a tokenizer's chat template.
 
     `keep_reasoning` writes reasoning that the template leaves out, as its family does; `strict` refuses
-    conversations that would have to be changed to fit.
+    conversations that would have to be changed to fit. `variables` are values for the template's variables.
     """
 
     tokenizer: PreTrainedTokenizerBase
     keep_reasoning: bool = False
     strict: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
     @functools.cached_property
     def dialect(self) -> Dialect:
         """What the template supports; determined at the first conversation."""
-        return probe_dialect(self.tokenizer)
+        return probe_dialect(self.tokenizer, self.variables)
 
     def for_row(self, row: Mapping[str, Any], place: str) -> tuple[Self, tuple[str, ...]]:
         """The writer of a row, which may set variables of the template; and remarks on those that the
@@ -72,36 +72,36 @@ class ChatWriter:
         values: Mapping[str, Any] = row.get(TEMPLATE_KWARGS) or {}
         if not values:
             return self, ()
-        known = self._variables
-        remarks = tuple(UNKNOWN_VARIABLE.format(name) for name in values if name not in known)
+        known = self._known
+        remarks = tuple(
+            UNKNOWN_VARIABLE.format(name, why_not_set(name)) for name in values if name not in known
+        )
         used = {name: value for name, value in values.items() if name in known}
         if not used:
             return self, remarks
         try:
-            source = with_variables(self._source(), used)
+            key = in_source(used)
         except DataError as error:
             raise DataError(f"{place}: `{TEMPLATE_KWARGS}`: {error}.") from None
-        if source not in self._for_rows:
+        if key not in self._for_rows:
             if len(self._for_rows) >= _MOST_WRITERS:
                 self._for_rows.clear()
-            tokenizer = copy.copy(self.tokenizer)
-            tokenizer.chat_template = source
-            self._for_rows[source] = replace(self, tokenizer=tokenizer)
-        return self._for_rows[source], remarks
+            self._for_rows[key] = replace(self, variables=used)
+        return self._for_rows[key], remarks
 
     @functools.cached_property
     def _for_rows(self) -> dict[str, Self]:
-        """The writers of rows that set variables, by the template's source with their values."""
+        """The writers of rows that set variables, by their values."""
         return {}
 
     @functools.cached_property
-    def _variables(self) -> frozenset[str]:
-        return variables_of(self._source())
+    def _known(self) -> frozenset[str]:
+        return variables_of(self.tokenizer.chat_template)
 
     @functools.cached_property
     def own_words(self) -> str:
         """What the template may write that is of no message: its own words, and who speaks."""
-        return "\0".join([self._source(), *ROLES])
+        return "\0".join([self._source(), *ROLES, *filter(_is_text, self.variables.values())])
 
     @functools.cached_property
     def tool_words(self) -> ToolWords:
@@ -256,11 +256,11 @@ class ChatWriter:
 
     @functools.cached_property
     def _turns(self) -> Turns:
-        return Turns(self.tokenizer, self._rendered)
+        return Turns(self.tokenizer, self._rendered, self.variables)
 
     def _rendered(self, given: Sequence[Given], prompt: bool, tools: Any = None) -> str:
         text = self.tokenizer.apply_chat_template(
-            given, tools=tools or None, tokenize=False, add_generation_prompt=prompt
+            given, tools=tools or None, tokenize=False, add_generation_prompt=prompt, **self.variables
         )
         return str(text)
 
@@ -297,6 +297,10 @@ class ChatWriter:
     def _in_other_words(self) -> bool:
         """Whether reasoning is kept, and this family uses other tags than <think> and </think>."""
         return self.keep_reasoning and not self.dialect.thinking[0].startswith("<think>")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _without(message: Message, name: str) -> Message:

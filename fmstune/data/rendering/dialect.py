@@ -8,7 +8,7 @@ of known words, and the output shows which form it needs. Nothing here knows a t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -78,8 +78,8 @@ class Dialect:
 class _Probe:
     """Probe a template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any]) -> None:
+        self._tokenizer, self._variables = tokenizer, variables
         self.bos = str(tokenizer.bos_token)
         self.parts = False
         self.always: list[Given] | None = None
@@ -92,7 +92,11 @@ class _Probe:
         given = [as_parts(message) for message in messages] if self.parts else list(messages)
         try:
             text = self._tokenizer.apply_chat_template(
-                given, tools=tools or self.always, tokenize=False, add_generation_prompt=prompt
+                given,
+                tools=tools or self.always,
+                tokenize=False,
+                add_generation_prompt=prompt,
+                **self._variables,
             )
         except Exception:  # a template may raise anything, and whether it does is the question
             return ""
@@ -105,9 +109,10 @@ def as_parts(message: Given) -> Given:
     return message | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
-def probe_dialect(tokenizer: PreTrainedTokenizerBase) -> Dialect:
-    """Determine the dialect of a tokenizer's chat template, with about thirty renderings."""
-    probe = _Probe(tokenizer)
+def probe_dialect(tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any]) -> Dialect:
+    """Determine the dialect of a tokenizer's chat template with these values for its variables, with about
+    thirty renderings."""
+    probe = _Probe(tokenizer, variables)
     user, answer = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
     asked = {"role": "user", "content": _NEXT}
     system, developer = ({"role": role, "content": SYSTEM} for role in ("system", "developer"))

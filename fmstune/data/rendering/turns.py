@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import operator
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import jinja2
@@ -40,10 +40,15 @@ _Cut = tuple[str, list[int | None]]
 
 class Turns:
     """What a template writes of consecutive conversations, up to each of their messages. `render` renders a
-    single turn, with or without a generation prompt."""
+    single turn, with or without a generation prompt; `variables` are those of the template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, render: Render) -> None:
-        self._render = render
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        render: Render,
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._render, self._variables = render, dict(variables or {})
         self._special = dict(tokenizer.special_tokens_map)
         source = tokenizer.chat_template
         own = type(tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template
@@ -108,7 +113,8 @@ class Turns:
         assert self._template is not None
         seen = _Seen()
         values: dict[str, Any] = {"tools": None, "documents": None, "add_generation_prompt": prompt}
-        context = self._template.new_context(self._special | values | {"messages": _Watched(given, seen)})
+        values |= self._variables | {"messages": _Watched(given, seen)}
+        context = self._template.new_context(self._special | values)
         pieces: list[str] = []
         ends: list[int | None] = []
         length = 0
