@@ -63,7 +63,7 @@ def lines(about: Described, now: Mapping[str, Present]) -> Iterator[str]:
     elif not about.options:
         yield "options  none"
     for each in about.options or ():
-        default = "" if each.default in (None, (), "") else f" Default: {each.default}."
+        default = "" if each.default in (None, (), "", []) else f" Default: {each.default}."
         yield f"  {each.name:14} {each.help}{default}"
         if (held := now[each.name]).origin != "default":
             yield f"  {'':14} now: {held.value!r}, from {held.origin}"

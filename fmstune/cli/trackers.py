@@ -92,7 +92,8 @@ def show(
     name: Annotated[str, typer.Argument(help="A tracker.", metavar="NAME")],
     as_json: Json = False,
     timeout: Annotated[
-        float, typer.Option(help="The timeout of its check, in seconds.", metavar="S", min=0.1)
+        float,
+        typer.Option(help="The timeout of its import, and of its check, in seconds.", metavar="S", min=0.1),
     ] = 10.0,
     config: Config = None,
     sets: Sets = None,
@@ -107,12 +108,15 @@ def show(
     from fmstune.cli.tracker_show import lines, present
     from fmstune.run.resolve import check_name, tracker_options
     from fmstune.secrets.redaction import hide
-    from fmstune.trackers.described import described
-    from fmstune.trackers.registry import tracker_class
+    from fmstune.trackers.described import described, described_apart
+    from fmstune.trackers.registry import is_own, reference, tracker_class
 
     check_name(name)
     options = tracker_options(config, sets or [])
-    about = described(name, tracker_class(name))
+    if is_own(name):
+        about = described(name, tracker_class(name))
+    else:
+        about = described_apart(name, reference(name), timeout)
     now = present(about, options.of(name), options.given(name))
     found = _checked({name: options.of(name)}, timeout)[name]
     if as_json:

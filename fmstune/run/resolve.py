@@ -17,10 +17,9 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
 from fmstune.secrets.redaction import REDACTED, config_secrets, holds_redacted, know_secrets, secret_texts
 from fmstune.text import shown
-from fmstune.trackers.hf.integrations import PREFIX
 from fmstune.trackers.registry import (
-    BUILT_IN,
     UnknownTracker,
+    is_own,
     reference,
     tracker_class,
 )
@@ -120,7 +119,7 @@ def check_options(name: str, options: Mapping[str, Any], origins: Mapping[str, s
     have to be imported here."""
     place = origins.get(dotted(["trackers", name]), "")
     check_name(name, place)
-    if name not in BUILT_IN and not name.startswith(PREFIX):
+    if not is_own(name):
         return options
     declared = tracker_class(name).Config
     if declared is None:

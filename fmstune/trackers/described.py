@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmstune.trackers.base import Tracker, installed_version
+from fmstune.trackers.plug_in_process import NoAnswer, ask
+from fmstune.trackers.registry import BrokenTracker, load_reference
 from fmstune.trackers.shapes import description_of, options_class
 
 KEEPS = ("metrics", "params", "tables", "media", "artifacts")
@@ -61,6 +63,32 @@ def described(name: str, tracker: type[Any]) -> Described:
         {key: sorted(value) if isinstance(value, frozenset) else value for key, value in special.items()},
         _resumed(tracker),
     )  # fmt: skip
+
+
+def described_apart(name: str, where: str, seconds: float) -> Described:
+    """What the plug-in `name` at `where` declares, asked in a process of its own. Raises `BrokenTracker`."""
+    try:
+        found = ask(f"{__name__}:{declared_there.__name__}", name, where, seconds=seconds)
+    except NoAnswer as error:
+        module = where.rpartition(":")[0]
+        raise BrokenTracker(
+            f"the tracker {name!r} cannot be used: the import of {module} {error}. Fix the module, or give "
+            "it longer: --timeout SECONDS."
+        ) from None
+    if "broken" in found:
+        raise BrokenTracker(found["broken"])
+    options = found["options"]
+    if options is not None:
+        options = tuple(Option(**{**each, "variables": tuple(each["variables"])}) for each in options)
+    return Described(**{**found, "options": options})
+
+
+def declared_there(name: str, where: str) -> dict[str, Any]:
+    """The description of a plug-in that is imported here, as `ask` returns it."""
+    try:
+        return dataclasses.asdict(described(name, load_reference(where, name)))
+    except BrokenTracker as error:
+        return {"broken": str(error)}
 
 
 def _option(field: dataclasses.Field[Any]) -> Option:

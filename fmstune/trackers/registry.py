@@ -21,6 +21,7 @@ from fmstune.trackers.base import Tracker, installed_version
 from fmstune.trackers.built_in import BUILT_IN as BUILT_IN
 from fmstune.trackers.compat import built, own_callback_of
 from fmstune.trackers.hf.integrations import INTEGRATIONS, PREFIX, integration_names
+from fmstune.trackers.plug_in_process import NoAnswer, ask
 from fmstune.trackers.records import TrackerError
 from fmstune.trackers.shapes import description_of, flaw_of
 
@@ -98,6 +99,11 @@ def register_tracker(name: str, tracker: type[Tracker]) -> None:
 def known_names() -> list[str]:
     """All names that `--tracker` accepts, fmstune's own first."""
     return list(dict.fromkeys([*BUILT_IN, *_registered, *_entry_points()]))
+
+
+def is_own(name: str) -> bool:
+    """Whether the tracker is one of fmstune's, whose import neither hangs nor prints."""
+    return name in BUILT_IN or name.startswith(PREFIX)
 
 
 def reference(name: str) -> str:
@@ -263,43 +269,27 @@ def _probed(plug_ins: list[TrackerEntry | tuple[str, str, str]]) -> list[Tracker
 
 
 def _probe(name: str, where: str, origin: str) -> TrackerEntry:
-    """Load a plug-in in its own process: it may import anything, hang, or end its process."""
-    import json
-    import subprocess
-
-    command = [sys.executable, "-m", "fmstune.trackers.registry", name, where, origin]
+    """Load a plug-in in its own process."""
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_SECONDS,
-            stdin=subprocess.DEVNULL,
-        )
-        return TrackerEntry(**json.loads(done.stdout))
-    except subprocess.TimeoutExpired:
-        why = f"its import took longer than {_PROBE_SECONDS:.0f} s"
-    except (ValueError, TypeError):
-        why = f"its import ended the process (exit code {done.returncode})"
-    return TrackerEntry(name, "broken", origin, why, remedy=f"pip install --upgrade {origin.split()[0]}")
+        question = f"{__name__}:{loaded_entry.__name__}"
+        return TrackerEntry(**ask(question, name, where, origin, seconds=_PROBE_SECONDS))
+    except NoAnswer as error:
+        return TrackerEntry(name, "broken", origin, f"its import {error}", remedy=_upgrade(origin))
 
 
-def _probe_main(name: str, where: str, origin: str) -> None:
-    import json
-
-    answers = os.dup(1)
-    os.dup2(2, 1)  # the plug-in may print at any time, also when its process ends
+def loaded_entry(name: str, where: str, origin: str) -> dict[str, Any]:
+    """The entry of a plug-in that is imported here, as `ask` returns it."""
     try:
         entry = _entry(name, load_reference(where, name), origin)
     except BrokenTracker as error:
         cause = error.__cause__ or error
-        entry = TrackerEntry(
-            name, "broken", origin, error.flaw or f"{type(cause).__name__}: {cause}",
-            remedy=f"pip install --upgrade {origin.split()[0]}",
-        )  # fmt: skip
-    with os.fdopen(answers, "w", encoding="utf-8") as file:
-        json.dump({field: getattr(entry, field) for field in TrackerEntry.__slots__}, file)
-    os._exit(0)  # its threads may never end
+        why = error.flaw or f"{type(cause).__name__}: {cause}"
+        entry = TrackerEntry(name, "broken", origin, why, remedy=_upgrade(origin))
+    return {field: getattr(entry, field) for field in TrackerEntry.__slots__}
+
+
+def _upgrade(origin: str) -> str:
+    return f"pip install --upgrade {origin.split()[0]}"
 
 
 def _entry_points() -> dict[str, list[EntryPoint]]:
@@ -338,7 +328,3 @@ def _load_script(path: str) -> Any:
     sys.modules["__mp_main__"] = module
     spec.loader.exec_module(module)
     return module
-
-
-if __name__ == "__main__":
-    _probe_main(*sys.argv[1:4])

@@ -102,3 +102,57 @@ def test_the_variables_of_an_option_are_those_in_its_help() -> None:
         "wandb.group": ("WANDB_RUN_GROUP",), "wandb.notes": ("WANDB_NOTES",),
         "tensorboard.dir": ("TENSORBOARD_LOGGING_DIR",),
     }  # fmt: skip
+
+
+_SOUND = """
+import subprocess, sys
+from dataclasses import dataclass, field
+from fmstune import Tracker
+print("hello")
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)  # left by a plug-in"])
+@dataclass
+class Options:
+    path: str = field(default="x", metadata={"help": "The file, else MINE_PATH."})
+    also: tuple = ()
+class Mine(Tracker):
+    Config = Options
+    description = "mine"
+    def track(self, metric, name, stage=None, *, step=None): ...
+"""
+
+
+def test_a_plug_in_that_prints_and_starts_processes_is_described(tmp_path: Path) -> None:
+    (tmp_path / "plug.py").write_text(_SOUND)
+    done = fmstune("trackers", "show", "plug:Mine", "--json", cwd=tmp_path, light=True, MINE_PATH="y")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["description"], found["check"]["state"]) == ("mine", "ok")
+    assert [(each["name"], each["value"], each["origin"]) for each in found["options"]] == [
+        ("path", "y", "the variable MINE_PATH"), ("also", [], "default"),
+    ]  # fmt: skip
+    text = fmstune("trackers", "show", "plug:Mine", cwd=tmp_path, light=True).stdout
+    assert "  path           The file, else MINE_PATH. Default: x.\n" in text
+    assert "  also           \n" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import time; time.sleep(3600)", "the import of plug took longer than 1 s. Fix the module"),
+        ("import os; os._exit(0)", "the import of plug ended the process (exit code 0)"),
+        ("import os; os.abort()", "the import of plug ended the process (SIGABRT)"),
+        ("raise SystemExit('bye')", "cannot be loaded from plug:Mine: SystemExit: bye"),
+        ("Mine = 1", "plug:Mine is not a class with a method `track`"),
+        ("import fmstune; fmstune.train()", "fmstune.train was called while the module was imported"),
+    ],
+)  # fmt: skip
+def test_a_plug_in_whose_import_fails_is_named(source: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "plug.py").write_text(source + "\n")
+    seconds = "1" if "longer" in said else "60"
+    done = fmstune(
+        "trackers", "show", "plug:Mine", "--timeout", seconds, cwd=tmp_path, light=True, timeout=60
+    )
+    assert done.returncode == 3, done.stdout
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "runs").exists()
