@@ -17,11 +17,15 @@ from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.system.files import read_text, replace_text
 
 PLACE_NAME = "journal.place"
+_MOST_EARLIER = 20
 
 
 def record_place(directory: Path, run_id: str) -> None:
-    """Record that the run of this id is written here."""
-    place = {"id": run_id, "host": platform.node(), "path": str(directory.resolve())}
+    """Record that the run of this id is written here, and where it was before, where its ledgers may start
+    their relative paths."""
+    here = str(directory.resolve())
+    earlier = [path for path in _paths(directory) if path != here]
+    place = {"id": run_id, "host": platform.node(), "path": here, "earlier": earlier[-_MOST_EARLIER:]}
     path = directory / TRACKING_DIR / PLACE_NAME
     with contextlib.suppress(OSError):  # full disk: a copy then passes for the run, as without the file
         replace_text(path, json.dumps(place) + "\n")
@@ -46,13 +50,14 @@ def original_of(directory: Path) -> Path | None:
 def moved_with(directory: Path, folder: Path) -> Path | None:
     """The new location of a folder that contained this run's folder, if both were moved together; `None` if
     unknown."""
-    recorded = _place(directory).get("path")
-    if not isinstance(recorded, str) or not Path(recorded).is_relative_to(folder):
-        return None
-    below, here = Path(recorded).relative_to(folder), directory.resolve()
-    if not below.parts or here.parts[-len(below.parts) :] != below.parts:
-        return None
-    return here.parents[len(below.parts) - 1]
+    here = directory.resolve()
+    for recorded in map(Path, reversed(_paths(directory))):
+        if recorded == here or not recorded.is_relative_to(folder):
+            continue
+        below = recorded.relative_to(folder)
+        if below.parts and here.parts[-len(below.parts) :] == below.parts:
+            return here.parents[len(below.parts) - 1]
+    return None
 
 
 def become_own_run(directory: Path, header: Header) -> None:
@@ -91,6 +96,14 @@ def _ids(directory: Path) -> set[str]:
     with contextlib.suppress(OSError, JournalError):
         found.add(JournalReader(directory / TRACKING_DIR / JOURNAL_NAME).header.id)
     return found
+
+
+def _paths(directory: Path) -> list[str]:
+    """The paths at which the run was written, the last one last."""
+    place = _place(directory)
+    earlier = place.get("earlier")
+    paths = [*(earlier if isinstance(earlier, list) else ()), place.get("path")]
+    return [path for path in paths if isinstance(path, str)]
 
 
 def _place(directory: Path) -> dict[str, Any]:
