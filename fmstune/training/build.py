@@ -32,6 +32,7 @@ from fmstune.training.extensions import Extensions
 from fmstune.training.inputs import Inputs, load_inputs
 from fmstune.training.memory.outlook import require_room_for_weights
 from fmstune.training.methods.trained import trained_by
+from fmstune.training.schedule import schedule_notes
 from fmstune.training.speed.padding_free import Padding, decide
 from fmstune.training.trainers.preferences import build_tuner, refused_by_trl
 from fmstune.training.trl_compat.steps import set_padding_free
@@ -101,6 +102,8 @@ def build_trainer(
         trainer = _built_by_trl(config, inputs, args, attached)
         padding = _without_padding(trainer, config)
     _require_batch(trainer, config)
+    steps = _steps(trainer)
+    notes += schedule_notes(config, trainer.args, steps)
     _complete(trainer, config, inputs)
     _track(tracker, inputs, padding)
     data = inputs.data
@@ -110,7 +113,7 @@ def build_trainer(
         model_identity=dict(inputs.model.identity),
         data=data.summary,
         bad_rows=data.bad,
-        steps=_steps(trainer),
+        steps=steps,
         trainable=sum(weights.numel() for weights in trainer.model.parameters() if weights.requires_grad),
         padding=padding,
         precision=precision(config.training),
