@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fmstune.delivery.delivered_files import progress
 from fmstune.delivery.journal.events import later_kinds
-from fmstune.delivery.journal.reader import JournalReader, last_seq
+from fmstune.delivery.journal.reader import JournalReader, damaged_at_end, last_seq
 from fmstune.delivery.ledger import Ledger, State, damage, highest_known, load_ledger
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.trackers.records import utf8
@@ -65,7 +65,15 @@ def report(directory: Path, trackers: Sequence[str]) -> list[DeliveryReport]:
     ledgers = (
         load_ledger(directory, name) or Ledger(name, error=damage(directory, name)) for name in trackers
     )
-    return [_of(ledger, written, last, after, directory) for ledger in ledgers]
+    lines = [_of(ledger, written, last, after, directory) for ledger in ledgers]
+    if damaged := damaged_at_end(path):  # without a number, they are in no total
+        ends = (
+            "the journal ends with a damaged line"
+            if damaged == 1
+            else (f"the journal ends with {damaged} damaged lines")
+        )
+        lines = [replace(line, note=" · ".join(filter(None, (line.note, ends)))) for line in lines]
+    return lines
 
 
 def _of(ledger: Ledger, written: int, last: int, after: int, directory: Path) -> DeliveryReport:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.delivery.journal.events import Later
-from fmstune.delivery.journal.reader import Event, Header, JournalError, JournalReader
+from fmstune.delivery.journal.reader import Event, Header, JournalError, JournalReader, is_being_written
 from fmstune.report.batches import Batch, batches
 from fmstune.trackers.records import merged
 
@@ -191,4 +191,6 @@ def replay(
                 also(found)
             else:
                 run.damaged += 1
+    if not reader.at_end and not is_being_written(path):  # a power cut, or a kill, cut off the last line
+        run.damaged += 1
     return run

@@ -14,6 +14,7 @@ from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.crashes import after_death
 from fmstune.delivery.shipping.process import ShipperProcess
 from fmstune.delivery.sync import sync
+from fmstune.report.replay import replay
 from tests.sample_trackers import collected
 from tests.support.journals import journal_path
 from tests.support.shipping import CAUSES, COLLECTOR, job, record_steps, steps_in
@@ -36,6 +37,31 @@ def test_damaged_and_reordered_journal_lines_are_never_lost_in_silence(
     assert sorted(steps_in(tmp_path / "c")) == [1, 2, 3, 4, 5, 6, 8, 9]
     assert (line.state, line.delivered, line.total) == ("failed", 9, 10)
     assert line.error == "1 damaged line of the journal (event 7) cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        pytest.param(b"\0" * 90, "a damaged line", id="without its end"),
+        pytest.param(b"#" * 50 + b"\n", "a damaged line", id="a line"),
+        pytest.param(b'{"seq":9\n\n\0\n{"se', "3 damaged lines", id="lines"),
+    ],
+)
+def test_a_damaged_end_of_a_journal_is_said_though_no_number_is_missing(
+    end: bytes, said: str, recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 9)
+    path, options = journal_path(run_directory), {"collector": {"path": str(tmp_path / "c")}}
+    (line,) = report(run_directory, ["collector"])
+    assert line.note is None
+    recorder.journal.close()
+    path.write_bytes(path.read_bytes()[:-120] + end)
+    kept = replay(path).step
+    assert kept in (7, 8)
+    assert replay(path).damaged == (3 if said.startswith("3") else 1)
+    (line,) = sync(run_directory, "collector", options, lambda _: COLLECTOR)
+    assert steps_in(tmp_path / "c") == list(range(1, kept + 1))
+    assert f"the journal ends with {said}" in line.line()
 
 
 def test_a_permanently_refused_event_does_not_block_the_others(

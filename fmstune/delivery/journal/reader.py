@@ -192,6 +192,23 @@ def last_seq(path: Path) -> int:
     return next(filter(None, map(seq_of, _lines_from_the_end(path))), 0)
 
 
+def damaged_at_end(path: Path) -> int:
+    """The number of lines after the last event that are damaged, as after a power cut; the last one may lack
+    its end. 0 while the journal is being written."""
+    if is_being_written(path):
+        return 0
+    damaged = 0
+    with open_file(path) as file:
+        if end := file.seek(0, os.SEEK_END):
+            file.seek(end - 1)
+            damaged += file.read(1) != b"\n"
+    for line in _lines_from_the_end(path):
+        if seq_of(line) is not None or b'"kind":"header"' in line:
+            break
+        damaged += bool(line.strip())
+    return damaged
+
+
 def last_event(path: Path) -> Event | None:
     """The last event, read from the end of the file; `None` when there is none."""
     return next(filter(None, map(parse, _lines_from_the_end(path))), None)
