@@ -96,11 +96,13 @@ def generate(
     config = pinned(RunConfig(model=config), console.warn).model
     from fmstune.models.generate import Prompt, generate_texts, rendered, require_room
     from fmstune.models.load import load_for_use
+    from fmstune.training.speed.lm_head import require_causal
 
     used, tokenizer = load_for_use(config, base=base)
     for note in used.notes:
         console.warn(note)
     loaded = used.model
+    require_causal(loaded, f"{place.path}")
     chat = bool(tokenizer.chat_template) and not raw
     asked = {"--tools": schemas, "--system": system, "--chat-template-kwargs": variables}
     if (needs := next((option for option, value in asked.items() if value), None)) and not chat:

@@ -16,7 +16,6 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.console import phase
 from fmstune.data.configured import configured_data, shuffled_as_configured
 from fmstune.data.prepare import PreparedData
-from fmstune.errors import ModelError
 from fmstune.layout import SKIPPED_ROWS
 from fmstune.models.context_length import check_context_length
 from fmstune.models.end_tokens import learnt_ends, stop_at
@@ -24,7 +23,7 @@ from fmstune.models.load import LoadedModel, load_model, load_tokenizer
 from fmstune.models.special_tokens import use_tokens
 from fmstune.models.tokenizer_file import unlike_its_file
 from fmstune.models.vocabulary import fit_vocabulary
-from fmstune.training.speed.lm_head import sees_ahead
+from fmstune.training.speed.lm_head import require_causal
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,8 @@ def _load_model(
     """The model with an embedding for each token of the data, and a message if it had to grow for that."""
     frozen, scores = config.adapter is not None, METHODS[config.run.method].scores
     loaded = load_model(config.model, lora=frozen, seed=config.seed, reward=scores)
-    if not scores and sees_ahead(loaded.model):
-        raise ModelError(
-            f"model.path = {config.model.path!r} sees the tokens that it is to predict: models of type "
-            f'{loaded.model.config.model_type} can learn to generate if config.json has "is_decoder": true.'
-        )
+    if not scores:
+        require_causal(loaded.model, f"model.path = {config.model.path!r}")
     grown = fit_vocabulary(loaded.model, tokenizer, config, data)
     if grown and not frozen:
         parameters = loaded.model.num_parameters()

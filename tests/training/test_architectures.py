@@ -17,6 +17,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fmstune import demo
+from fmstune.cli.generate import generate
 from fmstune.config.load.load import load
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ModelError
@@ -167,6 +168,8 @@ def test_a_model_that_attends_to_later_tokens_is_refused(kind: str, tmp_path: Pa
     saved(tiny(kind), tmp_path)
     with pytest.raises(ModelError, match='has "is_decoder": true'):
         built(tmp_path, lora=False)
+    with pytest.raises(ModelError, match='has "is_decoder": true'):
+        generate(str(tmp_path), prompts=["Hi"])
 
 
 def saved(model: Any, place: Path) -> None:

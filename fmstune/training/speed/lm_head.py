@@ -25,6 +25,7 @@ from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from fmstune.data.tokens.table import IGNORED
+from fmstune.errors import ModelError
 from fmstune.training.speed.log_probs import scores
 from fmstune.training.trl_compat.head import (
     FUSED,
@@ -116,9 +117,17 @@ def _probe(model: PreTrainedModel) -> torch.Tensor:
     )
 
 
-def sees_ahead(model: PreTrainedModel) -> bool:
-    """Whether the model sees the tokens that it should predict, as BERT models do without `is_decoder` in the
-    config: the loss drops to zero, but the model cannot generate."""
+def require_causal(model: PreTrainedModel, name: str) -> None:
+    """Raise `ModelError` if the model sees the tokens that it should predict, as BERT models do without
+    `is_decoder` in the config: the loss drops to zero, but the model cannot generate."""
+    if _sees_ahead(model):
+        raise ModelError(
+            f"{name} sees the tokens that it is to predict: models of type {model.config.model_type} can "
+            'learn to generate if config.json has "is_decoder": true.'
+        )
+
+
+def _sees_ahead(model: PreTrainedModel) -> bool:
 
     def changes() -> bool:
         ids = _probe(model)
