@@ -118,6 +118,42 @@ def test_no_secret_reaches_the_tracker_or_the_log(
 
 
 @pytest.mark.parametrize("name", TRACKERS)
+def test_each_trial_of_a_search_is_a_run_and_so_is_the_training_after_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Prunes(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.trial_params == {"learning_rate": 0.2}:
+                raise StopIteration("pruned")
+
+    monkeypatch.chdir(tmp_path)
+    callback = own_callback(get_tracker(name, **TRACKERS[name].options(tmp_path)), strict=True)
+    trainer, losses = user_trainer(callback, tmp_path), []
+    trainer.add_callback(Prunes())
+    for rate in (0.1, 0.2, 0.3, None):
+        with contextlib.suppress(StopIteration):
+            trainer.train(trial=rate and {"learning_rate": rate})
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    trainer.evaluate()
+    callback.close()
+    wandb.teardown()
+
+    runs = {run.name: run for run in TRACKERS[name].seen(tmp_path)}
+    assert sorted(runs) == ["by-hand", "by-hand-trial-0", "by-hand-trial-1", "by-hand-trial-2"]
+    pruned = runs.pop("by-hand-trial-1")
+    assert (pruned.status, pruned.params["trial"]) == ("interrupted", {"learning_rate": 0.2})
+    for number, rate in ((0, 0.1), (2, 0.3)):
+        run = runs[f"by-hand-trial-{number}"]
+        assert (run.status, run.params["trial"]) == ("finished", {"learning_rate": rate})
+        assert run.values["train", "loss"] == pytest.approx(losses[number])
+        assert ("eval", "loss") not in run.values
+    last = runs["by-hand"]
+    assert last.values["train", "loss"] == pytest.approx(losses[3])
+    assert len(last.values["eval", "loss"]) == 1
+    assert "trial" not in last.params
+
+
+@pytest.mark.parametrize("name", TRACKERS)
 def test_requesting_a_callback_twice_returns_the_same_one_and_a_closed_one_tracks_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Logs
 ) -> None:

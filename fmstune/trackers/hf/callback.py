@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -17,6 +17,9 @@ from fmstune.trackers.records import MetricPoint, Receiver, RunStart, Status, Tr
 from fmstune.trackers.standalone import Guard, adapted, close_at_exit, closed, note_training, status_so_far
 from fmstune.trackers.values.plain import plain
 from fmstune.trackers.values.stages import split_stages
+
+if TYPE_CHECKING:
+    from fmstune.trackers.values.normalise import Normaliser
 
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
 _MOST_NAMES = 10_000
@@ -89,7 +92,7 @@ def _guarded(event: _Event) -> _Event:
 
 class OwnRunCallback(TrackerCallback):
     """Feed a standalone tracker in the user's own Trainer: one run for any number of trainings and
-    evaluations.
+    evaluations, and one for each trial of a hyperparameter search.
 
     The first event opens the run; the end of the process (or `close`) closes it. `train_ended` makes it
     visible as finished before that. Events after `close` are refused and counted. Secrets are redacted and
@@ -98,17 +101,17 @@ class OwnRunCallback(TrackerCallback):
     """
 
     def __init__(self, tracker: Receiver, *, strict: bool = False) -> None:
-        from fmstune.trackers.values.normalise import Normaliser
-
         super().__init__(tracker)
         self.strict = strict
         self._guard = Guard(tracker.name, strict=strict)
-        self._normaliser = Normaliser(tracker.limits)
+        self._normaliser = self._new_normaliser()
         self._run_id = uuid.uuid4().hex
         self._open = False
         self._clear_names: set[str] = set()
         self._appeared: set[tuple[str | None, str]] = set()
         self._last: tuple[Any, int] = (None, 0)
+        self._trials = 0
+        self._trial_name: str | None = None  # of the open run, if it is that of a trial
         self.closed = False
 
     @_guarded
@@ -116,6 +119,8 @@ class OwnRunCallback(TrackerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         super().on_train_begin(args, state, control, **kwargs)
+        if state.is_world_process_zero:
+            self._separate_trials(args, state)
         if not (state.is_world_process_zero and self._opened(args)):
             return
         note_training(self.tracker, going=True)
@@ -125,6 +130,8 @@ class OwnRunCallback(TrackerCallback):
         model_config: Any = getattr(kwargs.get("model"), "config", None)
         if hasattr(model_config, "to_dict"):
             self._guard.attempt(lambda: self._set_params(model_config.to_dict(), "model"))
+        if isinstance(state.trial_params, Mapping):
+            self._guard.attempt(self._set_params, state.trial_params, "trial")
         self._guard.attempt(self.tracker.appear, values=0)
 
     @_guarded
@@ -185,14 +192,39 @@ class OwnRunCallback(TrackerCallback):
         a run whose training has not ended is `failed`, or `interrupted` by Ctrl-C; otherwise `finished`."""
         self.closed = True
         if self._open:
-            self._open = False
             if status is None:
                 status, error = status_so_far(self.tracker)
-            text = None if error is None else hide(error)
-            self._guard.attempt(self.tracker.close, status, text, values=0)
-            self._guard.report_lost()
-            self._guard.lost = 0
-            closed(self.tracker)
+            self._end_run(status, error)
+
+    def _end_run(self, status: Status, error: str | None) -> None:
+        self._open = False
+        text = None if error is None else hide(error)
+        self._guard.attempt(self.tracker.close, status, text, values=0)
+        self._guard.report_lost()
+        self._guard.lost = 0
+        closed(self.tracker)
+
+    def _separate_trials(self, args: TrainingArguments, state: TrainerState) -> None:
+        """End the open run if a trial begins, or a training after one: each has values of the same steps."""
+        if not state.is_hyper_param_search and self._trial_name is None:
+            return
+        if self._open:
+            status, error = status_so_far(self.tracker)
+            # A search goes on after a trial that it prunes, which ends by an exception.
+            self._end_run("interrupted" if status == "failed" and error is None else status, error)
+        self._run_id, self._last = uuid.uuid4().hex, (None, 0)
+        self._normaliser = self._new_normaliser()
+        self._appeared.clear()
+        self._tokens = self._step_seconds = 0.0
+        self._trial_name = None
+        if state.is_hyper_param_search:
+            self._trial_name = state.trial_name or f"{args.run_name or 'run'}-trial-{self._trials}"
+            self._trials += 1
+
+    def _new_normaliser(self) -> Normaliser:
+        from fmstune.trackers.values.normalise import Normaliser
+
+        return Normaliser(self.tracker.limits)
 
     def report_shared(self) -> None:
         """Report that this callback was requested again."""
@@ -209,7 +241,7 @@ class OwnRunCallback(TrackerCallback):
                 "get_hf_callback() returns a callback with its own run."
             )
         elif not self._open and not self._guard.given_up:
-            name, directory = hide(str(args.run_name or "run")), args.output_dir or "."
+            name, directory = hide(str(self._trial_name or args.run_name or "run")), args.output_dir or "."
             start = RunStart(name, directory, trainer_pid=os.getpid(), run_id=self._run_id)
             self._open = self._guard.attempt(self.tracker.open, start, vital=True)
             if self._open:
