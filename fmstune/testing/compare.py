@@ -14,7 +14,7 @@ from fmstune.testing.findings import Stored
 from fmstune.trackers.records import merged
 from fmstune.trackers.values.normalise import as_text, flatten
 
-_MOST_SHOWN = 5
+MOST_SHOWN = 5
 
 Points = dict[tuple[str, int | None], list[Any]]
 
@@ -27,18 +27,25 @@ def differences(
     replaces: bool,
     repeats: int = 0,
     single: bool = False,
+    extra: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """The values that are missing, different or duplicated; `changes`, the adaptations listed in the report,
     are accepted. With `replaces`, a step that is logged again after a resume replaces the earlier value. Up
-    to `repeats` values may be duplicates. With `single`, the service has single precision."""
+    to `repeats` values may be duplicates. With `single`, the service has single precision. `extra` are
+    expected params that are not tracked as such."""
     expected = points_of(events, replaces)
     if single:
         expected = {key: [as_single(value) for value in values] for key, values in expected.items()}
     found = [*_of_points(expected, stored.points, changes, repeats)]
     if stored.params is not None:
-        found += _of_params(params_of(events), stored.params, changes)
-    more = len(found) - _MOST_SHOWN
-    return [*found[:_MOST_SHOWN], f"and {more} more like these"] if more > 0 else found
+        found += _of_params({**params_of(events), **(extra or {})}, stored.params, changes)
+    return found
+
+
+def shortened(found: list[str]) -> list[str]:
+    """The first differences, and the number of others."""
+    more = len(found) - MOST_SHOWN
+    return [*found[:MOST_SHOWN], f"and {more} more like these"] if more > 0 else found
 
 
 def points_of(events: Iterable[Event], replaces: bool) -> Points:

@@ -13,7 +13,8 @@ from typing import Any
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.shipping.crashes import can_progress
 from fmstune.testing import runs
-from fmstune.testing.compare import differences
+from fmstune.testing.compare import differences, shortened
+from fmstune.testing.compare_items import missing_items, params_of_tables, uncompared
 from fmstune.testing.findings import Delivered, Findings, Read, Stored, found
 from fmstune.testing.fork_server import SECRET, ChildError, Failure, ForkServer, Kill, RefusedError
 from fmstune.trackers.registry import reference as reference_of
@@ -55,6 +56,7 @@ class Examination:
         self._slowest_event = slowest_event
         self._prepare = prepare
         self._guarantees: dict[str, Any] | None = None
+        self._uncompared = "Nothing was compared: there is no `read`."
 
     # -- examinations -------------------------------------------------------------------------
 
@@ -65,15 +67,16 @@ class Examination:
 
     def check(self) -> Findings:
         """`check`: it returns in time, and changes nothing."""
-        return found(
-            self._inside("check", self._new("check")), "Its check returns in time and changes nothing."
-        )
+        breaks = self._inside("check", self._new("check"))
+        return found(breaks, "Its check returns in time and changes nothing.")
 
     def whole_run(self) -> Findings:
         """A finished run with data of each kind; no secret of its process is stored."""
         run = self._delivered("whole", runs.whole)
         breaks = self._compared(run, status="finished") + self._leaks(run.parent)
-        return found(breaks, "A run arrives as tracked, without anything from its process's environment.")
+        how = "arrives as tracked," if self._read else "is delivered"
+        keeps = f"A run {how} without anything from its process's environment. {self._uncompared}"
+        return found(breaks, keeps.strip())
 
     def empty_run(self) -> Findings:
         """A run that tracked nothing, with an end and without one."""
@@ -272,14 +275,19 @@ class Examination:
         if (said := self._incomplete(run)) or self._read is None:
             return said
         stored = self._stored(run.parent, ledger.run_id, ledger.url)
+        events = runs.events_of(run)
         said = differences(
-            runs.events_of(run),
+            events,
             stored,
             ledger.changes,
             replaces=self._declared["repeated_steps"] == "replaced",
             repeats=repeats,
             single=self._declared["single_precision"],
+            extra=params_of_tables(events) if self._declared["tables"] == "params" else None,
         )
+        said += missing_items(events, stored, self._declared, ledger.changes)
+        self._uncompared = uncompared(stored, self._declared)
+        said = shortened(said)
         if status is not None and stored.status not in (None, status):
             said.append(f"The run ended as {status}, but the service has {stored.status}.")
         return [f"Counted as delivered, but {each}." for each in said]
@@ -319,7 +327,7 @@ def examine(
 
 def _unused_folder() -> Path:
     names = ("conformance", *(f"conformance-{number}" for number in range(2, 10_000)))
-    return next(path for path in map(Path, names) if not path.exists())
+    return next(Path(name) for name in names if not Path(name).exists())
 
 
 @functools.cache

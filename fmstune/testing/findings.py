@@ -24,12 +24,16 @@ class Stored:
 
     `points` are all stored values as (name, step, value), in any order. A name is `stage/name`, or just the
     name if there was no stage. `params` has a mapping for each namespace, or dotted names in one mapping;
-    with `None` they are not compared. The same applies to `status`.
+    with `None` they are not compared. The same applies to `status`, `tables` as (name, step, rows), and
+    `media` as (kind, name, step), where a kind is text, image or histogram. A tracker without `track_table`
+    has its tables in `params`.
     """
 
     points: Sequence[tuple[str, int | None, Any]]
     params: Mapping[str, Any] | None = None
     status: str | None = None
+    tables: Sequence[tuple[str, int | None, Sequence[Mapping[str, Any]]]] | None = None
+    media: Sequence[tuple[str, str, int | None]] | None = None
 
 
 Read = Callable[[Delivered], Stored]

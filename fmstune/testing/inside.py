@@ -27,7 +27,15 @@ def declared(folder: Path, reference: str, options: Mapping[str, Any]) -> dict[s
     """The tracker's guarantees."""
     tracker = build_tracker(reference, "t", options)
     said = {name: getattr(tracker, name) for name in GUARANTEES}
-    return {**said, "single_precision": tracker.limits.single_precision}
+    # As `fmstune trackers show` decides it.
+    own_tables = type(tracker).track_table is not Tracker.track_table
+    tables = ("tables" if own_tables else "params") if tracker.keeps_tables else None
+    return {
+        **said,
+        "single_precision": tracker.limits.single_precision,
+        "tables": tables,
+        "media": sorted(tracker.media),
+    }
 
 
 def interface(folder: Path, reference: str, options: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -14,7 +15,16 @@ from typing import Any, ClassVar
 
 from fmstune.testing.findings import Delivered, Stored
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.records import Check, MetricPoint, RunStart, Status, TrackerRun, merged
+from fmstune.trackers.records import (
+    Check,
+    Media,
+    MetricPoint,
+    RunStart,
+    Status,
+    Table,
+    TrackerRun,
+    merged,
+)
 
 
 @dataclass(frozen=True)
@@ -64,9 +74,63 @@ def read(delivered: Delivered) -> Stored:
             points += [tuple(point) for point in what]
         elif kind == "params":
             params = merged(params, what)
-        else:
+        elif kind == "status":
             status = what
     return Stored(points, params, status)
+
+
+class StoresAll(Sound):
+    """Also has tables and media of its own."""
+
+    media = frozenset({"text", "image", "histogram"})
+
+    def track_table(self, table: Table) -> None:
+        self._write("table", [_key(table), table.step, table.filled()])
+
+    def track_media(self, media: Media) -> None:
+        self._write("media", [media.kind, _key(media), media.step])
+
+
+def _key(item: Table | Media) -> str:
+    return "/".join(part for part in (item.stage, item.name) if part)
+
+
+def read_all(delivered: Delivered) -> Stored:
+    """The run that the lines hold, with its tables and media."""
+    path = delivered.folder / "lines.jsonl"
+    lines = [json.loads(line)[1:] for line in path.read_text().splitlines()] if path.exists() else []
+    return dataclasses.replace(
+        read(delivered),
+        tables=[tuple(what) for kind, what in lines if kind == "table"],
+        media=[tuple(what) for kind, what in lines if kind == "media"],
+    )
+
+
+class DropsTables(StoresAll):
+    def track_table(self, table: Table) -> None:
+        pass
+
+
+class CutsTables(StoresAll):
+    def track_table(self, table: Table) -> None:
+        super().track_table(dataclasses.replace(table, rows=table.rows[:1]))
+
+
+class LosesCells(StoresAll):
+    def track_table(self, table: Table) -> None:
+        super().track_table(dataclasses.replace(table, rows=({"prompt": "Hi"}, *table.rows[1:])))
+
+
+class DropsHistograms(StoresAll):
+    def track_media(self, media: Media) -> None:
+        if media.kind != "histogram":
+            super().track_media(media)
+
+
+class DropsParamsOfTables(Sound):
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        if "samples" not in str(name):
+            super().set_params(params, name)
 
 
 class Doubles(Sound):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fmstune.testing import Examination, Findings, TrackerConformance, examine
+from fmstune.testing import Delivered, Examination, Findings, Stored, TrackerConformance, examine
 from tests.support import faulty_trackers as trackers
 from tests.support.commands import fmstune
 
@@ -15,6 +15,11 @@ from tests.support.commands import fmstune
 class TestSound(TrackerConformance):
     tracker = trackers.Sound
     read = staticmethod(trackers.read)
+
+
+class TestStoresAll(TrackerConformance):
+    tracker = trackers.StoresAll
+    read = staticmethod(trackers.read_all)
 
 
 class TestPrompts(TrackerConformance):
@@ -37,6 +42,11 @@ BROKEN = {
     ("DiesAtNul", "unusual_values"): "It fails at a param with the character NUL: its process ended with "
     "exit code 7. Declare limits = Limits(nul=False).",
     ("ForgetsParams", "whole_run"): "the param params.data.seed is missing: 1",
+    ("DropsTables", "whole_run"): "Counted as delivered, but the table eval/samples at step 5 is missing.",
+    ("CutsTables", "whole_run"): "the table eval/samples at step 5 has 1 rows instead of 2.",
+    ("LosesCells", "whole_run"): "has None instead of 3 in row 1, column tokens.",
+    ("DropsHistograms", "unusual_values"): "the histogram eval/a histogram/ü at step 1 is missing.",
+    ("DropsParamsOfTables", "whole_run"): "the param eval/samples/step 5.1.prompt is missing: 'Hi'",
     ("NewRunEachTime", "resumed_run"): "open the run `start.tracker_run_id`",
     ("SaysFinished", "unusual_values"): "The run ended as failed, but the service has finished",
     ("KeepsEnvironment", "whole_run"): "secrets included: environment.json",
@@ -51,7 +61,8 @@ BROKEN = {
 
 def examined(name: str, what: str, folder: Path) -> Findings:
     made = Examination(
-        f"tests.support.faulty_trackers:{name}", {}, folder, trackers.read,
+        f"tests.support.faulty_trackers:{name}", {}, folder,
+        trackers.read_all if issubclass(getattr(trackers, name), trackers.StoresAll) else trackers.read,
         life_timeout=1 if name.startswith("Hangs") else 120,
         slowest_event=0.001 if name == "Slow" else math.inf,
     )  # fmt: skip
@@ -64,6 +75,30 @@ def test_what_a_tracker_breaks_is_reported_in_a_sentence(name: str, what: str, t
     findings = examined(name, what, tmp_path)
     assert not findings.ok
     assert BROKEN[name, what] in str(findings)
+
+
+def test_what_is_not_compared_is_named(tmp_path: Path) -> None:
+    def points_only(delivered: Delivered) -> Stored:
+        return Stored(trackers.read(delivered).points)
+
+    said = [
+        str(Examination(tracker, {}, tmp_path / str(number), read).whole_run())
+        for number, (tracker, read) in enumerate(
+            [
+                (trackers.StoresAll, trackers.read_all),
+                (trackers.StoresAll, trackers.read),
+                (trackers.Sound, points_only),
+                (trackers.Sound, None),
+            ]
+        )
+    ]
+    assert said[0].endswith("from its process's environment.")
+    assert said[1].endswith("Not compared, since `read` does not return them: tables, media.")
+    assert said[2].endswith("Not compared, since `read` does not return them: params, status.")
+    assert said[3].endswith(
+        "A run is delivered without anything from its process's environment. "
+        "Nothing was compared: there is no `read`."
+    )
 
 
 def test_all_findings_about_the_class_are_reported_together(tmp_path: Path) -> None:
