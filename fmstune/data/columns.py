@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ A_ROW = (
     "rows have `messages` (a list of {role, content}), or `prompt` and `completion`, or a question and its "
     "answer (`instruction` and `output`, `question` and `answer`), or `text`, `conversations`, `input_ids`"
 )
+
+BY_HANDLER = " To convert rows of another form, write a function: data.handler."
 
 CONVERSATIONS = ("messages", "conversations", "conversation")
 QUESTIONS = ("instruction", "question", "query", "prompt", "input")
@@ -37,6 +40,7 @@ SPEAKERS = {
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "chatbot": "assistant",
     "bing": "assistant",
     "bard": "assistant",
     "model": "assistant",
@@ -51,8 +55,12 @@ SPEAKERS = {
     "tool_response": "tool",
     "function_response": "tool",
 }
-"""Roles, by the names that OpenAI, ShareGPT, Llama and Gemma use; case is ignored."""
+"""Roles, by the names that OpenAI, ShareGPT, Llama, Gemma and Cohere use; case is ignored."""
 
+_TRANSCRIPT = re.compile(
+    r"(?:^|\n)\W*(?:user|human)\s*[:|].*\n\W*(?:assistant|gpt|bot|ai)\s*[:|]", re.I | re.S
+)
+"""Both sides of a conversation in one text: "USER: … ASSISTANT: …", "[|Human|] … [|AI|] …"."""
 _OF_BLOCKS = {"type", "text", "cache_control", "citations"}
 _KNOWN = {
     *CONVERSATIONS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, HISTORY, TEMPLATE_KWARGS,
@@ -148,7 +156,7 @@ def require_text(row: Row, key: str, place: str) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and has_value(value):
         return str(value)
     if not isinstance(value, str):
-        raise DataError(f"{place}: `{key}` is {kind_in_words(value)}, where a text is needed.")
+        raise DataError(f"{place}: `{key}` is {kind_in_words(value)}, where a text is needed.{BY_HANDLER}")
     return value
 
 
@@ -248,6 +256,9 @@ def _advice(row: Row) -> str:
     texts = [name for name, value in row.items() if isinstance(value, str) and isinstance(name, str)]
     if any(_is_tree(value) for value in row.values()):
         texts = []  # the text is in there
+    for name in texts:
+        if _TRANSCRIPT.search(row[name]):
+            return f" `{name}` is a transcript: split it into `messages` with a function, data.handler."
     answer = like(texts, _LIKE_ANSWERS)
     question = like([name for name in texts if name != answer], LIKE_QUESTIONS)
     others = [name for name in texts if name not in (answer, question) and not _is_like(name, _LIKE_NEITHER)]
@@ -263,7 +274,7 @@ def _advice(row: Row) -> str:
         named = f"prompt={_quoted(question)}, completion={_quoted(answer)}"
         put = f"--template '{{{question}}} {{{answer}}}'"
     if named is None:
-        return " To convert rows of another form, write a function: data.handler."
+        return BY_HANDLER
     return (
         f" To use other columns, name them with data.columns, as in --set 'data.columns={{{named}}}', "
         f"or combine them with {put}."

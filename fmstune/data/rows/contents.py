@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fmstune.data.cells import kind_in_words
-from fmstune.data.columns import has_value
+from fmstune.data.columns import BY_HANDLER, has_value
 from fmstune.data.rows.fields import Fields, Lost
 from fmstune.errors import DataError
 
@@ -40,7 +40,7 @@ def read_content(value: Any, role: str, where: str, name: str, lost: Lost) -> tu
             return _joined(value, where, name, lost)
     if role == "tool":
         return json.dumps(value, ensure_ascii=False), ""
-    raise DataError(f"{where} has no text as its `content`, but {kind_in_words(value)}.")
+    raise DataError(f"{where} has no text as its `content`, but {kind_in_words(value)}.{BY_HANDLER}")
 
 
 def _is_result_part(part: Any) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmstune.data.cells import as_boolean, loaded, parsed
-from fmstune.data.columns import SPEAKERS, as_list, has_value
+from fmstune.data.columns import BY_HANDLER, SPEAKERS, as_list, has_value
 from fmstune.data.rows.anthropic import calls_in_parts, with_own_results
 from fmstune.data.rows.calls import read_calls
 from fmstune.data.rows.contents import read_content, read_reasoning
@@ -69,7 +69,7 @@ def says_something(message: Message) -> bool:
 
 def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
     if not isinstance(given, Mapping) or not ("role" in given or "from" in given):
-        raise DataError(f"{where} is not an object with `role` and `content`.")
+        raise DataError(f"{where} is not an object with `role` and `content`.{BY_HANDLER}")
     if len(given) == 2 and (plain := _plain(given)) is not None:
         return plain
     fields = Fields(given, key, lost)
@@ -77,8 +77,8 @@ def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
     if given.get("type") == "message":  # the type in OpenAI's responses
         fields.get("type")
     if role is None:
-        raise DataError(f"{where} has the role {speaker!r}; roles are {', '.join(SPEAKERS)}.")
-    value = fields.first("content", "value")
+        raise DataError(f"{where} has the role {speaker!r}; roles are {', '.join(SPEAKERS)}.{BY_HANDLER}")
+    value = fields.first("content", "value", "message", "parts")  # Cohere's is `message`, Gemini's `parts`
     if role == "assistant" and not has_value(value) and isinstance(given.get("refusal"), str):
         value = fields.get("refusal")  # OpenAI's answers have their refusal there instead of a content
     calls = _calls(fields, where, lost)

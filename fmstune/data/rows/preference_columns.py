@@ -9,6 +9,7 @@ from typing import Literal
 from fmstune.config.methods.known import METHODS, methods_for
 from fmstune.data.columns import (
     ANSWERS,
+    BY_HANDLER,
     CONVERSATIONS,
     LIKE_QUESTIONS,
     QUESTIONS,
@@ -99,10 +100,8 @@ def find_columns(row: Row, where: str, method: str, *, chat: bool) -> Preference
         other = f" Such rows are for --method {methods_for('labelled')}."
     elif conversation or has("completion") or has("text") or has(question, answer):
         other = f" Such rows are for --method {methods_for('tokens')}."
-    elif not any(isinstance(value, (list, dict)) for value in row.values()):
-        other = ""
     else:
-        other = " To convert rows of another form, write a function: data.handler."
+        other = "" if has("chosen") or has("rejected") else BY_HANDLER
     raise DataError(f"{where}: --method {method} {METHODS[method].needs}; the columns are {columns}.{other}")
 
 

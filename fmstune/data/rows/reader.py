@@ -22,6 +22,7 @@ from fmstune.data.rows.preferences import demo_pair, recognise_preferences
 from fmstune.data.rows.shapes import PREFERENCES, Recognised, Shape, recognise
 from fmstune.data.rows.squad import with_one_answer
 from fmstune.data.rows.unused import Unused, unused_lines
+from fmstune.data.rows.vendors import require_texts, with_our_columns
 from fmstune.errors import DataError
 from fmstune.text import first_line
 
@@ -177,6 +178,8 @@ class Reader:
         if self._form:
             formed, left_out = self._form(row, place)
         formed = with_one_answer(with_known_names(formed), place, self.unused)
+        require_texts(formed, place)
+        formed = with_our_columns(formed, self.method)
         if self.recognised is None:
             self.recognised = self._recognise(formed, place)
         read = self.recognised.read(formed, place, self.unused)

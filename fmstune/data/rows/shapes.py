@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,7 @@ from fmstune.data.rows.recognised import PREFERENCES, Recognised, Shape
 from fmstune.data.rows.repeated import split_off_prompt
 from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
+from fmstune.text import counted
 
 __all__ = ["PREFERENCES", "Recognised", "Shape", "recognise"]
 
@@ -68,6 +69,11 @@ def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
         return Recognised("tokens", name, read, frozenset(("input_ids", "labels", "attention_mask")))
     if question and answer and _may_be_text(row[question]) and _may_be_text(row[answer]):
         return _judged_or(row, question_rows(row, question, answer, chat=chat), (question, answer))
+    if has("text", "message_id", "role") and "parent_id" in row:  # OASST's
+        raise DataError(
+            f"{place}: it is one message of a tree (`parent_id`): make each path through the tree a row with "
+            '`messages`, or set data.columns = {text = "text"} to learn each message as a text of its own.'
+        )
     if has("text"):
         return Recognised("text", "text", _text, frozenset(("text",)))
     raise unknown_shape(row, place)
@@ -111,30 +117,47 @@ def _conversation(row: Row, key: str) -> Recognised:
         given = row.get(key)
         if given is None:
             raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
-        messages = read_messages(_turns(parsed(loaded(given, f"{place}: `{key}`"))), place, key, unused)
+        turns = _turns(parsed(loaded(given, f"{place}: `{key}`")), place, key)
+        messages = read_messages(turns, place, key, unused)
         require_answer(messages, place, key)
         return template_inputs(row, place, unused) | {"messages": with_system(messages, row, place, unused)}
 
     return Recognised("messages", f"{key}{spoken}", read, frozenset((key, *BESIDE_CHATS)))
 
 
-def _turns(messages: Any) -> Any:
-    """Turns of {input, output} as messages, as in some collections of conversations (Capybara)."""
-    if not isinstance(messages, list) or not all(
-        isinstance(turn, dict) and {"input", "output"} <= turn.keys() and not is_message(turn)
-        for turn in messages
-    ):
+_TURNS = (("input", "output"), ("human", "assistant"), ("user", "assistant"))
+"""The two sides of a turn, in Capybara and XTuner, in Firefly, and in others."""
+
+
+def _turns(messages: Any, place: str, key: str) -> Any:
+    """Turns of {input, output} or {human, assistant} as messages, perhaps with a `system` (XTuner); and texts
+    by turns, as in LIMA. Anything else unchanged. Raises `DataError` for an odd number of texts."""
+    if not isinstance(messages, list) or not messages:
         return messages
-    return [
-        message
-        for turn in messages
-        for message in (
-            {"role": "user", "content": turn["input"]},
-            # A turn's other fields (its weight, its reasoning) belong to its answer.
-            {name: value for name, value in turn.items() if name not in ("input", "output")}
-            | {"role": "assistant", "content": turn["output"]},
-        )
-    ]
+    if key != "messages" and all(isinstance(each, str) for each in messages):
+        if len(messages) % 2:
+            raise DataError(
+                f"{place}: `{key}` has {counted(len(messages), 'text')}, which are question and answer by "
+                "turns; the last one has no answer: remove it, or skip such rows with --skip-bad-rows."
+            )
+        roles = ("user", "assistant")
+        return [{"role": roles[at % 2], "content": text} for at, text in enumerate(messages)]
+    for asks, answers in _TURNS:
+        if all(
+            isinstance(turn, dict) and {asks, answers} <= turn.keys() and not is_message(turn)
+            for turn in messages
+        ):
+            return [message for turn in messages for message in _of_turn(turn, asks, answers)]
+    return messages
+
+
+def _of_turn(turn: Row, asks: str, answers: str) -> Iterator[dict[str, Any]]:
+    if has_value(turn.get("system")):
+        yield {"role": "system", "content": turn["system"]}
+    yield {"role": "user", "content": turn[asks]}
+    # A turn's other fields (its weight, its reasoning) belong to its answer.
+    others = {name: value for name, value in turn.items() if name not in ("system", asks, answers)}
+    yield {**others, "role": "assistant", "content": turn[answers]}
 
 
 def ends_with_question(messages: Any) -> bool:
