@@ -63,8 +63,9 @@ class Batch:
     step: int | float | None
 
 
-def batches(lines: Sequence[bytes]) -> Iterator[Batch | Event | Later | None]:
-    """Parse lines; `None` stands for a line without an event."""
+def batches(lines: Sequence[bytes], after: int = 0) -> Iterator[Batch | Event | Later | None]:
+    """Parse lines; `None` stands for a line without an event. A batch has increasing
+    numbers, after `after` and those of earlier lines: a journal may have lines twice."""
     waiting: list[bytes] = []
     raws: list[Raw] = []
     for line, raw in zip(lines, _loaded(lines), strict=True):
@@ -73,12 +74,17 @@ def batches(lines: Sequence[bytes]) -> Iterator[Batch | Event | Later | None]:
             raws.append(raw)
             continue
         if raws:
-            yield from _batch(waiting, raws)
+            for found in _batch(waiting, raws, after):
+                if found is not None:
+                    after = max(after, found.seqs[-1] if isinstance(found, Batch) else found.seq)
+                yield found
             waiting, raws = [], []
         if line.strip():
-            yield parse(line) or later(line)
+            event = parse(line) or later(line)
+            after = after if event is None else max(after, event.seq)
+            yield event
     if raws:
-        yield from _batch(waiting, raws)
+        yield from _batch(waiting, raws, after)
 
 
 def _loaded(lines: Sequence[bytes]) -> list[Any]:
@@ -102,12 +108,16 @@ def _is_plain(raw: Any) -> bool:
         return False
 
 
-def _batch(lines: Sequence[bytes], raws: Sequence[Raw]) -> Iterator[Batch | Event | None]:
+def _batch(lines: Sequence[bytes], raws: Sequence[Raw], after: int) -> Iterator[Batch | Event | None]:
     found = _columns(raws)
-    if found is not None:
+    if found is not None and _increase(found.seqs, after):
         yield found
     else:
         yield from map(parse, lines)
+
+
+def _increase(seqs: Sequence[int], after: int) -> bool:
+    return seqs[0] > after and all(map(operator.lt, seqs, itertools.islice(seqs, 1, None)))
 
 
 def _columns(raws: Sequence[Raw]) -> Batch | None:

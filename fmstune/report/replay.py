@@ -47,7 +47,8 @@ class Session:
 class Replay:
     """The state of a run after the events added so far. `last` has the newest value of each metric, with its
     step; `status` and `error` are those of the run's end, unless it was resumed; `missing` counts events
-    whose lines are missing or damaged; `later` counts those that only a later version knows, by kind."""
+    whose lines are missing or damaged; `repeated` counts further lines of an event, which are ignored, as in
+    trackers; `later` counts those that only a later version knows, by kind."""
 
     header: Header
     params: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Replay:
     step: int | float | None = None
     events: int = 0
     damaged: int = 0
+    repeated: int = 0
     later: dict[str, int] = field(default_factory=dict)
     _seq: int = 0
     _numbers: int = 0
@@ -65,10 +67,12 @@ class Replay:
     _late: set[int] = field(default_factory=set)
     _new_settings: bool = False
 
-    def add(self, event: Event) -> None:
-        """Add the next event."""
+    def add(self, event: Event) -> bool:
+        """Add the next event; returns whether it is one, not the repetition of an earlier line."""
+        if not self._count(event.seq):
+            self.repeated += 1
+            return False
         self.events += 1
-        self._count(event.seq)
         if event.kind == "resume" or not self.sessions:
             self.sessions.append(Session(event.time, event.time, event.step if self.sessions else None))
         self.sessions[-1].ended = event.time
@@ -86,6 +90,7 @@ class Replay:
         elif event.kind == "resume":
             self.status = self.error = None
             self._new_settings = True
+        return True
 
     def add_later(self, found: Later) -> None:
         """Count an event that only a later version knows."""
@@ -112,6 +117,11 @@ class Replay:
                 self.last[each.stage, name] = column.last, step
 
     @property
+    def newest(self) -> int:
+        """The highest number of an event so far."""
+        return self._seq
+
+    @property
     def missing(self) -> int:
         """The number of sequence numbers without an event."""
         return max(0, self._seq - self.header.after - self._numbers)
@@ -126,17 +136,20 @@ class Replay:
         """The time of the last event."""
         return self.sessions[-1].ended if self.sessions else self.header.time
 
-    def _count(self, seq: int) -> None:
-        """Count the sequence numbers that have an event; lines may be duplicated or out of order."""
+    def _count(self, seq: int) -> bool:
+        """Count the sequence numbers that have an event; lines may be duplicated or out of order. Returns
+        whether the number is a new one."""
         if seq > self._seq:
             if seq > self._seq + 1:
                 self._gaps.append((self._seq + 1, seq))
             self._seq, self._numbers = seq, self._numbers + 1
-            return
+            return True
         at = bisect.bisect_right(self._gaps, (seq, sys.maxsize)) - 1
         if at >= 0 and seq < self._gaps[at][1] and seq not in self._late:
             self._late.add(seq)
             self._numbers += 1
+            return True
+        return False
 
     def _add_params(self, name: str, values: Mapping[str, Any]) -> None:
         if name == SETTINGS and self._new_settings:
@@ -180,15 +193,15 @@ def replay(
         if reader.offset - sum(map(len, lines)) < at:  # events read so far would count twice
             raise JournalError(f"{path} was rewritten while it was being read; try again.")
         at = reader.offset
-        for found in batches(lines):
+        for found in batches(lines, run.newest):
             if isinstance(found, Batch):
                 run.add_batch(found)
                 also_batch(found)
             elif isinstance(found, Later):
                 run.add_later(found)
             elif found is not None:
-                run.add(found)
-                also(found)
+                if run.add(found):
+                    also(found)
             else:
                 run.damaged += 1
     if not reader.at_end and not is_being_written(path):  # a power cut, or a kill, cut off the last line

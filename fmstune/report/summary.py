@@ -54,6 +54,7 @@ class RunDetail:
     sessions: int = 0
     events: int = 0
     damaged: int = 0
+    repeated: int = 0
     missing: int = 0
     later: Mapping[str, int] = field(default_factory=dict)
 
@@ -62,6 +63,7 @@ def unread(run: Replay | RunDetail) -> list[str]:
     """What is missing of a run's journal or could not be read, in words."""
     found = [f"{counted(run.missing, 'event')} missing"] if run.missing else []
     found += [counted(run.damaged, "damaged line")] if run.damaged else []
+    found += [counted(run.repeated, "repeated line")] if run.repeated else []
     if run.later:
         count = counted(sum(run.later.values()), "event")
         found.append(f"{count} that this fmstune cannot read: {later_kinds(run.later)}")
@@ -119,6 +121,7 @@ def summary_of(run: Replay, directory: Path) -> tuple[RunLine, RunDetail]:
         sessions=len(run.sessions),
         events=run.events,
         damaged=run.damaged,
+        repeated=run.repeated,
         missing=run.missing,
         later=run.later,
     )

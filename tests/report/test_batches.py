@@ -69,7 +69,7 @@ def journals(draw: st.DrawFn) -> list[str]:
     return found
 
 
-def one_by_one(lines: Sequence[bytes]) -> Iterator[Event | None]:
+def one_by_one(lines: Sequence[bytes], after: int = 0) -> Iterator[Event | None]:
     """Each line as an event."""
     return map(parse, filter(bytes.strip, lines))
 

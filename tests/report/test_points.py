@@ -21,6 +21,8 @@ from fmstune.report.ending import ending
 from fmstune.report.live_state import Follower, LiveState
 from fmstune.report.page_charts import page_charts
 from fmstune.report.show import view_of
+from fmstune.report.summary import unread
+from fmstune.text import counted
 from fmstune.trackers.records import MetricPoint
 from tests.support.commands import FAST, start
 from tests.support.journals import journal_path
@@ -171,3 +173,23 @@ def test_output_of_a_callback_is_not_in_the_json_output(tmp_path: Path) -> None:
     assert answer == "out\n"
     assert "hello" not in said
     assert (tmp_path / "out/train.log").read_text().count("hello") == 2
+
+
+@given(st.data())
+@settings(max_examples=50)
+def test_lines_that_a_journal_has_twice_count_once(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    directory = make_run(tmp_path_factory.mktemp("twice") / "run", {step: 1 / step for step in range(1, 9)})
+    once, path = read_run(directory), journal_path(directory)
+    lines = path.read_bytes().splitlines(keepends=True)
+    begin = data.draw(st.integers(1, len(lines) - 1))
+    again = lines[begin : begin + data.draw(st.integers(1, 9))]
+    at = data.draw(st.sampled_from([begin + len(again), len(lines)]))
+    lines[at:at] = again
+    path.write_bytes(b"".join(lines))
+    twice = read_run(directory)
+    points = [[(curve.key, list(curve.points())) for curve in run.curves] for run in (once, twice)]
+    assert points[0] == points[1]
+    assert (twice.replay.events, twice.replay.status) == (once.replay.events, "finished")
+    assert unread(twice.replay) == [counted(len(again), "repeated line")]
