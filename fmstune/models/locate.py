@@ -101,13 +101,23 @@ def require_local_model(config: ModelConfig) -> None:
             _require_one(Path(path))
         if name is not None and not (Path(path) / name).is_file():
             raise ModelError(f"model.path = {path!r} holds no file {name!r}.")
-        if name is not None or (Path(path) / "config.json").exists():
+        if name is not None:
+            return
+        if (Path(path) / "config.json").exists():
+            require_complete(Path(path))
             return
         raise ModelError(f"model.path = {path!r} holds no model: {_hint(Path(path))}.")
     if Path(path).exists():
         raise ModelError(f"model.path = {path!r} is a file; give the directory that holds the model.")
     if path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1:
         raise ModelError(f"model.path = {path!r}: there is no such directory (looked for from {Path.cwd()}).")
+
+
+def require_complete(directory: Path) -> None:
+    """Raise `ModelError` for a run that was killed while it saved its model or adapter."""
+    checkpoint = newest_weights(directory)
+    if checkpoint is not None and is_half_saved(directory, checkpoint):
+        raise ModelError(f"model.path = {str(directory)!r} is not complete: {_hint(directory)}.")
 
 
 def _require_one(directory: Path) -> None:

@@ -10,7 +10,7 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.data.files.source import Split
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader
-from fmstune.models.locate import require_local_model
+from fmstune.models.locate import require_complete, require_local_model
 
 _LARGEST_FILE = 1_000_000
 """For files that cannot be read row by row. This size takes some hundredths of a second."""
@@ -21,7 +21,9 @@ def look_ahead(config: RunConfig) -> None:
     """Check that a local model exists, and read the first row of each local data source, if that is fast and
     runs no user code. Raises `ModelError` or `DataError`."""
     folder = Path(config.model.path)
-    if not folder.is_dir() or not holds_adapter(folder):
+    if folder.is_dir() and holds_adapter(folder):
+        require_complete(folder)
+    else:
         require_local_model(config.model)
     if config.data.skip_bad_rows or config.data.handler is not None:
         return

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from fmstune import demo
 from fmstune.config.load.load import load
 from fmstune.config.methods.known import METHODS
 from fmstune.data.prepare import prepare
-from fmstune.errors import DataError
+from fmstune.errors import DataError, ModelError
 from fmstune.run.look_ahead import look_ahead
 
 CASES = sorted(path for path in (Path(__file__).parents[1] / "data" / "cases").glob("*/*") if path.is_file())
@@ -54,3 +55,19 @@ def test_a_users_row_handler_does_not_run_in_the_early_check() -> None:
     handled = dataclasses.replace(config, data=dataclasses.replace(config.data, handler=ran.append))
     look_ahead(handled)
     assert ran == []
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_run_that_was_killed_while_it_saved_is_not_a_model(
+    lora: bool, tokenizer: Any, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(demo.model_dir()))
+    saved: Any = get_peft_model(model, LoraConfig()) if lora else model
+    for place in (tmp_path, tmp_path / "checkpoint-20"):
+        saved.save_pretrained(place)
+    tokenizer.save_pretrained(tmp_path / "checkpoint-20")
+    config = load(None, [("model.path", str(tmp_path), "--model"), ("data.train", "demo", "--data")], [])
+    with pytest.raises(ModelError, match=r"is not complete: .*give its newest checkpoint, '.*checkpoint-20'"):
+        look_ahead(config)
+    tokenizer.save_pretrained(tmp_path)
+    look_ahead(config)
