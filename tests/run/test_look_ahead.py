@@ -66,6 +66,7 @@ def test_a_run_that_was_killed_while_it_saved_is_not_a_model(
     for place in (tmp_path, tmp_path / "checkpoint-20"):
         saved.save_pretrained(place)
     tokenizer.save_pretrained(tmp_path / "checkpoint-20")
+    (tmp_path / "checkpoint-20/trainer_state.json").write_text('{"global_step": 20}')
     config = load(None, [("model.path", str(tmp_path), "--model"), ("data.train", "demo", "--data")], [])
     with pytest.raises(ModelError, match=r"is not complete: .*give its newest checkpoint, '.*checkpoint-20'"):
         look_ahead(config)
