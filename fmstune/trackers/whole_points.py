@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+from fmstune.secrets.redaction import hide
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import MetricPoint, merged
+from fmstune.trackers.standalone import adapted
 from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.plain import plain
+
+logger = logging.getLogger("fmstune")
 
 
 class WholePointTracker(Tracker):
@@ -19,6 +24,7 @@ class WholePointTracker(Tracker):
     def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
         super().__init__(name, tracker_config)
         self._adapt = Normaliser(self.limits)
+        self._reported: set[str] = set()
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)
@@ -29,7 +35,9 @@ class WholePointTracker(Tracker):
         if self.seq is not None:
             return point.values, point.stage
         stage = self._adapt.stage(point.stage)
-        return self._adapt.metrics(plain(dict(point.values)), stage), stage
+        values = self._adapt.metrics(plain(dict(point.values)), stage)
+        self._report_changes()
+        return values, stage
 
     def _fitted_params(
         self, params: Mapping[str, Any], name: str | None, held: Mapping[str, Any] | None = None
@@ -41,4 +49,12 @@ class WholePointTracker(Tracker):
             return namespace, dict(params)
         namespace = self._adapt.namespace(namespace) or "params"
         given = self._adapt.params(plain(dict(params)), namespace)
+        self._report_changes()
         return namespace, given if held is None else merged(held.get(namespace, {}), given)
+
+    def _report_changes(self) -> None:
+        """Log what the service cannot take as it is, once for each name: there is no report of a delivery."""
+        for change in map(adapted, self._adapt.changes):
+            if change not in self._reported:
+                self._reported.add(change)
+                logger.warning("%s: %s", self.name, hide(change))
