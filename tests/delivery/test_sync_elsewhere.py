@@ -75,48 +75,24 @@ def test_a_removed_plug_in_is_reported_as_missing_with_its_former_location(
     assert str(home) in str(line.remedy)
 
 
+@pytest.mark.parametrize("resumed", [False, True], ids=["moved once", "resumed in two new places"])
 def test_the_file_of_a_moved_project_is_found_in_its_new_location(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, options = tmp_path / "project", {"path": "m.jsonl"}
-    run = project / "runs" / "x"
-    (run / TRACKING_DIR).mkdir(parents=True)
-    journal = open_journal(run)
+    (project / "runs" / "x" / TRACKING_DIR).mkdir(parents=True)
+    journal = open_journal(project / "runs" / "x")
     journal.append("metrics", {"step": 1, "values": {"loss": 1.0}})
-    record_place(run, "id-1")
+    journal.close()
+    record_place(project / "runs" / "x", "id-1")
     with monkeypatch.context() as here:
         here.chdir(project)
         ledger = Ledger("file", reference("file"), options, str(project))
-        Delivery(run, FileTracker("file", options), ledger).run(lambda: True)
-    journal.append("metrics", {"step": 2, "values": {"loss": 1.0}})
-    journal.append("status", {"status": "finished"})
-    journal.close()
-    moved = project.rename(tmp_path / "moved")
-    monkeypatch.chdir(tmp_path)
-    (line,) = sync(moved / "runs" / "x", None, {}, reference)
-    assert (line.state, line.delivered) == ("complete", 3)
-    rows = map(json.loads, (moved / "m.jsonl").read_text().splitlines())
-    assert [row["step"] for row in rows if row["kind"] == "metrics"] == [1, 2]
-    assert not (tmp_path / "m.jsonl").exists()
-
-
-def test_a_project_that_was_moved_and_whose_run_was_resumed_there_keeps_its_storage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project, options = tmp_path / "project", {"path": "m.jsonl"}
-    run = project / "runs" / "x"
-    (run / TRACKING_DIR).mkdir(parents=True)
-    journal = open_journal(run)
-    journal.append("metrics", {"step": 1, "values": {"loss": 1.0}})
-    journal.close()
-    record_place(run, "id-1")
-    with monkeypatch.context() as here:
-        here.chdir(project)
-        ledger = Ledger("file", reference("file"), options, str(project))
-        Delivery(run, FileTracker("file", options), ledger).run(lambda: True)
-    for folder in ("moved", "moved again"):  # each time resumed with another tracker, or during an outage
+        Delivery(project / "runs" / "x", FileTracker("file", options), ledger).run(lambda: True)
+    for folder in ["moved", "moved again"][: 1 + resumed]:
         project = project.rename(tmp_path / folder)
-        record_place(project / "runs" / "x", "id-1")
+        if resumed:  # with another tracker, or during an outage: the ledger stays that of the first place
+            record_place(project / "runs" / "x", "id-1")
     journal = open_journal(project / "runs" / "x")
     journal.append("metrics", {"step": 2, "values": {"loss": 1.0}})
     journal.append("status", {"status": "finished"})
