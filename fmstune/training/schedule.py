@@ -96,6 +96,6 @@ def _rates(config: RunConfig, args: Any, steps: int, warmup: int) -> Iterator[fl
 
 def _followed(steps: int, warmup: int) -> list[int]:
     """The finished steps after which the rate is computed, in ascending order."""
-    stride = max(1, steps // _FOLLOWED)
+    stride = -(-steps // _FOLLOWED)
     around = {*range(warmup - 2, warmup + 3), *range(steps - 2, steps)}
     return sorted({*range(0, steps, stride), *(step for step in around if 0 <= step < steps), steps})
