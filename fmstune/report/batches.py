@@ -16,13 +16,12 @@ from typing import Any
 
 import orjson
 
+from fmstune.delivery.journal.encoding import CHECKSUM, KEYS, is_intact
 from fmstune.delivery.journal.events import Later, later
 from fmstune.delivery.journal.reader import Event, parse
 
 _EXACT, _LONG = 2**53, float(2**63)
 _NUMBERS, _OR_NOTHING = frozenset({int, float}), frozenset({int, float, type(None)})
-_KEYS = 7
-"""The number of keys in a line of metrics: seq, time, kind, stage, step, epoch and values."""
 
 Raw = Mapping[str, Any]
 
@@ -89,21 +88,25 @@ def batches(lines: Sequence[bytes], after: int = 0) -> Iterator[Batch | Event | 
 
 def _loaded(lines: Sequence[bytes]) -> list[Any]:
     try:
-        return list(map(orjson.loads, lines))
+        if all(map(is_intact, lines)):
+            return list(map(orjson.loads, lines))
     except ValueError:
-        return [_load(line) for line in lines]
+        pass
+    return [_load(line) for line in lines]
 
 
 def _load(line: bytes) -> Any:
     try:
-        return orjson.loads(line)
+        return orjson.loads(line) if is_intact(line) else None
     except ValueError:  # `json` may still read it
         return None
 
 
 def _is_plain(raw: Any) -> bool:
     try:
-        return len(raw) == _KEYS and raw["kind"] == "metrics" and type(raw["values"]) is dict
+        return (
+            len(raw) == KEYS + (CHECKSUM in raw) and raw["kind"] == "metrics" and type(raw["values"]) is dict
+        )
     except (TypeError, KeyError):
         return False
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.access import denied, reason, unusable_path
+from fmstune.delivery.journal.encoding import CHECKSUM, loads
 from fmstune.delivery.journal.reader import Header, JournalReader, Kind
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.media import record_text
@@ -114,17 +115,17 @@ def import_run(past: PastRun, folder: Path) -> Imported:
 
 def _events(path: Path) -> Counter[str]:
     """The contents of a journal without sequence numbers and times, which are meaningless if the source has
-    none."""
+    none, and without checksums."""
     found: Counter[str] = Counter()
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with path.open("rb") as lines:
         next(lines, None)  # the header
         for line in lines:
             try:
-                said = json.loads(line)
+                said = loads(line)
             except ValueError:  # a damaged line counts as missing
                 continue
             if isinstance(said, dict):
-                found[json.dumps({**said, "seq": 0, "time": 0}, sort_keys=True)] += 1
+                found[json.dumps({**said, "seq": 0, "time": 0, CHECKSUM: ""}, sort_keys=True)] += 1
     return found
 
 

@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from fmstune.delivery.journal.encoding import body, body_of_finite, numbered
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from tests.benchmarks.results import multiple, record
 
@@ -27,16 +28,16 @@ def write_journal(path: Path, lines: int) -> None:
     """A journal as a training writes it."""
     path.parent.mkdir(parents=True)
     header = {"seq": 0, "kind": "header", "version": 1, "run": "run", "id": "id", "time": 1.8e9, "cwd": "/"}
-    with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(header) + "\n")
+    with path.open("wb") as file:
+        file.write(json.dumps(header).encode() + b"\n")
         for step in range(1, lines):
             loss = 2 + 1 / step
-            file.write(
-                f'{{"seq":{step},"time":{1.8e9 + step / 7},"kind":"metrics","stage":"train","step":{step},'
-                f'"epoch":{step / 1000},"values":{{"loss":{loss},"learning_rate":{1e-4 / step},'
-                f'"grad_norm":{loss / 3},"mean_token_accuracy":{1 / loss}}}}}\n'
-            )
-        file.write(f'{{"seq":{lines},"time":1.9e9,"kind":"status","status":"finished"}}\n')
+            values = {"loss": loss, "learning_rate": 1e-4 / step}
+            values |= {"grad_norm": loss / 3, "mean_token_accuracy": 1 / loss}
+            event = {"time": 1.8e9 + step / 7, "kind": "metrics", "stage": "train"}
+            event |= {"step": step, "epoch": step / 1000, "values": values}
+            file.write(numbered(step, body_of_finite(event)))
+        file.write(numbered(lines, body({"time": 1.9e9, "kind": "status", "status": "finished"})))
 
 
 def measured(command: list[str]) -> tuple[float, float, float]:

@@ -51,6 +51,7 @@ def test_the_first_line_identifies_the_run_and_events_are_numbered_from_one(run_
         "step": 12,
         "epoch": 0.4,
         "values": {"loss": 1.93},
+        "crc": lines[2]["crc"],
     }
 
 

@@ -13,7 +13,7 @@ from fmstune.delivery.journal.reader import JournalReader
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import DeliveryReport
 from fmstune.delivery.sync import sync
-from tests.support.journals import journal_path, open_journal
+from tests.support.journals import changed, journal_path, open_journal
 from tests.support.shipping import COLLECTOR, record_steps, steps_in
 
 
@@ -21,7 +21,7 @@ def make_later(directory: Path, numbers: Sequence[int]) -> None:
     """Give these events a kind of a later version; the lines keep their lengths."""
     lines = journal_path(directory).read_bytes().splitlines(keepends=True)
     for number in numbers:
-        lines[number] = lines[number].replace(b'"kind":"metrics"', b'"kind":"orbital"')
+        lines[number] = changed(lines[number], b'"kind":"metrics"', b'"kind":"orbital"')
     overwrite(directory, b"".join(lines))
 
 

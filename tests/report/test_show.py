@@ -15,7 +15,7 @@ from fmstune.delivery.recorder import Recorder
 from fmstune.layout import CONFIG_NAME
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.records import Table
-from tests.support.journals import journal_path, open_journal
+from tests.support.journals import changed, journal_path, open_journal
 from tests.support.made_runs import end_run, make_run, start_run, with_settings
 
 
@@ -68,7 +68,7 @@ def test_results_without_what_could_not_be_read_come_with_a_warning(
     directory = make_run(Path("run"), dict.fromkeys(range(1, 6), 1.0))
     path = journal_path(directory)
     lines = path.read_bytes().splitlines(keepends=True)
-    lines[3] = lines[3].replace(b'"metrics"', b'"orbital"')
+    lines[3] = changed(lines[3], b'"metrics"', b'"orbital"')
     path.write_bytes(b"".join([*lines[:4], b"damaged\n", *lines[6:]]))
     named = [str(directory)] * (2 if command == "compare" else 1)
     done = CliRunner().invoke(app, ["runs", *command.split(), *named])

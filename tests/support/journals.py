@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from pathlib import Path
 
 from fmstune.delivery.journal.reader import Event, Header, JournalReader
@@ -24,6 +25,12 @@ def open_journal(directory: Path, lock: Lock | None = None) -> JournalWriter:
     journal = JournalWriter(journal_path(directory), header, lock=lock)
     _OPEN.append(journal)
     return journal
+
+
+def changed(line: bytes, old: bytes, new: bytes) -> bytes:
+    """An event's line with other contents, as if it had been written so."""
+    text = line.replace(old, new).rpartition(b',"crc":')[0]
+    return b'%b,"crc":"%08x"}\n' % (text, zlib.crc32(text))
 
 
 def close_journals() -> None:

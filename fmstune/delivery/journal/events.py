@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import operator
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
 
-from fmstune.delivery.journal.encoding import BITS_63, is_exact, loads, numbers
+from fmstune.delivery.journal.encoding import BITS_63, CHECKSUM, KEYS, is_exact, is_intact, loads, numbers
 from fmstune.trackers.values.plain import text_of
 
 Kind = Literal["params", "metrics", "table", "text", "image", "histogram", "artifact", "status", "resume"]
@@ -68,7 +67,7 @@ def parse(line: bytes) -> Event | None:
 def later(line: bytes) -> Later | None:
     """The event in a line from which `parse` gets none, if a later version of fmstune has written it."""
     try:
-        raw = json.loads(line)
+        raw = loads(line)
         seq, kind = raw["seq"], raw["kind"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
@@ -124,6 +123,8 @@ def parsed(lines: Sequence[bytes]) -> list[Event | None]:
         raws = list(map(orjson.loads, lines))
     except ValueError:
         return list(map(parse, lines))
+    if not all(map(is_intact, lines)):
+        return list(map(parse, lines))
     found = _plain_metrics(raws)
     if found is not None:
         return found
@@ -136,10 +137,10 @@ def _plain_metrics(raws: Sequence[Any]) -> list[Event | None] | None:
     try:
         columns = list(zip(*map(_FIELDS, raws), strict=True))
         seqs, times, kinds, stages, steps, epochs, values = columns
-        figures = list(itertools.chain.from_iterable(map(dict.values, values)))
+        figures = list(chain.from_iterable(map(dict.values, values)))
         known = [each for each in epochs if each is not None] if None in epochs else epochs
         if not (
-            set(map(len, raws)) == {len(columns)}
+            sum(map(len, raws)) == len(raws) * KEYS + sum(map(operator.contains, raws, repeat(CHECKSUM)))
             and set(kinds) == {"metrics"}
             and set(map(type, seqs)) == {int}
             and min(seqs) >= 1
@@ -150,12 +151,12 @@ def _plain_metrics(raws: Sequence[Any]) -> list[Event | None] | None:
             return None
     except (TypeError, KeyError, ValueError):
         return None
-    none, empty, item = itertools.repeat(None), itertools.repeat(()), itertools.repeat(_NOTHING)
+    none, empty, item = repeat(None), repeat(()), repeat(_NOTHING)
     rows = zip(
         seqs, map(float, times), kinds, stages, steps, epochs, none, values,
         empty, none, none, none, item, strict=False,
     )  # fmt: skip
-    return list(map(tuple.__new__, itertools.repeat(Event), rows))
+    return list(map(tuple.__new__, repeat(Event), rows))
 
 
 def _are_exact(numbers: Sequence[Any]) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fmstune.delivery.journal.damaged import set_aside
+from fmstune.delivery.journal.encoding import numbered
 from fmstune.delivery.journal.family import END, GENERATION, LAST, Family
 from fmstune.delivery.journal.reader import last_seq, seq_of
 
@@ -78,8 +79,8 @@ class JournalFile:
         self._device = stat.S_ISCHR(os.fstat(self._file).st_mode)
 
     def put(self, body: bytes, now: float) -> int:
-        """Write the next event, whose line is `body` after its number, and return the number; 0 if it
-        cannot be written now. Raises `OSError`."""
+        """Write the next event, whose line has this `body`, and return its number; 0 if it cannot be written
+        now. Raises `OSError`."""
         counters = self._counters
         # A check costs as much as the line: only now and then, unless a child may have written, too. A clock
         # that was set back does not postpone it.
@@ -87,7 +88,7 @@ class JournalFile:
         if (is_due or self._family.is_shared) and not self.is_ready():
             return 0
         seq = counters[LAST] + 1
-        self._write(b'{"seq":%d,%b' % (seq, body))
+        self._write(numbered(seq, body))
         counters[LAST] = seq
         return seq
 

@@ -213,7 +213,7 @@ class JournalWriter:
         first: dict[str, Any] = {"kind": "header", "version": VERSION, "run": header.run}
         first |= {"id": header.id, "time": header.time, "cwd": header.cwd}
         more = {"after": header.after, "group": header.group, "tags": header.tags, "notes": header.notes}
-        return b'{"seq":0,' + body(first | {key: value for key, value in more.items() if value})
+        return b'{"seq":0,%b}\n' % body(first | {key: value for key, value in more.items() if value})
 
     def _put(self, body: bytes, now: float) -> int:
         """Write an event and return its number; 0 if that is not possible now."""
