@@ -80,6 +80,12 @@ class Collector(Tracker):
             return
         if fault == "raise":
             raise RuntimeError("the service is on fire")
+        if fault == "fail_twice":
+            with Path(self.config.path + ".failures").open("a") as failures:
+                if failures.tell() < 2:
+                    failures.write(".")
+                    raise ConnectionResetError("connection reset")
+            Path(self.config.path + ".works").touch()
         if fault == "unreachable":
             raise ConnectionRefusedError(111, "Connection refused")
         if fault == "hang":

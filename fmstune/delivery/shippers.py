@@ -134,7 +134,7 @@ class Fleet:
             if ship.process.exit_code not in (None, EXIT_DONE):
                 self._restart_at_end(ship)  # one more attempt now, instead of after its pause
         tended = time.monotonic()
-        while time.monotonic() < deadline and any(self._still_delivers(ship) for ship in self._ships):
+        while time.monotonic() < deadline and self._any_delivers():
             time.sleep(_POLL_SECONDS)
             if time.monotonic() - tended > _TEND_SECONDS:
                 tended = time.monotonic()
@@ -148,6 +148,11 @@ class Fleet:
     def _restore_priorities(self) -> bool:
         settled = [ship.process.restore_priority() for ship in self._ships]
         return all(settled)
+
+    def _any_delivers(self) -> bool:
+        # Each is asked, and so restarted if necessary, whatever the others do.
+        delivers = [self._still_delivers(ship) for ship in self._ships]
+        return any(delivers)
 
     def _still_delivers(self, ship: _Shipper) -> bool:
         """Whether the shipper still delivers when the run ends, in a new process if necessary."""

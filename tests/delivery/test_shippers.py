@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -115,6 +116,22 @@ def test_a_hanging_tracker_is_ended_at_the_deadline(
     assert 1.4 < seconds < 60  # rather than forever
     (line,) = report(run_directory, ["collector"])
     assert line.state == "behind"
+
+
+def test_a_tracker_that_waits_at_the_end_does_not_keep_another_from_being_restarted(
+    recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmstune.delivery.shippers._FIRST_PAUSE", 1000.0)  # restarts are left to the end
+    waits = dataclasses.replace(
+        job(tmp_path / "a", fault="wait", at="close", until=str(tmp_path / "c.works")), name="waits"
+    )
+    fails = job(tmp_path / "c", fault="fail_twice", at="close")
+    fleet = Fleet([waits, fails], check_within=None, close_timeout=60)
+    fleet.start_delivery(run_directory)
+    record_steps(recorder, 1, 3)
+    recorder.close("finished")
+    fleet.finish()
+    assert [line.state for line in report(run_directory, ["waits", "collector"])] == ["complete"] * 2
 
 
 def test_a_check_without_an_answer_names_the_option_for_its_limit_and_claims_nothing_else(
