@@ -1,6 +1,9 @@
-"""Where a run was recorded: `<run>/tracking/journal.place`. A copy of its folder has the same id and numbers,
-so events added to the copy would be mistaken for events of the original. Therefore a resumed copy becomes its
-own run; a folder that was moved stays the same run."""
+"""Where a run was recorded: `<run>/tracking/journal.place`, which also has a copy of its journal's header.
+
+A copy of a run's folder has the same id and numbers, so events added to the copy would be mistaken for
+events of the original. Therefore a resumed copy becomes its own run; a folder that was moved stays the same
+run.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,23 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from fmstune.delivery.journal.reader import VERSION, Header, JournalError, JournalReader
+from fmstune.delivery.journal.events import seq_of
+from fmstune.delivery.journal.header import Header, JournalError
+from fmstune.delivery.journal.reader import JournalReader
 from fmstune.delivery.ledger import Ledger, load_ledgers
-from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.layout import JOURNAL_NAME, PLACE_NAME, TRACKING_DIR
 from fmstune.system.files import read_text, replace_text
 
-PLACE_NAME = "journal.place"
 _MOST_EARLIER = 20
 
 
-def record_place(directory: Path, run_id: str) -> None:
-    """Record that the run of this id is written here, and where it was before, where its ledgers may start
-    their relative paths."""
+def record_place(directory: Path, header: Header) -> None:
+    """Record that the run with this header is written here, and where it was before, where its ledgers may
+    start their relative paths."""
     here = str(directory.resolve())
     earlier = [path for path in _paths(directory) if path != here]
-    place = {"id": run_id, "host": platform.node(), "path": here, "earlier": earlier[-_MOST_EARLIER:]}
+    place: dict[str, Any] = {"id": header.id, "host": platform.node(), "path": here}
+    place |= {"earlier": earlier[-_MOST_EARLIER:], "header": header.fields()}
     path = directory / TRACKING_DIR / PLACE_NAME
     with contextlib.suppress(OSError):  # full disk: a copy then passes for the run, as without the file
         replace_text(path, json.dumps(place) + "\n")
@@ -73,18 +78,19 @@ def become_own_run(directory: Path, header: Header) -> None:
                 cwd=ledger.cwd,
                 module_path=ledger.module_path,
             ).save(folder)
-    with contextlib.suppress(JournalError):  # damaged, or empty: its writer gives it a new header
+    with contextlib.suppress(JournalError):  # empty, say: its writer gives it a new header
         found = JournalReader(path).header
-        own = dataclasses.replace(header, time=found.time, cwd=found.cwd, after=found.after)
-        _change_header(path, own)
+        header = dataclasses.replace(header, time=found.time, cwd=found.cwd, after=found.after)
+        _change_header(path, header)
+    record_place(directory, header)
 
 
 def _change_header(path: Path, header: Header) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
-    fields = {"seq": 0, "kind": "header", "version": VERSION, **dataclasses.asdict(header)}
     with path.open("rb") as old, temporary.open("wb") as new:
-        old.readline()
-        new.write(json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        new.write(header.line())
+        if seq_of(first := old.readline()):  # an event, as the header is lost
+            new.write(first)
         while block := old.read(1 << 20):
             new.write(block)
     temporary.replace(path)

@@ -61,7 +61,7 @@ def recorded(
     status: Status = "failed"
     error: str | None = None
     try:
-        record_place(directory.path, journal.header.id)
+        record_place(directory.path, journal.header)
         out.begin(directory.path)
         fleet.start_delivery(directory.path, tend=journal.tend)
         ending.release()
@@ -176,9 +176,7 @@ def _show(directory: Path, journal: JournalWriter, out: RunConsole, used: Collec
             "process that was still running: not recorded. End it in on_train_end"
         )
     if journal.lost:
-        out.warn(
-            f"{counted(journal.lost, 'event')} of the damaged journal could not be recovered, and are lost"
-        )
+        out.warn(f"{counted(journal.lost, 'event')} of the damaged journal cannot be recovered")
 
 
 def _exit_child() -> NoReturn:

@@ -14,12 +14,12 @@ import pytest
 
 from fmstune.delivery.journal.reader import JournalError, JournalReader
 from fmstune.delivery.ledger import ledger_path, load_ledger
-from fmstune.delivery.place import PLACE_NAME, original_of
+from fmstune.delivery.place import original_of
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.process import Job
-from fmstune.layout import TRACKING_DIR
+from fmstune.layout import PLACE_NAME, TRACKING_DIR
 from fmstune.system import locks
 from tests.support.journals import journal_path, open_journal
 from tests.support.shipping import job, record_steps, steps_in

@@ -1,16 +1,23 @@
-"""A line of the journal whose bytes have changed is never taken for an event with other values."""
+"""A line of the journal whose bytes have changed is never taken for an event with other values, and a
+header whose bytes have changed is replaced by its copy."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fmstune.delivery.journal.events import parse, parsed
+from fmstune.delivery.journal.header import Header, JournalError
 from fmstune.delivery.journal.reader import Event, JournalReader
+from fmstune.delivery.journal.writer import JournalWriter
+from fmstune.delivery.place import become_own_run, record_place
 from fmstune.layout import TRACKING_DIR
 from fmstune.report.batches import Batch, Later, batches
 from fmstune.report.replay import replay
@@ -23,7 +30,7 @@ FLIPS = st.tuples(st.integers(0, 10**6), st.integers(1, 255))
 
 def written(directory: Path) -> list[bytes]:
     """The lines of a journal with events of several kinds."""
-    (directory / TRACKING_DIR).mkdir()
+    (directory / TRACKING_DIR).mkdir(exist_ok=True)
     journal = open_journal(directory)
     journal.append("params", {"name": "params", "values": {"team": "é\u2028", "lr": 1e-4}})
     for step in range(1, STEPS + 1):
@@ -102,3 +109,64 @@ def test_lines_are_parsed_alike_one_by_one_and_together(data: st.DataObject) -> 
     together = parsed(lines)
     assert repr(together) == repr(list(map(parse, lines)))
     assert [event is None for event in together] == [b'"crc":"00000000"' in line for line in lines]
+
+
+def lost(header: bytes) -> bytes:
+    return b""
+
+
+def zeros(header: bytes) -> bytes:
+    return b"\0" * (len(header) - 1) + b"\n"
+
+
+def other_name(header: bytes) -> bytes:
+    return header.replace(b'"run":"', b'"run":"x')
+
+
+def joined_with_an_event(header: bytes) -> bytes:
+    return header[:-1]
+
+
+@pytest.mark.parametrize("damage", [lost, zeros, other_name, joined_with_an_event])
+def test_a_journal_with_a_damaged_header_is_read_with_its_copy(
+    damage: Callable[[bytes], bytes], run_directory: Path
+) -> None:
+    header, *lines = written(run_directory)
+    path = journal_path(run_directory)
+    whole = JournalReader(path)
+    expected = [event.seq for event in whole]
+    record_place(run_directory, whole.header)
+    path.write_bytes(damage(header) + b"".join(lines))
+    if damage is joined_with_an_event:
+        expected.remove(1)
+    reader = JournalReader(path)
+    assert [event.seq for event in reader] == expected
+    assert (reader.header, reader.damaged) == (whole.header, int(damage is not lost))
+    run = replay(path)
+    assert (run.events, run.missing, run.status) == (len(expected), len(lines) - len(expected), "finished")
+    again = open_journal(run_directory)  # a resumed run restores it
+    assert again.append("resume", {"step": STEPS, "session": "s"}) == len(lines) + 1
+    again.close()
+    assert path.read_bytes().startswith(header)
+    assert JournalReader(path).header == whole.header
+
+
+def test_a_copy_of_a_run_with_a_damaged_header_becomes_its_own_run(run_directory: Path) -> None:
+    header, *lines = written(run_directory)
+    record_place(run_directory, JournalReader(journal_path(run_directory)).header)
+    copy = Path(shutil.copytree(run_directory, run_directory.with_name("copy")))
+    journal_path(copy).write_bytes(b"damaged" + header + b"".join(lines))
+    own = Header("id-2", "copy", 2.0, ".")
+    become_own_run(copy, own)
+    journal = JournalWriter(journal_path(copy), own)
+    journal.append("resume", {"step": STEPS, "session": "s"})
+    journal.close()
+    reader = JournalReader(journal_path(copy))
+    assert (reader.header.id, len(list(reader)), reader.damaged) == ("id-2", len(lines) + 1, 0)
+
+
+def test_without_a_copy_a_damaged_header_is_named(run_directory: Path) -> None:
+    header, *lines = written(run_directory)
+    journal_path(run_directory).write_bytes(other_name(header) + b"".join(lines))
+    with pytest.raises(JournalError, match="does not begin with a journal's header"):
+        JournalReader(journal_path(run_directory))

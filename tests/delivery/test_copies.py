@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from fmstune.delivery import place
 from fmstune.delivery.journal.reader import Header, JournalReader
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger, load_ledger
@@ -19,6 +18,7 @@ from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.sync import sync
+from fmstune.layout import PLACE_NAME
 from fmstune.run.tracker_runs import copy_ledgers
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.file_tracker import FileTracker
@@ -42,14 +42,15 @@ def resume_in(directory: Path) -> JournalWriter:
     if original_of(directory):
         become_own_run(directory, header)
     journal = JournalWriter(journal_path(directory), header)
-    record_place(directory, journal.header.id)
+    record_place(directory, journal.header)
     return journal
 
 
 @pytest.fixture
 def original(run_directory: Path) -> Path:
-    record_place(run_directory, "id-1")
-    record(open_journal(run_directory), run_directory, range(1, 4))
+    journal = open_journal(run_directory)
+    record_place(run_directory, journal.header)
+    record(journal, run_directory, range(1, 4))
     copy_ledgers(run_directory, run_directory / "checkpoint-3")
     return run_directory
 
@@ -80,13 +81,13 @@ def test_a_moved_folder_is_still_the_same_run(original: Path) -> None:
     moved = original.rename(original.parent / "moved")
     assert original_of(moved) is None
     assert resume_in(moved).header.id == "id-1"
-    assert "moved" in (moved / "tracking" / place.PLACE_NAME).read_text()
+    assert "moved" in (moved / "tracking" / PLACE_NAME).read_text()
 
 
 def test_a_run_where_another_was_moved_away_is_not_its_original(original: Path) -> None:
     moved = original.rename(original.parent / "moved")
     (original / "tracking").mkdir(parents=True)
-    record_place(original, "id-other")
+    record_place(original, Header("id-other", "other", time.time(), "."))
     assert original_of(moved) is None
 
 

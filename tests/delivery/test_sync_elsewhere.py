@@ -84,7 +84,7 @@ def test_the_file_of_a_moved_project_is_found_in_its_new_location(
     journal = open_journal(project / "runs" / "x")
     journal.append("metrics", {"step": 1, "values": {"loss": 1.0}})
     journal.close()
-    record_place(project / "runs" / "x", "id-1")
+    record_place(project / "runs" / "x", journal.header)
     with monkeypatch.context() as here:
         here.chdir(project)
         ledger = Ledger("file", reference("file"), options, str(project))
@@ -92,7 +92,7 @@ def test_the_file_of_a_moved_project_is_found_in_its_new_location(
     for folder in ["moved", "moved again"][: 1 + resumed]:
         project = project.rename(tmp_path / folder)
         if resumed:  # with another tracker, or during an outage: the ledger stays that of the first place
-            record_place(project / "runs" / "x", "id-1")
+            record_place(project / "runs" / "x", journal.header)
     journal = open_journal(project / "runs" / "x")
     journal.append("metrics", {"step": 2, "values": {"loss": 1.0}})
     journal.append("status", {"status": "finished"})

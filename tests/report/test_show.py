@@ -15,7 +15,7 @@ from fmstune.delivery.recorder import Recorder
 from fmstune.layout import CONFIG_NAME
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.records import Table
-from tests.support.journals import changed, journal_path, open_journal
+from tests.support.journals import changed, journal_path, make_later_version, open_journal
 from tests.support.made_runs import end_run, make_run, start_run, with_settings
 
 
@@ -85,7 +85,7 @@ def test_results_without_what_could_not_be_read_come_with_a_warning(
 def test_a_run_of_a_later_version_is_listed_as_one(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run")
     path = journal_path(directory)
-    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2', 1))
+    make_later_version(path)
     (run,) = json.loads(CliRunner().invoke(app, ["runs", "list", str(tmp_path), "--json"]).stdout)
     assert run["status"] == "later version"
     assert "was written by a later fmstune" in run["problem"]

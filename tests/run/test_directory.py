@@ -18,7 +18,7 @@ from fmstune.run.directory import claim, run_state
 from fmstune.run.locking import locked
 from fmstune.run.unfinished import to_resume
 from tests.support.checkpoints import write_checkpoint
-from tests.support.journals import journal_path, open_journal
+from tests.support.journals import journal_path, make_later_version, open_journal
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +169,7 @@ def test_a_run_of_a_later_version_is_refused_at_once_and_can_be_replaced(resume:
     assert to_resume(None) == out
     assert claim(configured(str(out)), "auto", overwrite=False).step == 4
     journal = journal_path(out)
-    journal.write_bytes(journal.read_bytes().replace(b'"version":1', b'"version":2', 1))
+    make_later_version(journal)
     with pytest.raises(LaterJournal, match="was written by a later fmstune"):
         claim(configured(str(out)), resume, overwrite=False)
     with pytest.raises(ConfigError, match="finds no unfinished run"):

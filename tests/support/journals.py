@@ -33,6 +33,12 @@ def changed(line: bytes, old: bytes, new: bytes) -> bytes:
     return b'%b,"crc":"%08x"}\n' % (text, zlib.crc32(text))
 
 
+def make_later_version(path: Path) -> None:
+    """Let a later version of fmstune have written this journal."""
+    header, *lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([changed(header, b'"version":1', b'"version":2'), *lines]))
+
+
 def close_journals() -> None:
     """Close the journals that a test left open."""
     while _OPEN:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmstune.delivery.journal.reader import RESUME, Header, JournalReader, lines_with, sorted_by
+from fmstune.delivery.journal.encoding import loads
+from fmstune.delivery.journal.header import Header, sorted_by
+from fmstune.delivery.journal.reader import RESUME, JournalReader, lines_with
 from fmstune.trackers.values.plain import text_of
 
 
@@ -42,7 +43,7 @@ def labels(path: Path) -> Labels:
 
 def _of_resumption(line: bytes) -> Labels | None:
     try:
-        raw = json.loads(line)
+        raw = loads(line)
         said = raw["kind"] == "resume" and isinstance(raw, Mapping) and "run" in raw
         return Labels(text_of(raw["run"]), **sorted_by(raw)) if said else None
     except (ValueError, TypeError, KeyError, RecursionError):  # not an event: a damaged line

@@ -8,27 +8,26 @@ are not events, and never fail on them.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from fmstune.delivery.journal.encoding import NON_FINITE as NON_FINITE
 from fmstune.delivery.journal.events import Event as Event
 from fmstune.delivery.journal.events import Kind as Kind
 from fmstune.delivery.journal.events import event_of as event_of
-from fmstune.delivery.journal.events import later, name_of, parsed
+from fmstune.delivery.journal.events import later, parsed
 from fmstune.delivery.journal.events import parse as parse
 from fmstune.delivery.journal.events import seq_of as seq_of
+from fmstune.delivery.journal.header import Header as Header
+from fmstune.delivery.journal.header import JournalError as JournalError
+from fmstune.delivery.journal.header import LaterJournal as LaterJournal
+from fmstune.delivery.journal.header import copy_of_header, read_header
 from fmstune.system import locks
 from fmstune.system.files import open_file
 from fmstune.trackers.values.plain import plain as plain
-from fmstune.trackers.values.plain import text_of
-
-VERSION = 1
 
 _SECONDS_TO_REPAIR = 10.0
 """Seconds that a reader waits for the writer to repair a damaged journal."""
@@ -41,40 +40,13 @@ _FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 16 << 20
 """Bytes read at once from the end of a journal."""
 
 
-class JournalError(Exception):
-    """The file is not a journal, or of a later version than this fmstune can read."""
-
-    exit_code = 2
-
-
-class LaterJournal(JournalError):
-    """The journal was written by a later version of fmstune."""
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The first line: which run this is. `id` is unique, `run` is its name, `cwd` the directory that relative
-    paths in the trackers' options start from. Events are numbered from `after` + 1; `after` is 0 except for a
-    run that continues the tracker runs of another one. Its labels (`group`, `tags`, `notes`) may change in a
-    session that resumes it: see `labels`."""
-
-    id: str
-    run: str
-    time: float
-    cwd: str
-    after: int = 0
-    group: str | None = None
-    tags: tuple[str, ...] = ()
-    notes: str | None = None
-
-
 class JournalReader:
     """Read events from a byte offset on; `offset` is where the next read starts.
 
-    A journal that was rewritten after it was damaged is read again from its start. Raises `JournalError` when
-    the file does not start with a journal's header, `OSError` when it cannot be read. `damaged` counts
-    complete lines that were not events; `later` are the kinds of those that only a later version knows, each
-    with its highest number.
+    A journal that was rewritten after it was damaged is read again from its start. A header that is damaged
+    is replaced by its copy; without one, `JournalError` is raised. Raises `OSError` when the file cannot be
+    read. `damaged` counts complete lines that were not events; `later` are the kinds of those that only a
+    later version knows, each with its highest number.
     """
 
     def __init__(self, path: Path, offset: int = 0, expected: int | None = None) -> None:
@@ -85,11 +57,24 @@ class JournalReader:
         self.later: dict[str, int] = {}
         self._unreadable_since: float | None = None
         with open_file(path) as file:
-            self.header, self._first = _read_header(file.readline(), path)
-            self._file = _identity(file)
+            self._begin(file)
             self.offset = max(offset, self._first)
             if expected is not None and self.offset > self._first and not _is_at(file, self.offset, expected):
                 self.offset = self._first
+
+    def _begin(self, file: IO[bytes]) -> None:
+        """Read the header, or use its copy and read the first line as another one. While the journal is being
+        written, its writer restores the header."""
+        self._file, line = _identity(file), file.readline()
+        try:
+            self.header, self._first = read_header(line, self.path), len(line)
+        except LaterJournal:
+            raise
+        except JournalError:
+            copy = copy_of_header(self.path) if line and not is_being_written(self.path) else None
+            if copy is None:
+                raise
+            self.header, self._first = copy, 0
 
     def read(self, most: int = 256, *, patient: bool = False) -> list[tuple[Event, int]]:
         """The next events, at most `most` or some megabytes, each with the offset after it; empty when
@@ -146,8 +131,8 @@ class JournalReader:
         file = open_file(self.path)
         try:
             if _identity(file) != self._file or os.fstat(file.fileno()).st_size < self.offset:
-                self.header, self._first = _read_header(file.readline(), self.path)
-                self._file, self.offset = _identity(file), self._first
+                self._begin(file)
+                self.offset = self._first
         except BaseException:
             file.close()
             raise
@@ -281,38 +266,6 @@ def lines_with(path: Path, mark: bytes) -> Iterator[bytes]:
                 at = data.find(mark, stop, end)
     if mark in rest:
         yield rest
-
-
-def sorted_by(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The group, the tags and the notes in a header or a resumption."""
-    group, tags, notes = raw.get("group"), raw.get("tags") or (), raw.get("notes")
-    return {"group": name_of(group), "tags": tuple(map(text_of, tags)), "notes": name_of(notes)}
-
-
-def _read_header(line: bytes, path: Path) -> tuple[Header, int]:
-    try:
-        raw = json.loads(line)
-        if raw["kind"] != "header":
-            raise ValueError
-        version = int(raw["version"])
-        header = Header(
-            str(raw["id"]),
-            str(raw["run"]),
-            float(raw["time"]),
-            str(raw.get("cwd", ".")),
-            int(raw.get("after", 0)),
-            **sorted_by(raw),
-        )
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise JournalError(
-            f"{path} does not begin with a journal's header; it is damaged or not a journal."
-        ) from None
-    if version > VERSION:
-        raise LaterJournal(
-            f"{path} was written by a later fmstune (journal version {version}, this one reads up to "
-            f"{VERSION}); upgrade with `pip install -U fmstune`."
-        )
-    return header, len(line)
 
 
 def _identity(file: IO[bytes]) -> tuple[int, int]:

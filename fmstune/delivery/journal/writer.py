@@ -22,17 +22,8 @@ from fmstune.delivery.journal.damaged import set_aside
 from fmstune.delivery.journal.encoding import body, body_of_finite
 from fmstune.delivery.journal.family import END, GENERATION, LAST, LATE, SEALED, UNWRITTEN, Family
 from fmstune.delivery.journal.file import JournalFile
-from fmstune.delivery.journal.reader import (
-    VERSION,
-    Header,
-    JournalError,
-    JournalReader,
-    Kind,
-    LaterJournal,
-    last_seq,
-    lock_path,
-    writer,
-)
+from fmstune.delivery.journal.header import Header, JournalError, LaterJournal, copy_of_header, read_header
+from fmstune.delivery.journal.reader import Kind, last_seq, lock_path, writer
 from fmstune.system import locks
 from fmstune.system.files import NotAFile, open_file
 
@@ -186,17 +177,17 @@ class JournalWriter:
                 with open_file(self.path) as file:
                     first = file.readline()
                 if first:
-                    header = JournalReader(self.path).header
+                    header = read_header(first, self.path)
                     last = max(header.after, last_seq(self.path))
             except LaterJournal:
                 raise
             except JournalError:
-                damaged = True
+                damaged, header = True, copy_of_header(self.path) or header
             except (IsADirectoryError, NotAFile):
                 set_aside(self.path)
         self.header = header
         fresh = damaged or not first
-        line = self._header_line(header) if fresh else first
+        line = header.line() if fresh else first
         made = JournalFile(self.path, line, self._family, self._say)
         if damaged:
             made.salvage(max(known, last))
@@ -208,12 +199,6 @@ class JournalWriter:
         except OSError as error:
             self._no_room(error)
         return made
-
-    def _header_line(self, header: Header) -> bytes:
-        first: dict[str, Any] = {"kind": "header", "version": VERSION, "run": header.run}
-        first |= {"id": header.id, "time": header.time, "cwd": header.cwd}
-        more = {"after": header.after, "group": header.group, "tags": header.tags, "notes": header.notes}
-        return b'{"seq":0,%b}\n' % body(first | {key: value for key, value in more.items() if value})
 
     def _put(self, body: bytes, now: float) -> int:
         """Write an event and return its number; 0 if that is not possible now."""
