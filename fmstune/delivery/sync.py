@@ -17,11 +17,12 @@ from fmstune.delivery.place import moved_with, original_of
 from fmstune.delivery.report import DELIVERED_AGAIN, DeliveryReport, report
 from fmstune.delivery.shipping.crashes import can_progress, note_death
 from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE
-from fmstune.delivery.shipping.process import Job, ShipperProcess
+from fmstune.delivery.shipping.process import Job, ShipperProcess, is_of_environment
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import holds_redacted
 from fmstune.system import locks
 from fmstune.system.files import NotAFile, is_writable
+from fmstune.trackers.records import TrackerError
 
 _STALLED_SECONDS = 120.0
 _POLL_SECONDS = 0.1
@@ -95,7 +96,7 @@ def sync(
             elif not is_writable(directory / TRACKING_DIR):
                 line = _unwritable(line, directory / TRACKING_DIR)
             else:
-                line = _deliver(directory, job, check_within, progress)
+                line = _deliver(directory, job, reference, check_within, progress)
         moved = (load_ledger(directory, name) or Ledger(name)).moved
         if noted == DELIVERED_AGAIN and moved:  # its old location was not checked
             noted = None
@@ -156,18 +157,31 @@ def _without_option(line: DeliveryReport, option: str) -> DeliveryReport:
     return dataclasses.replace(line, error=error, remedy=f"give it again: --set {key}=…", since=None)
 
 
-def _deliver(directory: Path, job: Job, check_within: float, progress: Progress) -> DeliveryReport:
-    shipper = ShipperProcess(job, check_within=check_within)
+def _deliver(
+    directory: Path, job: Job, reference: Callable[[str], str], check_within: float, progress: Progress
+) -> DeliveryReport:
+    shipper, earlier = ShipperProcess(job, check_within=check_within), ""
     try:
         check = shipper.check()
+        if check.state == "broken" and (now := _class_now(job, reference)) is not None:
+            shipper.kill()
+            job, earlier = dataclasses.replace(job, reference=now), job.reference
+            shipper = ShipperProcess(job, check_within=check_within)
+            check = shipper.check()
         if not check.ok:
             (line,) = report(directory, [job.name])
             remedy = _module_remedy(job) if "ModuleNotFoundError" in check.detail else ""
+            if check.state == "bad_option" and job.options:
+                ledger = ledger_path(directory, job.name)
+                remedy = f"{check.remedy}; those that the run was tracked with are in {ledger}"
             return dataclasses.replace(line, error=check.detail, remedy=remedy or check.remedy, since=None)
         code = _ship(directory, shipper, progress)
     finally:
         shipper.kill()
     (line,) = report(directory, [job.name])
+    if earlier:
+        note = f"its class was {earlier}, and is now {job.reference}"
+        line = dataclasses.replace(line, note=" · ".join(filter(None, (line.note, note))))
     if code == EXIT_BUSY:
         holder = locks.holder(ledger_path(directory, job.name).with_suffix(".lock"))
         busy = f"{locks.describe(holder)} is delivering it right now"
@@ -177,8 +191,20 @@ def _deliver(directory: Path, job: Job, check_within: float, progress: Progress)
     return line
 
 
+def _class_now(job: Job, reference: Callable[[str], str]) -> str | None:
+    """The class that has the tracker's name now, if it is another one than when the run was tracked: an
+    upgrade of its package may have renamed or moved it."""
+    try:
+        now = reference(job.name)
+    except TrackerError:  # it is not installed, or several packages have it
+        return None
+    return None if now == job.reference else now
+
+
 def _module_remedy(job: Job) -> str:
     """The remedy for a missing plug-in module, if its location is known."""
+    if is_of_environment(job.module_path):
+        return f"install the package of the tracker {job.name} in this environment"
     folder = job.module_path or job.cwd
     if not folder:
         return ""

@@ -3,13 +3,14 @@ missing."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from fmstune.delivery.ledger import Ledger
+from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
 from fmstune.delivery.place import record_place
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shippers import Fleet
@@ -32,6 +33,14 @@ class Mine(Tracker):
         with (Path(__file__).parents[1] / "got").open("a") as file:
             file.write(f"{point.step}\\n")
 """
+
+OPTIONS = """
+from dataclasses import dataclass
+@dataclass
+class Options:
+    place: str = ""
+"""
+CONFIG = "    Config = Options\n"
 
 
 @pytest.fixture
@@ -73,6 +82,50 @@ def test_a_removed_plug_in_is_reported_as_missing_with_its_former_location(
     (line,) = sync(run_directory, None, {}, str)
     assert "ModuleNotFoundError: No module named 'package" in str(line.error)
     assert str(home) in str(line.remedy)
+
+
+def test_a_plug_in_whose_class_an_upgrade_renamed_is_found_by_its_name(
+    home: Path, run_directory: Path
+) -> None:
+    (home / "package" / "mine.py").write_text(PLUGIN.replace("class Mine", "class Yours"))
+    (home / "well").touch()
+    (line,) = sync(run_directory, None, {}, lambda name: "package.mine:Yours")
+    assert (line.state, line.delivered) == ("complete", 2), line
+    assert line.note == "its class was package.mine:Mine, and is now package.mine:Yours"
+    (line,) = sync(run_directory, None, {}, str)
+    assert (line.state, line.note) == ("complete", "not checked whether it is still there")
+
+
+def test_a_removed_option_is_reported_with_the_ledger_that_has_it(home: Path, run_directory: Path) -> None:
+    ledger = load_ledger(run_directory, "package.mine:Mine")
+    assert ledger is not None
+    dataclasses.replace(ledger, options={"address": "here"}).save(run_directory)
+    (home / "package" / "mine.py").write_text(PLUGIN.replace("class Mine", OPTIONS + "class Mine") + CONFIG)
+    (line,) = sync(run_directory, None, {}, str)
+    assert "has no option 'address'; it has place" in str(line.error)
+    assert str(ledger_path(run_directory, "package.mine:Mine")) in str(line.remedy)
+
+
+def test_packages_of_the_environment_that_a_run_was_tracked_in_are_not_mixed_with_those_here(
+    home: Path, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = home.rename(tmp_path / "site-packages")
+    ledger = load_ledger(run_directory, "package.mine:Mine")
+    assert ledger is not None
+    dataclasses.replace(ledger, module_path=str(earlier), cwd=str(tmp_path)).save(run_directory)
+    (earlier / "package" / "mine.py").write_text("raise SystemExit('the earlier environment')")
+    here = tmp_path / "here"
+    (here / "package").mkdir(parents=True)
+    (here / "package" / "mine.py").write_text(PLUGIN)
+    (here / "well").touch()
+    monkeypatch.chdir(tmp_path)
+    without = [path for path in sys.path if "elsewhere" not in path]
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *without])  # as `python -m fmstune` has it
+    (line,) = sync(run_directory, None, {}, str)
+    assert line.remedy == "install the package of the tracker package.mine:Mine in this environment"
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *without, str(here)])
+    (line,) = sync(run_directory, None, {}, str)
+    assert (line.state, line.delivered) == ("complete", 2), line
 
 
 @pytest.mark.parametrize("resumed", [False, True], ids=["moved once", "resumed in two new places"])

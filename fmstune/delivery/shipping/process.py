@@ -328,14 +328,21 @@ class ShipperProcess:
         return line
 
 
+def is_of_environment(folder: str) -> bool:
+    """Whether packages are installed into this folder: it may be that of another environment."""
+    return Path(folder).name in ("site-packages", "dist-packages")
+
+
 def _search_path(job: Job) -> list[str]:
-    """The module search path of the shipper: that of this process, but for a plug-in the earlier one, since
-    here another module may have its name."""
+    """The module search path of the shipper: that of this process, then where a plug-in was when the run was
+    tracked, before the current directory, where another module may have its name."""
     here = str(Path.cwd())
     paths = [path or here for path in sys.path]
-    earlier = [path for path in (job.module_path, job.cwd) if path and path not in paths]
-    at = paths.index(here) if here in paths else len(paths)
-    return [*paths[:at], *earlier, *paths[at:]]
+    given = (job.module_path, job.cwd)
+    earlier = [path for path in given if path and path not in paths and not is_of_environment(path)]
+    if not earlier or here not in paths:
+        return [*paths, *earlier]
+    return [*(path for path in paths if path != here), *earlier, here]
 
 
 def _identity(file: int) -> tuple[int, int]:
