@@ -29,13 +29,12 @@ from fmstune.models.adapters import base_config, record_base
 from fmstune.models.base_weights import changed_base, fingerprint
 from fmstune.models.configured_template import set_template
 from fmstune.models.end_tokens import keep_as_published
-from fmstune.models.load_errors import why_not_loaded
+from fmstune.models.load_errors import weights_lacking, why_not_loaded
 from fmstune.models.locate import require_local_model
 from fmstune.models.saving import OwnFiles
 from fmstune.models.tokenizer_file import unlike_its_file
 from fmstune.models.weights_used import ignored_shards, record_untied, require_no_integers, unused_weights
 from fmstune.system.collector import imports_done
-from fmstune.text import counted
 from fmstune.transformers_compat import OWN_KEYS, forget_quantization, hub_commit, no_gguf_bar
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -145,10 +144,7 @@ def load_model(
     except Exception as error:  # each library below has its own errors, including bare `Exception`s
         raise ModelError(why_not_loaded(config, "model", error)) from error
     if missing:
-        raise ModelError(
-            f"the weights of {config.path!r} are not complete: they lack "
-            f"{counted(len(missing), 'tensor')} that its config.json asks for, {min(missing)} for one."
-        )
+        raise ModelError(weights_lacking(config.path, missing, settings.architectures, type(model).__name__))
     if config.gguf_file is not None:
         forget_quantization(model)
     if config.quantization is not None:

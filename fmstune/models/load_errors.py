@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from fmstune.access import denied
 from fmstune.config.schema.tables import ModelConfig
-from fmstune.text import first_line
+from fmstune.text import counted, first_line
 
 _DIVIDED = ("pytorch_model_fsdp*", "global_step*")
 
@@ -39,6 +40,21 @@ def why_not_loaded(config: ModelConfig, what: str, error: Exception) -> str:
     return (
         f"the model {path!r} is neither a directory here nor could it be fetched from the hub: "
         f"{first.rstrip('.')}. Check the name (owner/name) and the network, or use a local directory."
+    )
+
+
+def weights_lacking(path: str, missing: Collection[str], own: Collection[str] | None, loaded: str) -> str:
+    """The message for a model without the weights named `missing`: `own` are the classes that its config.json
+    names, `loaded` is the one that has those weights."""
+    lacking = counted(len(missing), "tensor")
+    if own and loaded not in own:
+        return (
+            f"the model {path!r} is a {min(own)}: it lacks {lacking} of a {loaded}, {min(missing)} for one. "
+            f"Use a {loaded}."
+        )
+    return (
+        f"the weights of {path!r} are not complete: they lack {lacking} that its config.json asks for, "
+        f"{min(missing)} for one."
     )
 
 

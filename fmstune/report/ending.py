@@ -45,8 +45,8 @@ class Ending:
     division into phases, longest first; `memory` has the measured `peak` and the `estimate` in bytes;
     `memory_parts` its parts at the first update, measured and estimated; `energy` is in watt-hours of the
     GPUs; `mfu` is the share of their peak FLOPs used by the model. `model` is the path of the tuned model, or
-    of the newest checkpoint; `opens` has the commands that open trackers' runs, and `next` the next
-    commands."""
+    of the newest checkpoint, or `None` if there is neither; `opens` has the commands that open trackers'
+    runs, and `next` the next commands."""
 
     run: str
     status: str
@@ -80,7 +80,7 @@ class Ending:
             energy += f" · {self.energy / self.tokens * 1e6:.3g} Wh per million tokens"
         used = f" · {self.mfu:.1%} of the GPUs' peak FLOPs (MFU)" if self.mfu else ""
         labelled = [
-            ("tuned", self.tuned),
+            ("tuned" if self.model else "model", self.tuned),
             ("loss", _losses(self.loss)),
             ("eval", _losses(self.evaluation)),
             ("time", f"{duration(self.seconds)}{_shares(self.time, self.seconds)}"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from fmstune import demo
 from fmstune.config.schema.tables import ModelConfig
@@ -150,6 +151,13 @@ def remove(pattern: str) -> Callable[[Path], object]:
 def test_a_damaged_model_is_refused(copy: Path, harm: Callable[[Path], object], message: str) -> None:
     harm(copy)
     assert message in refused(copy)
+
+
+@pytest.mark.parametrize("name", ["LlamaModel", "LlamaForSequenceClassification"])
+def test_a_model_without_a_language_models_head_is_refused_as_what_it_is(copy: Path, name: str) -> None:
+    config = transformers.LlamaConfig.from_pretrained(copy, tie_word_embeddings=False)
+    getattr(transformers, name)(config).save_pretrained(copy)
+    assert f"is a {name}: it lacks 1 tensor of a LlamaForCausalLM, lm_head.weight for one" in refused(copy)
 
 
 def test_a_file_that_may_not_be_read_is_named(copy: Path) -> None:
