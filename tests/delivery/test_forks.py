@@ -62,6 +62,19 @@ def test_everything_that_parent_and_children_track_at_the_same_time_arrives_once
     assert recorder.journal.unrecorded == 0
 
 
+def test_a_deleted_journal_is_written_again_in_order_with_the_events_of_children(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    """A tracker that accepts no row after later ones would refuse those of the parent."""
+    with active(recorder):
+        for _ in range(2):
+            fmstune.track(1.0, "parent")
+            assert ended(forked(lambda: fmstune.track(1.0, "child"))) == 0
+        journal_path(run_directory).unlink()
+        recorder.journal.tend()
+    assert names(run_directory) == ["parent", "child", "parent", "child"]
+
+
 def test_a_child_forked_while_another_thread_writes_does_not_wait_for_its_lock(
     recorder: Recorder, run_directory: Path
 ) -> None:

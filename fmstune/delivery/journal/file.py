@@ -7,11 +7,13 @@ rewritten: from the open file, which outlives its name, and from the lines that 
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
+import operator
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from fmstune.delivery.journal.damaged import set_aside
@@ -22,6 +24,7 @@ from fmstune.delivery.journal.reader import last_seq, seq_of
 _LOOK_SECONDS = 0.1
 """Seconds between checks that the journal's path still refers to the open file."""
 _RECENT_BYTES = 1 << 20
+_first = operator.itemgetter(0)
 _HOW = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 """Seconds between two attempts to rewrite the journal."""
@@ -246,10 +249,15 @@ class JournalFile:
         return True
 
     def _lines(self) -> Iterator[tuple[bytes, bool]]:
-        """The header and all remaining lines of events, from the open file and from memory."""
+        """The header and all remaining lines of events, from the open file and from memory, in order: those
+        of children are only in the file."""
         yield self._header, False
-        recent = [line for line in self._recent.lines() if line != self._header]
-        in_memory = set(filter(None, map(seq_of, recent)))
+        recent = [(seq, line) for line in self._recent.lines() if (seq := seq_of(line))]
+        for _, line in heapq.merge(self._left_in_file({seq for seq, _ in recent}), recent, key=_first):
+            yield line, True
+
+    def _left_in_file(self, in_memory: Collection[int]) -> Iterator[tuple[int, bytes]]:
+        """The numbered lines of events that are only in the open file."""
         seen: set[int] = set()
         with os.fdopen(os.dup(self._file), "rb") as file:
             file.seek(0)
@@ -257,9 +265,7 @@ class JournalFile:
                 seq = seq_of(line) if line.endswith(b"\n") else None
                 if seq is not None and seq not in in_memory and seq not in seen:
                     seen.add(seq)
-                    yield line, True
-        for line in recent:
-            yield line, True
+                    yield seq, line
 
     def _is_in_the_way(self) -> bool:
         """Whether something at the journal's path is worth keeping, or cannot be replaced."""
