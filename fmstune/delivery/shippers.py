@@ -111,8 +111,7 @@ class Fleet:
         self._directory, self._secrets, self._tend = directory, tuple(secrets), tend
         redactor = Redactor(secrets=self._secrets)
         for ship in self._ships:
-            with contextlib.suppress(OSError):  # a full disk: the shipper writes its own, later
-                ship.ledger = self._name_tracker(ship.process.job, redactor)
+            self._name_tracker(ship, redactor)
             self._send_order(ship)
         self._watcher = threading.Thread(target=self._watch, daemon=True, name="shippers")
         # The run also works without another thread: shippers that die are then restarted when it ends.
@@ -282,15 +281,16 @@ class Fleet:
             return
         self._send_order(ship)
 
-    def _name_tracker(self, job: Job, redactor: Redactor) -> Ledger:
+    def _name_tracker(self, ship: _Shipper, redactor: Redactor) -> None:
+        """Write the first ledger here, so that a run knows its trackers even if their processes die early."""
         assert self._directory is not None
-        ledger = load_ledger(self._directory, job.name)
-        if ledger is None:
-            # Written here, so that a run knows its trackers even if their processes die early.
-            options = redactor.mapping(job.options)
-            ledger = Ledger(job.name, job.reference, options, str(Path.cwd()))
-            ledger.save(self._directory)
-        return ledger
+        job = ship.process.job
+        with contextlib.suppress(OSError):  # a full disk: the shipper writes its own, or `_restore_ledger`
+            ship.ledger = load_ledger(self._directory, job.name)
+            if ship.ledger is None:
+                options = redactor.mapping(job.options)
+                ship.ledger = Ledger(job.name, job.reference, options, str(Path.cwd()))
+                ship.ledger.save(self._directory)
 
     def _send_order(self, ship: _Shipper) -> None:
         assert self._directory is not None

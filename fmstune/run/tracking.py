@@ -132,7 +132,7 @@ def in_process_callbacks(
 
 
 def reports(directory: Path, used: Collection[str] | None = None) -> list[DeliveryReport]:
-    """The state of each delivery of a run, even if its files are damaged; in-process trackers have none.
+    """The state of each delivery of a run, even if its files are damaged.
     `used` are the trackers that this process delivers to: the others got nothing from it, and did not run out
     of time."""
     if not is_main_process():
@@ -150,6 +150,8 @@ def reports(directory: Path, used: Collection[str] | None = None) -> list[Delive
             lines.append(dataclasses.replace(known, run_id=ledger.run_id, url=ledger.url))
     if used is None:
         return lines
+    unknown = {*used} - {"none", *(line.tracker for line in lines)}
+    lines += [_unrecorded(name, directory) for name in sorted(unknown)]
     return [
         line
         if line.state == "complete"
@@ -158,6 +160,13 @@ def reports(directory: Path, used: Collection[str] | None = None) -> list[Delive
         else _with_closed_folder(line, folder, directory)
         for line in lines
     ]
+
+
+def _unrecorded(tracker: str, directory: Path) -> DeliveryReport:
+    """The line of a tracker without a ledger, as the disk had no room for one."""
+    remedy = f"fmstune trackers sync {directory} --to {tracker}"
+    error = "there is no record of what it received"
+    return DeliveryReport(tracker, 0, 0, "behind", error=error, remedy=remedy)
 
 
 def _with_closed_folder(line: DeliveryReport, folder: Path, directory: Path) -> DeliveryReport:

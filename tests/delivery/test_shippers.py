@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
 import resource
 import sys
 from pathlib import Path
+from threading import Event
 
 import pytest
 
-from fmstune.delivery.ledger import load_ledger
+from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.process import Job
 from fmstune.delivery.sync import sync
+from fmstune.run.tracking import reports
 from tests.sample_trackers import collected
 from tests.support.journals import journal_path
 from tests.support.shipping import CAUSES, deliver, job, record_steps, steps_in
@@ -106,6 +109,39 @@ def test_a_failing_tracker_is_caught_up_by_sync_once_it_works(
     (line,) = sync(run_directory, None, {}, str)
     assert line.state == "complete"
     assert (tmp_path / "c").read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["raise RuntimeError", "import os; os.kill(os.getpid(), 9)"])
+def test_a_run_whose_disk_had_no_room_for_a_ledger_knows_its_tracker_and_options_in_the_end(
+    what: str, recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Event()
+
+    def save(ledger: Ledger, directory: Path) -> None:
+        if not full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        saved(ledger, directory)
+
+    saved = Ledger.save
+    monkeypatch.setattr(Ledger, "save", save)
+    (tmp_path / "broken_plugin.py").write_text(what)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = Job("collector", "broken_plugin:Tracker", {"path": str(tmp_path / "c")})
+    deliver(recorder, run_directory, made, close_timeout=0.1, before_end=lambda: full.set() is None)
+    ledger = load_ledger(run_directory, "collector")
+    assert ledger is not None
+    assert (ledger.reference, ledger.options) == (made.reference, made.options)
+
+
+def test_a_tracker_of_which_nothing_is_recorded_is_in_the_summary(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    Ledger("file").save(run_directory)
+    file, unrecorded = reports(run_directory, ["none", "file", "aim"])
+    assert (file.tracker, unrecorded.tracker) == ("file", "aim")
+    assert unrecorded.line() == (
+        f"there is no record of what it received · → fmstune trackers sync {run_directory} --to aim"
+    )
 
 
 @pytest.mark.parametrize("at", ["open", "set_params", "track", "close"])

@@ -21,6 +21,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -75,11 +76,8 @@ def main(trainer: TrainerWatch) -> int:
             order = json.loads(line)
             know_secrets(order["secrets"])
             if not order["look"]:
-                _note(
-                    Path(order["directory"]),
-                    job["name"],
-                    ". ".join(filter(None, (found.detail, found.remedy))),
-                )
+                why = ". ".join(filter(None, (found.detail, found.remedy)))
+                _note(Path(order["directory"]), job, why)
         return EXIT_RETRY
     if (secret := return_to(tracker, job["place"])) is not None:
         detail = f"its variable {secret} held a secret, which the ledger does not keep"
@@ -212,7 +210,7 @@ def _ship(
         _leave(EXIT_AGAIN if error.again else EXIT_RETRY, log, trainer)
     except BaseException as error:  # our own, or one that an SDK throws into this thread: log it
         print(f"{time.strftime('%F %T')} {cause_text(error)}", file=sys.stderr)
-        _note(directory, job["name"], cause_text(error))
+        _note(directory, job, cause_text(error))
         _leave(EXIT_RETRY, log, trainer)
     return _leave(EXIT_DONE, log, trainer)
 
@@ -229,10 +227,13 @@ def _module_path(reference: str) -> str:
     return str(path.parents[folders])
 
 
-def _note(directory: Path, name: str, error: str) -> None:
+def _note(directory: Path, job: Mapping[str, Any], error: str) -> None:
     """Record in the ledger what ended this process, if the disk is not full."""
     with contextlib.suppress(OSError):
-        ledger = load_ledger(directory, name) or Ledger(name)
+        ledger = load_ledger(directory, job["name"])
+        if ledger is None:
+            options = process_redactor().mapping(job["options"])
+            ledger = Ledger(job["name"], job["reference"], options, str(Path.cwd()))
         dataclasses.replace(ledger, error=error, error_time=time.time(), state="behind").save(directory)
 
 
