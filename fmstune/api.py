@@ -14,6 +14,7 @@ from fmstune.config.load.python_values import from_python
 from fmstune.config.load.values import dotted
 from fmstune.config.schema.data import handler_name
 from fmstune.errors import ConfigError
+from fmstune.layout import CONFIG_NAME
 from fmstune.text import shown
 from fmstune.user_code import require_own_process
 
@@ -85,6 +86,7 @@ def _train(
     from fmstune.requirements import require_supported
     from fmstune.run.resolve import load_config
     from fmstune.run.run import execute, one_at_a_time
+    from fmstune.run.unfinished import continued
     from fmstune.system.forked_threads import use_one_thread_if_forked
     from fmstune.system.threads import set_threads
 
@@ -105,6 +107,8 @@ def _train(
         sets = [part for key, value, _ in flags for part in ("--set", f"{key}={value}")]
         with written_from_python(requested_path(["train", *([str(file)] if file else []), *sets])):
             resolved = load_config(file, flags, [], [], None)
+            if checkpoint is not None and (own := continued(checkpoint, resolved)) is not None:
+                resolved = load_config(own / CONFIG_NAME, flags, [], [], None)
         with written_from_python(resolved.run.termination_log):
             _require_given_once(resolved, compute_metrics, data_handler)
             if data_handler is not None:

@@ -220,6 +220,14 @@ def train(
             further.append(str(config))
         flags = [*flags, ("training.output_dir", str(found), "--resume")]
         resolved = load_config(config, flags, set_ or [], param or [], params_file)
+    elif resume is not None:
+        from fmstune.run.unfinished import continued
+
+        found = continued(resume, resolved)
+        if found is not None:
+            config = found / CONFIG_NAME
+            further = [str(config)]
+            resolved = load_config(config, flags, set_ or [], param or [], params_file)
     termination.use(resolved.run.termination_log)
     grouped = ranks.needs_process_group(resolved.training)
     if nproc is not None or grouped:
@@ -260,7 +268,7 @@ def train(
         if found is not None:
             unread = f"; {CONFIG_FILE} is not read" if Path(CONFIG_FILE).is_file() else ""
             out.say("resume", f"{found}, with its {CONFIG_NAME}{unread}")
-        elif resolved.demo and resolved.origins["model.path"] == "default":
+        elif resolved.demo_by_default:
             out.say("demo", "no model and data given: tuning the demo model on demo data")
         try:
             if dry_run:

@@ -1,4 +1,4 @@
-"""Choose the run for a bare `--resume`: the newest unfinished one, with its own settings."""
+"""Choose the run whose own settings `--resume` continues with: a bare one takes the newest unfinished run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 
 from fmstune.access import denied
 from fmstune.config.paths.runs import RUNS, holds_run
+from fmstune.config.schema.tables import RunConfig
 from fmstune.delivery.journal.reader import LaterJournal, is_being_written
 from fmstune.errors import ConfigError
 from fmstune.layout import CONFIG_NAME, JOURNAL_NAME, TRACKING_DIR
+from fmstune.models.checkpoints import is_checkpoint
 from fmstune.run.directory import run_state
 from fmstune.text import shown_path
 
@@ -46,6 +48,26 @@ def to_resume(config: Path | None) -> Path:
         f"--resume finds no unfinished run in {RUNS}/ (`fmstune runs list` shows all); add a run's "
         "directory with --output-dir."
     )
+
+
+def continued(resume: str, config: RunConfig) -> Path | None:
+    """The directory of the run that continues with its own `config.toml`, because nothing else says what to
+    train: without it, `config` would tune the demo. `resume` is `auto`, or the path of a checkpoint or run.
+
+    Raises `ConfigError` if there is a run or checkpoint, but no `config.toml`.
+    """
+    if not config.demo_by_default:
+        return None
+    named = Path((config.output_dir or "") if resume == "auto" else resume)
+    run = named.parent if is_checkpoint(named) else named
+    if (run / CONFIG_NAME).is_file():
+        return run
+    if holds_run(run) or (resume != "auto" and named.exists()):
+        raise ConfigError(
+            f"--resume: no {shown_path(run / CONFIG_NAME)} says what {shown_path(named)} trains: "
+            "add --model and --data."
+        )
+    return None
 
 
 def _closed() -> list[Path]:

@@ -13,6 +13,7 @@ import pytest
 import typer.main
 from rich.console import Console
 
+from fmstune.api import train
 from fmstune.cli.app import app
 from fmstune.delivery.ledger import Ledger
 from fmstune.report.console import SummingConsole
@@ -134,6 +135,26 @@ def test_resume_without_a_path_resumes_the_newest_unfinished_run_and_names_it(tm
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["run"], summary["status"], summary["step"]) == ("runs/a", "finished", 12)
     assert "changed since" not in done.stderr
+
+
+@pytest.mark.parametrize("given", [["runs/a"], ["runs/a/checkpoint-12"], ["auto", "--output-dir", "runs/a"]])
+def test_a_named_run_is_resumed_with_its_own_settings_and_never_as_the_demo(
+    given: list[str], tmp_path: Path
+) -> None:
+    Path("mine.jsonl").write_text('{"text": "a red pencil"}\n' * 8)
+    tune("runs/a", "model.path=demo", "data.train=mine.jsonl", "training.save_steps=3")
+    rewrite_as_interrupted(Path("runs/a"))
+    done = fmstune("train", "--resume", *given, "--set", "training.max_steps=14", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("resume   runs/a, with its config.toml\n")
+    assert "mine.jsonl · 8 rows" in done.stderr
+    assert "changed since the run was started: training.max_steps (12 → 14)\n" in done.stderr
+    train(resume=given[0], settings={"training.output_dir": "runs/a", "training.max_steps": 16}, quiet=True)
+    assert 'train = "mine.jsonl"' in Path("runs/a/config.toml").read_text()
+    Path("runs/a/config.toml").unlink()
+    done = fmstune("train", "--resume", *given, cwd=tmp_path, light=True)
+    assert done.returncode == 2
+    assert "--resume: no runs/a/config.toml says what" in done.stderr
 
 
 def test_a_shared_configuration_does_not_select_the_run_to_resume(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from fmstune.errors import ConfigError
 from fmstune.run.resume import changed_settings
 from fmstune.training.extensions import Extensions
 from tests.support.end_to_end import journal_params
+from tests.support.journals import events
 from tests.support.tracked import tune
 from tests.support.tuned import weights
 
@@ -69,7 +73,16 @@ def test_a_run_of_whole_epochs_is_resumed_to_its_last_step(sets: list[str]) -> N
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_the_count_of_seen_tokens_continues_after_a_resume(older: bool) -> None:
+def test_the_count_of_seen_tokens_continues_after_a_resume(
+    older: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(time=time.time, perf_counter=itertools.count().__next__)
+    monkeypatch.setattr("fmstune.trackers.hf.callback.time", clock)
+
+    def metrics(run: str, name: str) -> list[float]:
+        found = (event.values for event in events(Path(run)) if event.kind == "metrics")
+        return [values[name] for values in found if name in values]
+
     def seen(run: str) -> list[int]:
         state = json.loads(Path(run, "checkpoint-4/trainer_state.json").read_text())
         return [entry["num_tokens"] for entry in state["log_history"] if "num_tokens" in entry]
@@ -86,6 +99,8 @@ def test_the_count_of_seen_tokens_continues_after_a_resume(older: bool) -> None:
     tune("stopped", *sets, resume="stopped/checkpoint-2")
     assert seen("stopped") == seen("whole")
     assert len(seen("whole")) == 2
+    speeds = metrics("stopped", "tokens_per_second")[-1:]  # tokens per step, by the clock above
+    assert speeds == metrics("whole", "tokens_per_second")[-1:]
 
 
 @pytest.mark.parametrize(

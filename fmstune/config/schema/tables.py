@@ -247,6 +247,11 @@ class RunConfig:
         return "" if origin == "default" else f"{origin}: "
 
     @property
+    def demo_by_default(self) -> bool:
+        """Whether the demo is tuned because nothing names a model or data."""
+        return self.demo and self.origins.get("model.path", "default") == "default"
+
+    @property
     def adapter(self) -> str | None:
         """The kind of adapter: `lora`, `prompt tuning`, or `None` if all weights are trained."""
         if self.prompt_tuning.enabled:

@@ -66,6 +66,10 @@ class TrackerCallback(TrainerCallback):
         for point in points(logs, state):
             self.tracker.track_point(point)
 
+    def count_tokens_from(self, seen: int) -> None:
+        """Set the count of tokens at the start of a resumed training: those before it took no time here."""
+        self._tokens = float(seen)
+
     def _tokens_per_second(self, values: Mapping[str, Any]) -> dict[str, float]:
         """Tokens of the steps since the last log, over the time spent in those steps only: evaluations and
         checkpoints are excluded, so that the figure is comparable between runs."""

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from fmstune.trackers.hf.callback import TrackerCallback
 from fmstune.training.trl_compat.figures import count_tokens, tokens_seen
 from fmstune.training.tuned_trainer import TunedTrainer
 
@@ -39,3 +40,7 @@ class TokensSeen(TrainerCallback, ExportableState):
             state.stateful_callbacks[name] = kept  # without it the next checkpoint fails
         if before := int(kept["attributes"][_TOKENS]) - tokens_seen(self._trainer):
             count_tokens(self._trainer, before)
+            trainer: Any = self._trainer
+            for callback in trainer.callback_handler.callbacks:
+                if isinstance(callback, TrackerCallback):
+                    callback.count_tokens_from(tokens_seen(self._trainer))
