@@ -62,11 +62,12 @@ def remedy_of(error: BaseException, path: Path) -> str:
         return "remove some files" if lacks_inodes(path) else "free some space"
     if number == errno.EFBIG:
         return "raise the limit of a file's size (ulimit -f), or use another path"
-    if number == errno.EROFS:
+    closed = _closed(path.absolute()) if number in _DENIED else None
+    # `os.access` takes what is on a read-only file system for closed.
+    if number == errno.EROFS or (closed is not None and os.statvfs(closed).f_flag & os.ST_RDONLY):
         return "its file system is read-only: make it writable, or use another path"
     if number not in _DENIED:
         return ""
-    closed = _closed(path.absolute())
     if closed is None:
         # A user may be refused although the modes allow it: `chattr +i`, or a security module.
         return f"see `lsattr -d {shlex.quote(str(path))}`" if number == errno.EPERM else ""

@@ -174,12 +174,16 @@ def _with_closed_folder(line: DeliveryReport, folder: Path, directory: Path) -> 
     writable."""
     if is_writable(folder):
         return line
-    error = f"{shown_path(folder)} is not writable, so it may have received more than is recorded"
+    what = "not writable" if folder.is_dir() else "not there any more"
+    error = f"{shown_path(folder)} is {what}, so it may have received more than is recorded"
     return dataclasses.replace(line, error=error, since=None, remedy=_opened_first(folder, directory))
 
 
 def _opened_first(folder: Path, directory: Path) -> str:
-    access = remedy_of(PermissionError(errno.EACCES, ""), folder) or "make it writable"
+    if folder.is_dir():
+        access = remedy_of(PermissionError(errno.EACCES, ""), folder) or "make it writable"
+    else:  # its disk was unmounted, say
+        access = "bring it back"
     return f"{access}; then `fmstune trackers sync {directory}`"
 
 

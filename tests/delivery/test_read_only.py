@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fmstune.delivery.recorder import Recorder
+from fmstune.run.tracking import reports
 from tests.support import commands
 from tests.support.shipping import COLLECTOR, record_steps
 from tests.support.unprivileged import unprivileged
@@ -75,6 +76,30 @@ def test_a_sync_whose_processes_die_ends_although_the_disk_takes_no_record_of_it
 ) -> None:
     line = synced(archive, tmp_path / "c", writable=True)
     assert (line["delivered"], line["state"]) == (0, "behind")
+
+
+_REPORT = """
+import sys
+from pathlib import Path
+from fmstune.run.tracking import reports
+print(*(line.line() for line in reports(Path(sys.argv[1]), ["file"])))
+"""
+
+
+def test_a_report_of_a_run_whose_file_system_became_read_only_names_that(archive: Path) -> None:
+    said = read_only(archive, "-c", _REPORT, str(archive)).stdout
+    assert f"{archive}/tracking is not writable, so it may have received more than is recorded" in said
+    assert "→ its file system is read-only: make it writable, or use another path; then " in said
+
+
+def test_a_report_of_a_run_whose_folder_is_gone_says_so(archive: Path) -> None:
+    archive.rename(archive.with_name("elsewhere"))
+    (line,) = reports(archive, ["file"])
+    assert (
+        line.error
+        == f"{archive}/tracking is not there any more, so it may have received more than is recorded"
+    )
+    assert line.remedy == f"bring it back; then `fmstune trackers sync {archive}`"
 
 
 def test_a_run_on_a_read_only_file_system_is_shown_and_not_removed(archive: Path) -> None:
