@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE, EXIT_RETRY
+from fmstune.delivery.shipping.own_exit import OwnExit
 from fmstune.delivery.shipping.priority import restore_priority
 from fmstune.delivery.shipping.quiet import environment
 from fmstune.delivery.shipping.waiting import readable
@@ -52,38 +53,6 @@ class Job:
     place: Mapping[str, str] = field(default_factory=dict)
 
 
-class _OwnExit:
-    """The pipe through which a supervisor reports that its shipper ended by itself."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ours, self.theirs = os.pipe()
-        os.set_blocking(self._ours, False)
-        self._identity = _identity(self._ours)
-        self._own: bool | None = None
-
-    def close_theirs(self) -> None:
-        """Close the supervisor's end here: it has its own, or could not be started."""
-        os.close(self.theirs)
-
-    def is_own(self) -> bool:
-        """Whether it reported that; call it once the process has ended."""
-        with self._lock:
-            if self._own is None:
-                self._own = True  # when somebody has closed all files of this process, the code has to do
-                with contextlib.suppress(OSError):
-                    if _identity(self._ours) == self._identity:
-                        self._own = self._read()
-                        os.close(self._ours)
-            return self._own
-
-    def _read(self) -> bool:
-        try:
-            return os.read(self._ours, 1) != b""
-        except BlockingIOError:  # nothing was said, and a child of this process has the other end too
-            return False
-
-
 class ShipperProcess:
     """One shipper process, from its start to its end.
 
@@ -102,7 +71,7 @@ class ShipperProcess:
         self._began = time.monotonic()
         self._timeout = check_within
         self._mark = uuid.uuid4().hex  # in the environment of all processes that it starts
-        self._ends = _OwnExit()
+        self._ends = OwnExit()
         self._unsent = b""
         self._sending = threading.Lock()
         try:
@@ -343,11 +312,6 @@ def _search_path(job: Job) -> list[str]:
     if not earlier or here not in paths:
         return [*paths, *earlier]
     return [*(path for path in paths if path != here), *earlier, here]
-
-
-def _identity(file: int) -> tuple[int, int]:
-    found = os.fstat(file)
-    return found.st_dev, found.st_ino
 
 
 def _describe_death(code: int) -> str:
