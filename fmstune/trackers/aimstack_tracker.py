@@ -14,7 +14,7 @@ from typing import Any
 from fmstune.trackers.aim.checks import check_folder, check_server
 from fmstune.trackers.aim.connection import Connection
 from fmstune.trackers.aim.media import aim_object, log_files
-from fmstune.trackers.aim.repository import id_of_a_new_run, index, repository, storage_of, stored_at
+from fmstune.trackers.aim.repository import HELD, id_of_a_new_run, index, is_stored, repository, storage_of
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
     Artifact,
@@ -38,7 +38,6 @@ from fmstune.trackers.whole_points import WholePointTracker
 _REPEAT = 2.0**-20
 _MOST_REPEATS = 2**19
 _LAST_STEP = 2**32
-_HELD = "last_event"
 _KNOWN_SECONDS = 1.2
 """Aim 3.29.1 reads its runs from a list that is up to 0.5 s old, and its server from another one: a run
 that was created and closed just now is missing there, and would be created a second time."""
@@ -128,8 +127,8 @@ class AimStackTracker(WholePointTracker):
                 self._run = self._opened_run(
                     repo, dataclasses.replace(start, tracker_run_id=None, new_run_id=None)
                 )
-            held = (self._run.get(MARK, None) or {}).get(_HELD)
-            self._run[MARK] = mark(start) | ({} if held is None else {_HELD: held})
+            held = (self._run.get(MARK, None) or {}).get(HELD)
+            self._run[MARK] = mark(start) | ({} if held is None else {HELD: held})
             self._held = self._last = held or 0
             self._counted = held is not None  # else it is new, or an earlier version wrote it
             self._connection = Connection(repo) if remote else None
@@ -153,15 +152,12 @@ class AimStackTracker(WholePointTracker):
             return not self._counted or self._last >= last
         found = self._run.get(MARK, None) or {}
         # Without it, an earlier version wrote the run.
-        return bool(found.get(_HELD, last) >= last)
+        return bool(found.get(HELD, last) >= last)
 
     def is_stored(self, start: RunStart, last: int) -> bool | None:
         if "://" in (where := self._repo()) or start.tracker_run_id is None:
             return None
-        from aim.sdk.configs import get_aim_repo_name
-
-        storage = stored_at(Path(where) / get_aim_repo_name(), start.tracker_run_id)
-        return all(path.exists() for path in storage)
+        return is_stored(Path(where), start, last)
 
     def _note_event(self) -> None:
         """Record the last event that the run holds, so that an older state of it is recognised. `flush`
@@ -252,7 +248,7 @@ class AimStackTracker(WholePointTracker):
 
     def flush(self) -> None:
         if self._last > self._held and (self._storage or self._connection):
-            self._opened[MARK, _HELD] = self._held = self._last
+            self._opened[MARK, HELD] = self._held = self._last
         # Aim sends to a server from a background queue; its end is the only sign that the server has received
         # everything. A local repository writes through.
         if self._connection is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from fmstune.delivery.journal.reader import Kind
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
@@ -21,6 +24,7 @@ from fmstune.trackers.file.event_file import stored_in
 from fmstune.trackers.records import MetricPoint, RunStart, TrackerRun
 from fmstune.trackers.registry import reference
 from tests.support.journals import open_journal
+from tests.support.readers import read_aim
 from tests.support.shipping import deliver, job
 
 REMOVED: dict[str, Callable[[Path], object]] = {
@@ -56,6 +60,41 @@ def test_a_removed_storage_gets_everything_again(
     (line,) = sync(run_directory, None, {}, reference)
     assert line.state == "complete"
     assert "not checked" not in str(line.note)
+
+
+def test_a_storage_that_is_restored_to_an_older_state_gets_everything_again(
+    run_directory: Path, tmp_path: Path
+) -> None:
+    def record(kind: Kind, fields: dict[str, object], *steps: int) -> None:
+        journal = open_journal(run_directory)
+        for step in steps:
+            journal.append("metrics", {"step": step, "values": {"loss": 1 / step}})
+        journal.append(kind, fields)
+        journal.close()
+
+    def sync_all() -> list[str]:
+        lines = [sync(run_directory, name, options, reference)[0] for name in options]
+        assert {line.state for line in lines} == {"complete"}
+        return [line.note or "" for line in lines]
+
+    options = {"aim": {"repo": str(tmp_path)}, "file": {"path": str(tmp_path / "m.jsonl")}}
+    record("status", {"status": "interrupted"}, 1, 2)
+    sync_all()
+    shutil.copytree(tmp_path / ".aim", tmp_path / "older")
+    shutil.copy(tmp_path / "m.jsonl", tmp_path / "older.jsonl")
+    record("resume", {"step": 2})
+    record("status", {"status": "finished"}, 3, 4)
+    sync_all()
+    assert sync_all() == ["", ""]
+
+    shutil.rmtree(tmp_path / ".aim")
+    (tmp_path / "older").rename(tmp_path / ".aim")
+    (tmp_path / "older.jsonl").replace(tmp_path / "m.jsonl")
+    assert all("all of it was delivered again" in note for note in sync_all())
+    (run,) = read_aim(tmp_path)
+    assert list(run.points.values()) == [[[step, 1 / step] for step in (1, 2, 3, 4)]]
+    rows = map(json.loads, (tmp_path / "m.jsonl").read_text().splitlines())
+    assert [row["step"] for row in rows if row["kind"] == "metrics"] == [1, 2, 3, 4]
 
 
 def test_a_storage_that_cannot_be_checked_is_reported_as_not_checked(

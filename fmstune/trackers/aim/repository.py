@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fmstune.system.locks import folder_locked
+from fmstune.trackers.continued import MARK
+from fmstune.trackers.records import RunStart
 
 State = Literal["missing", "unfinished", "ready", "older", "damaged"]
 
+HELD = "last_event"
+"""In a run's mark: the last event that it is known to hold."""
 _OF_A_NEW_ONE = {
     "locks", "meta", "progress", "run_metadata.sqlite", "run_metadata.sqlite-journal",
     "check_ins", "seqs",  # recreated by a process that still writes after `.aim` was removed
@@ -72,6 +76,24 @@ def stored_at(place: Path, run_hash: str) -> tuple[Path, ...]:
     """The same, for a run of this hash in the repository whose own folder is `place`."""
     chunks = (place / part / "chunks" / run_hash for part in ("meta", "seqs"))
     return (*chunks, place / "run_metadata.sqlite")
+
+
+def is_stored(folder: Path, start: RunStart, last: int) -> bool | None:
+    """Whether the repository in a folder holds a run up to the event `last`, without changing anything;
+    `None` if unknown."""
+    from aim import Repo, Run
+    from aim.sdk.configs import get_aim_repo_name
+
+    found = start.tracker_run_id or ""
+    if not all(path.exists() for path in stored_at(folder / get_aim_repo_name(), found)):
+        return False
+    try:
+        held = Run(found, repo=Repo.from_path(str(folder)), read_only=True).get(MARK, None) or {}
+    except Exception:  # of several types
+        return None
+    if held.get(HELD, 0) >= last:  # also by a run that continued it
+        return True
+    return False if held.get("run_id", start.run_id) == start.run_id else None
 
 
 def examine(folder: Path) -> Found:
