@@ -154,13 +154,14 @@ class Optimizer:
 @dataclass(frozen=True)
 class Step:
     """What an update reports: its loss, gradient norm before clipping and learning rate; the accuracy and
-    the entropy of its batches; its tokens."""
+    the entropy over its trained tokens, and their number; all its tokens."""
 
     loss: float
     grad_norm: float
     learning_rate: float
-    accuracies: tuple[float, ...]
-    entropies: tuple[float, ...]
+    accuracy: float
+    entropy: float
+    trained: int
     tokens: int
 
 
@@ -186,8 +187,8 @@ class Training:
         self._optimizer.step(gradients, learning_rate)
         self._done += 1
         tokens = sum(len(row.ids) for batch in batches for row in batch)
-        accuracies, entropies = tuple(s.accuracy() for s in scores), tuple(s.entropy() for s in scores)
-        return Step(float(loss.detach()), norm, learning_rate, accuracies, entropies, tokens)
+        means = whole.accuracy(), whole.entropy(), len(whole.right)
+        return Step(float(loss.detach()), norm, learning_rate, *means, tokens)
 
     @torch.no_grad()
     def evaluate(self, rows: Sequence[Row]) -> dict[str, float]:

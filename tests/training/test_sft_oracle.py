@@ -67,14 +67,13 @@ def compare_steps(case: Case, plan: Plan, found: Expected, points: Any) -> None:
     for end in logged:
         steps = found.steps[begin:end]
         tokens = sum(step.tokens for step in found.steps[:end])
-        accuracies = [each for step in steps for each in step.accuracies]
-        entropies = [each for step in steps for each in step.entropies]
+        trained = sum(step.trained for step in steps)
         said = {
             "loss": sum(step.loss for step in steps) / len(steps),
             "grad_norm": steps[-1].grad_norm,
             "learning_rate": steps[-1].learning_rate,
-            "mean_token_accuracy": sum(accuracies) / len(accuracies),
-            "entropy": sum(entropies) / len(entropies),
+            "mean_token_accuracy": sum(step.accuracy * step.trained for step in steps) / trained,
+            "entropy": sum(step.entropy * step.trained for step in steps) / trained,
             "num_tokens": tokens,
         }
         require_same(points, "train", end, said)

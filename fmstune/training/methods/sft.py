@@ -23,6 +23,7 @@ from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLos
 from fmstune.training.trainers.neftune import RowNoise
 from fmstune.training.trainers.output_precision import KeepsOutputPrecision, return_float32
 from fmstune.training.trainers.timed import TimedTraining
+from fmstune.training.trainers.token_means import TokenMeans
 from fmstune.training.trainers.workers import EndsWorkers
 from fmstune.training.trl_compat.figures import count_tokens
 from fmstune.training.trl_compat.loop import CachedLookups
@@ -41,6 +42,7 @@ class FineTuner(
     EvaluatesAllRows,
     CachedLookups,
     KeepsOutputPrecision,
+    TokenMeans,
     SFTTrainer,
 ):
     """TRL's trainer, without its work for other cases than ours."""
