@@ -76,7 +76,7 @@ def remove(removal: Removal) -> None:
         for folder in (journal_of(directory).parent, directory):
             with contextlib.suppress(FileNotFoundError if folder != directory else OSError):
                 if not any(folder.iterdir()) and not folder.samefile(Path.cwd()):
-                    folder.rmdir()
+                    folder.unlink() if folder.is_symlink() else folder.rmdir()
     except OSError as error:
         raise _not_removed(directory, error) from error
     finally:

@@ -181,11 +181,11 @@ def run_files(path: Path) -> list[Path]:
 
 
 def clear(path: Path) -> None:
-    """Remove the files of an earlier run from the directory, and nothing else. The lock stays: this run holds
-    it."""
+    """Remove the files of an earlier run from the directory, and nothing else: also where its tracking folder
+    is a link, as a new journal would continue the old one. The lock stays: this run holds it."""
     tracking = path / TRACKING_DIR
     kept = lock_path(tracking / JOURNAL_NAME)
-    if kept.exists() and not tracking.is_symlink():
+    if kept.exists():
         for entry in tracking.iterdir():
             if entry != kept:
                 _remove(entry)

@@ -108,6 +108,14 @@ def test_a_symlink_inside_a_run_is_deleted_and_its_target_is_not(run: Path, tmp_
     assert (tmp_path / "precious" / "x").exists()
 
 
+def test_a_run_whose_tracking_folder_is_a_link_is_deleted_with_its_events(run: Path, tmp_path: Path) -> None:
+    (run / "tracking").rename(tmp_path / "disk")
+    (run / "tracking").symlink_to(tmp_path / "disk")
+    assert rm(run, "--yes").exit_code == 0
+    assert not run.exists()
+    assert not tree(tmp_path / "disk")
+
+
 def test_a_run_that_is_being_delivered_is_never_deleted(run: Path) -> None:
     plan = remove.planned(run)
     lock = locks.acquire(run / "tracking" / "aim.lock")

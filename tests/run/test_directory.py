@@ -134,18 +134,19 @@ def test_a_second_run_in_a_directory_neither_writes_nor_deletes_anything(overwri
             pass
 
 
-def test_overwriting_removes_everything_but_the_lock() -> None:
-    Path("out/tracking").mkdir(parents=True)
+@pytest.mark.parametrize("linked", [False, True])
+def test_overwriting_removes_everything_but_the_lock(linked: bool) -> None:
+    Path("out").mkdir()
+    Path("disk" if linked else "out/tracking").mkdir()
+    if linked:
+        Path("out/tracking").symlink_to("../disk")
     open_journal(Path("out")).close()
     Path("out/tracking/wandb.json").touch()
     Path("out/mine.txt").touch()
     directory = claim(configured("out"), None, overwrite=True)
     with locked(directory, overwrite=True):
-        assert sorted(path.name for path in Path("out").rglob("*")) == [
-            "journal.jsonl.lock",
-            "mine.txt",
-            "tracking",
-        ]
+        assert {*Path("out").iterdir()} == {Path("out/mine.txt"), Path("out/tracking")}
+        assert [*Path("out/tracking").iterdir()] == [Path("out/tracking/journal.jsonl.lock")]
         with pytest.raises(ConfigError, match="is running this run"):
             claim(configured("out"), None, overwrite=True)
 
