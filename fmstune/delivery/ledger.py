@@ -21,7 +21,7 @@ from fmstune.delivery.suspicion import (
     suspicion_from_json,
     suspicion_of_earlier_version,
 )
-from fmstune.layout import TRACKING_DIR
+from fmstune.layout import LAST_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import process_redactor
 from fmstune.system.files import NotAFile, read_text, replace_text
 
@@ -167,12 +167,27 @@ def all_ledgers(directory: Path) -> list[Ledger]:
 
 
 def highest_known(directory: Path) -> int:
-    """The highest event number in any ledger of a run, including those in its checkpoints: in a folder
-    restored from a backup, each may be newer than the journal or the others."""
-    ledgers = all_ledgers(directory)
+    """The highest event number in any ledger or checkpoint of a run: in a folder restored from a backup, or
+    after a power cut, each may be newer than the journal or the others."""
+    ledgers, highest = all_ledgers(directory), 0
     for checkpoint in directory.glob("checkpoint-*"):
         ledgers += load_ledgers(checkpoint)
-    return max((ledger.highest for ledger in ledgers), default=0)
+        highest = max(highest, _last_before(checkpoint))
+    return max((highest, *(ledger.highest for ledger in ledgers)))
+
+
+def _last_before(checkpoint: Path) -> int:
+    """The number of the last event before a checkpoint; 0 if unknown, as in those of earlier versions."""
+    with contextlib.suppress(OSError, ValueError):
+        found = re.fullmatch(r"(\d{1,15})\s*", read_text(checkpoint / TRACKING_DIR / LAST_NAME))
+        return int(found[1]) if found else 0
+    return 0
+
+
+def record_last(checkpoint: Path, number: int) -> None:
+    """Record the number of the last event before a checkpoint. Raises `OSError`."""
+    (checkpoint / TRACKING_DIR).mkdir(exist_ok=True)
+    (checkpoint / TRACKING_DIR / LAST_NAME).write_text(f"{number}\n", encoding="utf-8")
 
 
 def load_ledgers(folder: Path) -> list[Ledger]:

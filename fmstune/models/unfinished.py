@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fmstune.layout import UNFINISHED
 from fmstune.models.checkpoints import damage, is_checkpoint
+from fmstune.system.files import flush_to_disk
 
 
 def named(run: Path) -> Path:
@@ -32,7 +33,7 @@ def begin(run: Path) -> Path:
 def flush(folder: Path) -> None:
     """Flush the files of a folder to disk, so that they survive a power failure."""
     for entry in (*folder.rglob("*"), folder):
-        _sync(entry)
+        flush_to_disk(entry)
 
 
 def rename_into_place(folder: Path, target: Path) -> None:
@@ -95,19 +96,7 @@ def remove_leftovers(run: Path) -> None:
 
 def flush_name(target: Path) -> None:
     """Flush the name of a checkpoint to disk, before older ones are removed."""
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    is_folder = path.is_dir()
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    except OSError:
-        if not is_folder:  # not every file system supports that for a folder
-            raise
-    finally:
-        os.close(opened)
+    flush_to_disk(target.parent)
 
 
 def _remove_empty(folder: Path) -> None:

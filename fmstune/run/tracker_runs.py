@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from fmstune.delivery.journal.reader import last_seq
-from fmstune.delivery.ledger import Ledger, all_ledgers
+from fmstune.delivery.ledger import Ledger, all_ledgers, record_last
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 
@@ -16,14 +16,16 @@ _GAP = 1_000_000
 
 
 def ledger_copier(directory: Path, recorder: Recorder) -> Callable[[Path], None]:
-    """Return a function that copies the ledgers of the run in `directory` into a checkpoint; those of
-    in-process trackers are brought up to date first."""
+    """Return a function that copies the ledgers of the run in `directory` into a checkpoint, with the number
+    of its last event; those of in-process trackers are brought up to date first."""
 
     def copy(checkpoint: Path) -> None:
         for tracker in recorder.in_process:
             with contextlib.suppress(OSError):  # as below
                 tracker.save()
         copy_ledgers(directory, checkpoint)
+        with contextlib.suppress(OSError):
+            record_last(checkpoint, recorder.journal.last_seq)
 
     return copy
 

@@ -140,7 +140,9 @@ def _attach(run: ActiveRun, built: BuiltTrainer, after: contextlib.ExitStack) ->
         trainer.add_callback(StreamWatch(directory, built.data.unused, out))
     artifacts = Artifacts(config, run.directory, run.recorder, out, built)
     after.callback(artifacts.end, config.tracking.close_timeout)
-    save_with(trainer, Saving(ledger_copier(directory, run.recorder), artifacts.add, out.warn), after)
+    journal = run.recorder.journal
+    saving = Saving(ledger_copier(directory, run.recorder), journal.flush, artifacts.add, out.warn)
+    save_with(trainer, saving, after)
     return artifacts
 
 

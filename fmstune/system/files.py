@@ -1,5 +1,5 @@
-"""Check where files can be written, write small files atomically, and read files that may have been replaced
-by something else."""
+"""Check where files can be written, write small files atomically, flush them, and read files that may have
+been replaced by something else."""
 
 from __future__ import annotations
 
@@ -21,6 +21,20 @@ def replace_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):  # a full disk leaves an empty file
             temporary.unlink(missing_ok=True)
         raise
+
+
+def flush_to_disk(path: Path) -> None:
+    """Flush the contents of a file, or the names in a folder, to the disk: they then survive a power cut.
+    Raises `OSError`."""
+    is_folder = path.is_dir()
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError:
+        if not is_folder:  # not every file system supports that for a folder
+            raise
+    finally:
+        os.close(opened)
 
 
 class NotAFile(OSError):

@@ -49,11 +49,13 @@ def _nothing(what: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """How a run saves a checkpoint: `complete` adds its files to the folder that is being written; `written`
-    receives the complete one, in a background thread, before older ones are removed; `warn` receives problems
-    despite which the training continues."""
+    """How a run saves a checkpoint: `complete` adds its files to the folder that is being written; `flush`
+    flushes what the run has recorded to the disk, in a background thread: a run that is resumed from the
+    checkpoint does not record it again; `written` receives the complete one, before older ones are removed;
+    `warn` receives problems despite which the training continues."""
 
     complete: Callable[[Path], None] = _nothing
+    flush: Callable[[], None] = lambda: None
     written: Callable[[Path], None] = _nothing
     warn: Callable[[str], None] = _nothing
 

@@ -131,7 +131,9 @@ class JournalFile:
         self.lost = max(0, self._counters[LAST] - last)
         if self.lost:
             known = self._counters[LAST]
-            self._say(f"ends with event {last}, but its trackers know {known}{_missing(self.lost)}")
+            self._say(
+                f"ends with event {last}, but its trackers or checkpoints know {known}{_missing(self.lost)}"
+            )
 
     def salvage(self, last: int) -> None:
         """Rewrite a damaged journal of an earlier process, without what cannot be read. `last` is the highest

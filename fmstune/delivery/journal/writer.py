@@ -24,8 +24,9 @@ from fmstune.delivery.journal.family import END, GENERATION, LAST, LATE, SEALED,
 from fmstune.delivery.journal.file import JournalFile
 from fmstune.delivery.journal.header import Header, JournalError, LaterJournal, copy_of_header, read_header
 from fmstune.delivery.journal.reader import Kind, last_seq, lock_path, writer
+from fmstune.layout import FILES_DIR
 from fmstune.system import locks
-from fmstune.system.files import NotAFile, open_file
+from fmstune.system.files import NotAFile, flush_to_disk, open_file
 
 _MOST_WAITING = 16 << 20
 """The most bytes of events buffered in memory while the disk is full."""
@@ -59,6 +60,7 @@ class JournalWriter:
         self.path = path
         self._on_problem = on_problem
         self._said: set[str] = set()
+        self._flushed: set[Path] = set()
         self._lock = threading.Lock()
         self._inside: set[int] = set()  # threads that write, or wait for their turn
         self._family = Family()
@@ -144,6 +146,18 @@ class JournalWriter:
             if not self._closed:
                 self._look()
                 self._write_waiting()
+
+    def flush(self) -> None:
+        """Flush the journal and the files of its events to the disk: they then survive a power cut. Takes as
+        long as the disk does; nothing waits for it."""
+        files = (self.path.parent / FILES_DIR).rglob("*")
+        try:
+            for path in (*(path for path in files if path not in self._flushed), self.path, self.path.parent):
+                with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+                    flush_to_disk(path)
+                    self._flushed.add(path)
+        except OSError as error:
+            self._problem("flush", f"the journal cannot be flushed to the disk ({error.strerror or error})")
 
     def close(self) -> None:
         """Write what is buffered, and close the file; a later `append` is counted as unrecorded."""

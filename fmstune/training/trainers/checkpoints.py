@@ -125,6 +125,7 @@ class AtomicCheckpoints(OfRun, PrivateHooks):
                 share_weights(folder)
                 if in_background:  # otherwise the training would wait for the disk
                     unfinished.flush(folder)
+                    self.saving.flush()
 
         def place() -> None:
             with _removed_at_failure(this, target, folder):
