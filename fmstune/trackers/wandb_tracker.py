@@ -32,6 +32,7 @@ from fmstune.trackers.wandb.files import (
     OfflineRun,
     begin_offline,
     continued_by_another,
+    is_stored,
     lost_upload,
     remove_cut_off,
     to_sync,
@@ -228,6 +229,12 @@ class WandbTracker(WholePointTracker):
 
     def holds(self, last: int) -> bool:
         return self._offline is None or self._offline.is_there()
+
+    def is_stored(self, start: RunStart, last: int) -> bool | None:
+        settings = found_settings(self.config, self.name)
+        if not settings._offline or settings._noop or start.tracker_run_id is None:
+            return None
+        return is_stored(Path(settings.wandb_dir), start, last)
 
     def _offline_start(self, start: RunStart, folder: Path) -> RunStart:
         require_writable(folder, WandbUnusable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from fmstune.trackers.file.event_file import stored_in
 from fmstune.trackers.records import MetricPoint, RunStart, TrackerRun
 from fmstune.trackers.registry import reference
 from tests.support.journals import open_journal
-from tests.support.readers import read_aim
+from tests.support.readers import read_aim, read_wandb_offline, wandb_offline_dirs
 from tests.support.shipping import deliver, job
 
 REMOVED: dict[str, Callable[[Path], object]] = {
@@ -95,6 +96,29 @@ def test_a_storage_that_is_restored_to_an_older_state_gets_everything_again(
     assert list(run.points.values()) == [[[step, 1 / step] for step in (1, 2, 3, 4)]]
     rows = map(json.loads, (tmp_path / "m.jsonl").read_text().splitlines())
     assert [row["step"] for row in rows if row["kind"] == "metrics"] == [1, 2, 3, 4]
+
+
+def test_an_offline_folder_of_wandb_that_was_cut_off_is_replaced_and_one_that_is_gone_may_have_been_sent(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    def synced() -> str:
+        (line,) = sync(run_directory, None, {}, reference)
+        assert line.state == "complete"
+        return line.note or ""
+
+    options = {"mode": "offline", "dir": str(tmp_path)}
+    deliver(recorder, run_directory, Job("wandb", reference("wandb"), options))
+    recorder.journal.close()
+    assert "check" not in synced()
+    (folder,) = wandb_offline_dirs(tmp_path)
+    (file,) = folder.glob("*.wandb")
+    os.truncate(file, file.stat().st_size // 2)
+    assert "all of it was delivered again" in synced()
+    assert "check" not in synced()
+    (folder,) = wandb_offline_dirs(tmp_path)
+    assert len(read_wandb_offline(folder).history) == 10
+    shutil.rmtree(folder)
+    assert "not checked whether it is still there" in synced()
 
 
 def test_a_storage_that_cannot_be_checked_is_reported_as_not_checked(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Our files in an offline run's folder: the first exists from `open` until `close` ends, the second stays.
 _LOST = ("filestream: fatal error", "runupserter: failed to upload")
 _OPEN, _OWNER = "fmstune-open", "fmstune-run.json"
-_FIRST = "first_event"
+_FIRST, _LAST, _SIZE = "first_event", "last_event", "bytes"
 
 
 class OfflineRun:
@@ -31,12 +31,16 @@ class OfflineRun:
         self._place = place
         self._again = again
         self._first: int | None = None
+        self._last = 0
         self._file: tuple[int, int] | None = None
         self.is_there()
 
     def note(self, seq: int | None) -> None:
         """Record the event that is written next. The first one tells what is delivered again."""
-        if seq is None or self._first is not None:
+        if seq is None:
+            return
+        self._last = max(seq, self._last)
+        if self._first is not None:
             return
         self._first = seq
         for folder, first in self._again:
@@ -44,9 +48,10 @@ class OfflineRun:
                 shutil.rmtree(folder)
 
     def end(self) -> None:
-        """Record that the file is complete, and its first event."""
+        """Record that the file is complete, and its first and last event."""
         owner = self._place / _OWNER
-        said = json.loads(owner.read_text(encoding="utf-8")) | {_FIRST: self._first}
+        said = json.loads(owner.read_text(encoding="utf-8"))
+        said |= {_FIRST: self._first, _LAST: self._last, _SIZE: _size(self._place)}
         owner.write_text(json.dumps(said), encoding="utf-8")
         (self._place / _OPEN).unlink(missing_ok=True)
 
@@ -102,6 +107,27 @@ def remove_cut_off(folder: Path, start: RunStart) -> None:
         wandb_id, _, run_id = found.read_text(encoding="utf-8").partition("\n")
         if wandb_id == start.tracker_run_id and run_id in ("", start.run_id):
             shutil.rmtree(found.parent)
+
+
+def is_stored(folder: Path, start: RunStart, last: int) -> bool | None:
+    """Whether the offline run's folders are complete and hold this event; `None` if unknown: a missing one
+    may have been sent and removed, as by `wandb sync --clean`."""
+    places = _places(folder, start.tracker_run_id or "")
+    owners = [_owner(place) for place in places]
+    if any(owner.get("run_id") != start.run_id for owner in owners):
+        return None
+    if any((place / _OPEN).exists() for place in places):
+        return False
+    if any(
+        _size(place) != owner.get(_SIZE, _size(place)) for place, owner in zip(places, owners, strict=True)
+    ):
+        return False
+    return True if max((owner.get(_LAST, 0) for owner in owners), default=-1) >= last else None
+
+
+def _size(place: Path) -> int:
+    """The bytes of a folder's file; 0 if it is gone."""
+    return sum(path.stat().st_size for path in place.glob("*.wandb"))
 
 
 def continued_by_another(folder: Path, start: RunStart) -> bool:
