@@ -91,6 +91,17 @@ class Guard:
         if self.lost:
             self.report(f"not delivered: {counted(self.lost, 'value')}.")
 
+    def close(self, tracker: Receiver, status: Status, error: str | None) -> None:
+        """Close the tracker's run; report what the tracker changed or left out, and how many values were not
+        delivered."""
+        self.attempt(tracker.close, status, error, values=0)
+        self.shield(lambda: self._report_adapted(tracker))
+        self.report_lost()
+
+    def _report_adapted(self, tracker: Receiver) -> None:
+        for change in tracker.adapted:
+            self.report(adapted(change))
+
     def report(self, text: str) -> None:
         """Log a message about the tracker, once, without secrets."""
         if text in self._told:
@@ -133,8 +144,8 @@ def _is_from_outside(error: BaseException) -> bool:
 
 
 def adapted(change: str) -> str:
-    """The normaliser's message about a change, for a run without a journal."""
-    left_out = re.sub(r"(; those points are| and is) (kept )?in the journal only", " and is left out", change)
+    """The message about a change by the normaliser or the tracker, for a run without a journal."""
+    left_out = re.sub(r"(kept )?in the journal only", "left out", change)
     return re.sub(r" \(\d+ values\)$", "", left_out)  # reported at the first one
 
 
@@ -155,8 +166,7 @@ class _Ending:
         """Close the run with this status. Does nothing in a forked child."""
         if os.getpid() != self.pid:
             return
-        self.guard.attempt(self.tracker.close, status, error, values=0)
-        self.guard.report_lost()
+        self.guard.close(self.tracker, status, error)
 
 
 _endings: dict[int, _Ending] = {}

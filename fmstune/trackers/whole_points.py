@@ -11,7 +11,7 @@ from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import MetricPoint, merged
 from fmstune.trackers.standalone import adapted
 from fmstune.trackers.values.normalise import Normaliser
-from fmstune.trackers.values.plain import plain
+from fmstune.trackers.values.plain import number, plain
 
 logger = logging.getLogger("fmstune")
 
@@ -35,7 +35,8 @@ class WholePointTracker(Tracker):
         if self.seq is not None:
             return point.values, point.stage
         stage = self._adapt.stage(point.stage)
-        values = self._adapt.metrics(plain(dict(point.values)), stage)
+        numbers = {name: number(value) for name, value in point.values.items()}
+        values = self._adapt.metrics(numbers, stage)
         self._report_changes()
         return values, stage
 

@@ -15,13 +15,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from fmstune.secrets.redaction import hide, process_redactor
 from fmstune.trackers.records import MetricPoint, Receiver, RunStart, Status, TrackerError
 from fmstune.trackers.standalone import Guard, adapted, close_at_exit, closed, note_training, status_so_far
-from fmstune.trackers.values.plain import plain
+from fmstune.trackers.values.plain import number, plain
 from fmstune.trackers.values.stages import split_stages
 
 if TYPE_CHECKING:
     from fmstune.trackers.values.normalise import Normaliser
 
-_NON_FINITE = ("NaN", "Infinity", "-Infinity")
 _MOST_NAMES = 10_000
 _MOST_APPEARED = 100  # a tenth of a second each, if a Trainer keeps logging new names
 
@@ -203,8 +202,7 @@ class OwnRunCallback(TrackerCallback):
     def _end_run(self, status: Status, error: str | None) -> None:
         self._open = False
         text = None if error is None else hide(error)
-        self._guard.attempt(self.tracker.close, status, text, values=0)
-        self._guard.report_lost()
+        self._guard.close(self.tracker, status, text)
         self._guard.lost = 0
         closed(self.tracker)
 
@@ -322,11 +320,3 @@ def points(logs: Mapping[str, Any], state: TrainerState) -> list[MetricPoint]:
         MetricPoint(values, stage, state.global_step, epoch, time.time())
         for stage, values in split_stages(logs).items()
     ]
-
-
-def number(value: Any) -> Any:
-    """A metric as a number if it is one, whatever library it comes from, else as a JSON value."""
-    if type(value) is float or type(value) is int:
-        return value
-    simple = plain(value)
-    return float(simple) if simple in _NON_FINITE and not isinstance(value, str) else simple

@@ -38,6 +38,7 @@ _MOST_TRIES = 5
 
 _NUMBERS = frozenset({int, float})
 _SIMPLE = (str, bool, int, float, type(None))
+_NON_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
 def plain(value: Any, depth: int = _DEEPEST) -> Any:
@@ -229,6 +230,14 @@ class Walk:
     def cut(self) -> str:
         """The note in the place of values that were cut."""
         return f"<cut: more than {self._most:,} values>"
+
+
+def number(value: Any) -> Any:
+    """A metric as a number if it is one, whatever library it comes from, else as a JSON value."""
+    if type(value) is float or type(value) is int:
+        return value
+    simple = plain(value)
+    return float(simple) if simple in _NON_FINITE and not isinstance(value, str) else simple
 
 
 def _is_container(value: Any) -> bool:
