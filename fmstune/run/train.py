@@ -75,7 +75,7 @@ def train(
         LastStepCallback(),
         progress,
     ]
-    extensions = (given or Extensions()).with_configured(config.run)
+    extensions = (given or Extensions()).with_configured(config)
     extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks, stop))
     stops = stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process())
     with stops, contextlib.ExitStack() as after:

@@ -47,6 +47,8 @@ def training_arguments(config: RunConfig, output_dir: Path) -> Any:
         use_build_lock()
     if isinstance(file := settings.get("fsdp_config"), str):
         settings["fsdp_config"] = str(config.base_dir / file)
+    if best := settings.get("metric_for_best_model"):
+        settings["metric_for_best_model"] = best.removeprefix("eval/")  # as in lists of a run's metrics
     chosen = precision(settings)
     settings |= {"bf16": chosen.bf16, "fp16": chosen.fp16}
     if not (chosen.bf16 or chosen.fp16):

@@ -26,6 +26,7 @@ from fmstune.system.device import Precision, precision
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
 from fmstune.training.arguments import remove_integrations, require_layers, training_arguments
+from fmstune.training.callbacks.best_metric import BestMetric
 from fmstune.training.callbacks.resumed_steps import ResumedSteps
 from fmstune.training.callbacks.tokens_seen import TokensSeen
 from fmstune.training.extensions import Extensions
@@ -74,14 +75,14 @@ def build_trainer(
     Tracks `model_load_time` and `data_preprocessing_time` (seconds), the model's and the data's identity.
     Raises `ModelError`, `DataError` or `ConfigError`.
     """
-    extensions = extensions or Extensions().with_configured(config.run)
+    extensions = extensions or Extensions().with_configured(config)
     require_room_for_weights(config.model)
     require_compiler(config)
     inputs = load_inputs(config, output_dir)
     require_layers(config, inputs.model.model)
     phase("building the trainer")
     attached = {
-        "callbacks": [tracker.get_hf_callback(), *extensions.callbacks],
+        "callbacks": [tracker.get_hf_callback(), *extensions.callbacks, BestMetric(config)],
         "compute_metrics": extensions.compute_metrics,
         "peft_config": adapters.peft_config(config, inputs.model.model),
     }

@@ -12,14 +12,15 @@ from typing import Any
 
 from transformers import EvalPrediction, TrainerCallback
 
-from fmstune.config.schema.tables import RunSettings
+from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError, RunError
 from fmstune.text import shown
+from fmstune.training.callbacks.best_metric import require_metric
 from fmstune.user_code import load_object
 
 _OF_THE_RUN = frozenset((
     "loss", "loss_batch_mean", "runtime", "samples_per_second", "steps_per_second", "entropy",
-    "mean_token_accuracy", "num_tokens",
+    "mean_token_accuracy", "num_tokens", "aux_loss",
 ))  # fmt: skip
 """The metrics of each evaluation."""
 ComputeMetrics = Callable[[EvalPrediction], Mapping[str, float]]
@@ -37,8 +38,10 @@ class Extensions:
         """These, with an instance of each class. Raises `ConfigError` for anything but callbacks."""
         return Extensions(tuple(map(_made, self.callbacks)), self.compute_metrics)
 
-    def with_configured(self, settings: RunSettings) -> Extensions:
-        """These, and those in `[run]`. Raises `ConfigError` for what cannot be found or used."""
+    def with_configured(self, config: RunConfig) -> Extensions:
+        """These, and those in `[run]`. Raises `ConfigError` for what cannot be found or used, and if no
+        evaluation can have the metric that decides which is the best."""
+        settings = config.run
         named = [load_object(where, "run.callbacks") for where in settings.callbacks]
         callbacks = tuple(_made(each) for each in (*self.callbacks, *named))
         compute = self.compute_metrics
@@ -46,6 +49,9 @@ class Extensions:
             compute = load_object(settings.compute_metrics, "run.compute_metrics")
         if compute is not None and not callable(compute):
             raise ConfigError(f"run.compute_metrics = {shown(settings.compute_metrics)} is not a function.")
+        evaluates = config.training.get("eval_strategy", "no") != "no"
+        if evaluates and not callbacks and compute is None and settings.method == "sft":
+            require_metric(config, _OF_THE_RUN)
         return Extensions(callbacks, compute and _checked(compute))
 
 

@@ -13,6 +13,7 @@ from fmstune.config.load.load import load
 from fmstune.console import RunConsole
 from fmstune.errors import ConfigError
 from fmstune.run.run import run
+from fmstune.training.extensions import Extensions
 from tests.support.end_to_end import journal_points
 from tests.support.tuned import weights
 
@@ -71,6 +72,26 @@ def test_a_resumed_run_stops_where_an_uninterrupted_one_does(whole: tuple[str, s
     tune("rest", PATIENT, resume=f"part/checkpoint-{end - 2}")
     assert max(evaluations("rest")) == end
     assert weights("rest") == weights(output)
+
+
+@pytest.mark.parametrize("name", ["eval/mean_token_accuracy", "eval_mean_token_accuracy"])
+def test_the_metric_that_decides_has_its_name_in_lists_of_runs_or_that_of_transformers(name: str) -> None:
+    shown = tune("out", PATIENT, "training.max_steps=4", f"training.metric_for_best_model={name}")
+    assert "best     eval mean_token_accuracy " in shown
+
+
+def exact(prediction: Any) -> dict[str, float]:
+    return {"exact": 0.5}
+
+
+def test_a_metric_that_no_evaluation_has_ends_the_run_with_those_that_it_has() -> None:
+    chosen = (PATIENT, "training.metric_for_best_model=accuracy")
+    with pytest.raises(ConfigError, match=r"they have .*, loss, .*mean_token_accuracy\. Compute it with"):
+        tune("before", *chosen)
+    assert not evaluations("before")
+    with pytest.raises(ConfigError, match=r"they have entropy, exact, loss, "):
+        tune("computed", *chosen, extensions=Extensions(compute_metrics=exact))
+    assert list(evaluations("computed")) == [2]
 
 
 def test_each_eval_gets_a_checkpoint_when_the_best_is_kept() -> None:
