@@ -126,7 +126,9 @@ def _why(ledger: Ledger, waiting: bool, within_reach: int, last: int) -> str:
 
 def _unread(ledger: Ledger) -> str:
     count, first = len(ledger.missing), ledger.missing.first
-    lines = "line" if count == 1 else "lines"
     if not ledger.later:
-        return f"{count} damaged {lines} of the journal (event {first}) cannot be read"
+        if count == 1:
+            return f"event {first} is damaged or missing in the journal"
+        return f"{count} events are damaged or missing in the journal, {first} for one"
+    lines = "line" if count == 1 else "lines"
     return f"{count} {lines} of the journal (event {first}) cannot be read: {later_kinds(ledger.later)}"

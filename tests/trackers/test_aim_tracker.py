@@ -152,6 +152,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file": (lambda aim: [shutil.rmtree(aim), aim.touch()], ".aim is not a folder"),
     "garbage": (lambda aim: (aim / "run_metadata.sqlite").write_bytes(b"garbage" * 999), "is not a database"),
     "no database": (lambda aim: (aim / "run_metadata.sqlite").unlink(), "run_metadata.sqlite is missing"),
+    "garbage, unfinished": (
+        lambda aim: [(aim / "run_metadata.sqlite").write_bytes(b"\0" * 4096), (aim / "VERSION").unlink()],
+        "is not a database",
+    ),
     "no table": (lambda aim: (aim / "run_metadata.sqlite").write_bytes(b""), "no such table"),
     "odd version": (lambda aim: (aim / "VERSION").write_text("soon"), "VERSION says 'soon'"),
     "lost index": (lambda aim: next(aim.glob("meta/index/MANIFEST-*")).unlink(), "has lost its 'MANIFEST-"),

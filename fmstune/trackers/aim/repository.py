@@ -120,7 +120,11 @@ def _look(folder: Path) -> Found:
         return Found("damaged", f"{path.name} is not a folder")
     version = path / "VERSION"
     if not version.exists():
-        return Found("unfinished" if {each.name for each in path.iterdir()} <= _OF_A_NEW_ONE else "older")
+        if not {each.name for each in path.iterdir()} <= _OF_A_NEW_ONE:
+            return Found("older")
+        database = path / "run_metadata.sqlite"  # Aim completes one without tables
+        why = _unreadable(database, "sqlite_master") if database.exists() else ""
+        return Found("damaged", why) if why else Found("unfinished")
     text = version.read_text(encoding="utf-8", errors="replace").strip()
     try:
         major = int(text.split(".")[0])
@@ -133,13 +137,15 @@ def _look(folder: Path) -> Found:
 
 
 def _wrong_database(path: Path) -> str:
-    if not path.is_file():
-        return f"{path.name} is missing"
+    return _unreadable(path, "run") if path.is_file() else f"{path.name} is missing"
+
+
+def _unreadable(path: Path, table: str) -> str:
     try:
         # Immutable: creates neither a lock nor a journal. An active writer may make this fail, once.
         uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
-            database.execute("SELECT hash FROM run LIMIT 1").fetchall()
+            database.execute(f"SELECT * FROM {table} LIMIT 1").fetchall()
     except sqlite3.Error as error:
         return f"{path.name} cannot be read ({error})"
     return ""
