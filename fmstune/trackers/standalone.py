@@ -9,6 +9,8 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import multiprocessing
+import multiprocessing.util
 import os
 import re
 import signal
@@ -29,6 +31,8 @@ logger = logging.getLogger("fmstune")
 
 # In an outage each call may take its SDK's full time limit; a refused call costs nothing.
 _MOST_OUTAGES, _MOST_REFUSALS = 3, 20
+_BEFORE_OTHERS = 1000
+"""The priority of closing a run, before what the SDK ends at the same time."""
 
 
 class Guard:
@@ -157,6 +161,21 @@ class _Ending:
     guard: Guard
     pid: int
     training: bool = False
+    _finalizer: multiprocessing.util.Finalize | None = None
+
+    def register(self) -> None:
+        """Have the run closed when this process ends. One that `multiprocessing` has forked ends without the
+        handlers of `atexit`."""
+        if multiprocessing.parent_process() is None:
+            atexit.register(self.close)
+        else:
+            self._finalizer = multiprocessing.util.Finalize(None, self.close, exitpriority=_BEFORE_OTHERS)
+
+    def unregister(self) -> None:
+        """Undo `register`."""
+        atexit.unregister(self.close)
+        if self._finalizer is not None:
+            self._finalizer.cancel()
 
     def close(self) -> None:
         """Close the run with the status known so far. Does nothing in a forked child."""
@@ -181,7 +200,7 @@ def close_at_exit(tracker: Receiver, guard: Guard | None = None) -> None:
     ending = _endings.get(id(tracker))
     if ending is None:
         ending = _endings[id(tracker)] = _Ending(tracker, guard or Guard(tracker.name), os.getpid())
-        atexit.register(ending.close)
+        ending.register()
         close_when_terminated(_interruptions)
     elif guard is not None:
         ending.guard = guard
@@ -190,7 +209,7 @@ def close_at_exit(tracker: Receiver, guard: Guard | None = None) -> None:
 def closed(tracker: Receiver) -> None:
     """Forget a tracker whose run has been closed."""
     if (ending := _endings.pop(id(tracker), None)) is not None:
-        atexit.unregister(ending.close)
+        ending.unregister()
     if not _endings:
         restore()
 
@@ -214,7 +233,10 @@ def status_so_far(tracker: Receiver) -> tuple[Status, str | None]:
 
 def _status(training: bool) -> tuple[Status, str | None]:
     # The interpreter keeps the exception that ended it; a notebook keeps the last one that it displayed.
-    error = getattr(sys, "last_value", None)
+    # A worker of `multiprocessing` is still handling it.
+    error = getattr(sys, "last_value", None) or sys.exc_info()[1]
+    if isinstance(error, SystemExit):
+        error = None
     if not training and (error is None or hasattr(sys, "ps1")):
         return "finished", None
     return _status_after(error)
