@@ -254,8 +254,13 @@ def unknown_shape(row: Row, place: str) -> DataError:
 
 def _advice(row: Row) -> str:
     texts = [name for name, value in row.items() if isinstance(value, str) and isinstance(name, str)]
+    for name, value in row.items():
+        if isinstance(value, Mapping) and any(as_message_list(value.get(each)) for each in CONVERSATIONS):
+            return f" `{name}` contains the messages: move them into a column with a function, data.handler."
     if any(_is_tree(value) for value in row.values()):
         texts = []  # the text is in there
+    if advice := about_rivals(texts):
+        return advice
     for name in texts:
         if _TRANSCRIPT.search(row[name]):
             return f" `{name}` is a transcript: split it into `messages` with a function, data.handler."
@@ -279,6 +284,19 @@ def _advice(row: Row) -> str:
         f" To use other columns, name them with data.columns, as in --set 'data.columns={{{named}}}', "
         f"or combine them with {put}."
     )
+
+
+def about_rivals(texts: Sequence[str]) -> str | None:
+    """What to do with a row of `texts`, by their columns, two of which may be answers of which one is better:
+    names that differ in the last character, as `response_0` and `response_1`. `None` without such a pair."""
+    for name in texts:
+        alike = [each for each in texts if each[:-1] == name[:-1]]
+        if len(alike) == 2 and len(name) > 3 and not _is_like(name[:-1].rstrip("_"), LIKE_QUESTIONS):
+            return (
+                f" If `{alike[0]}` and `{alike[1]}` are its answers, put the better one into `chosen`, and "
+                "the other into `rejected`, with a function: data.handler."
+            )
+    return None
 
 
 def _is_tree(value: Any) -> bool:

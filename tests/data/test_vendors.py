@@ -194,3 +194,65 @@ def test_a_handler_converts_them(tmp_path: Path) -> None:
 
     data, tokenizer = prepared(tmp_path, {"chat": "USER: Hi?\n\nASSISTANT: Hello."}, handler=split)
     assert shown(data, tokenizer) == (ONE, f"Hello.{END}")
+
+
+QUESTION = {"role": "user", "content": "Hi?"}
+GO = {"role": "assistant", "content": "Go."}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [QUESTION, HELLO], "rejected_messages": [QUESTION, GO]},
+        {"chosen_conversations": [QUESTION, HELLO], "rejected_conversations": [QUESTION, GO]},
+    ],
+)
+def test_pairs_in_two_conversations_of_ms_swift_and_torchtune_are_pairs(
+    row: dict[str, Any], tmp_path: Path
+) -> None:
+    data, tokenizer = prepared(tmp_path, row, method="dpo")
+    (pair,) = data.train
+    assert tokenizer.decode(pair["prompt_ids"]) == ASKED
+    assert tokenizer.decode(pair["chosen_ids"]).rstrip("\n") == f"Hello.{END}"
+    assert tokenizer.decode(pair["rejected_ids"]).rstrip("\n") == f"Go.{END}"
+    assert list(data.summary.unused_lines()) == []
+
+
+@pytest.mark.parametrize(
+    "row", [{"messages": [QUESTION, HELLO]}, {"instruction": "Hi?", "input": "", "output": "Hello."}]
+)
+@pytest.mark.parametrize(("good", "bad"), [(True, False), ("true", "false")])
+def test_the_kto_tag_of_llama_factory_is_a_label(
+    row: dict[str, Any], good: Any, bad: Any, tmp_path: Path
+) -> None:
+    data, _ = prepared(tmp_path, row | {"kto_tag": good}, row | {"kto_tag": bad}, method="kto")
+    assert sorted(data.train["label"]) == [False, True]
+    assert list(data.summary.unused_lines()) == []
+
+
+def test_a_boolean_loss_of_ms_swift_says_which_answers_are_learnt_and_a_number_is_data(
+    tmp_path: Path,
+) -> None:
+    row = {"messages": [QUESTION, HELLO | {"loss": False}, QUESTION, GO | {"loss": True}]}
+    assert shown(*prepared(tmp_path, row))[1] == f"Go.{END}"
+    data, tokenizer = prepared(tmp_path, {"messages": [QUESTION, HELLO | {"loss": 2.31}]})
+    assert shown(data, tokenizer)[1] == f"Hello.{END}"
+    assert "the field `loss` of messages is not used" in str(list(data.summary.unused_lines()))
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+@pytest.mark.parametrize("names", [("human_ref_A", "human_ref_B"), ("response_0", "response_1")])
+def test_no_advice_learns_one_of_two_rival_answers(
+    names: tuple[str, str], method: str, tmp_path: Path
+) -> None:
+    row = {"history": "Hi?", names[0]: "Hello.", names[1]: "Go.", "labels": 0}
+    said = refused(tmp_path, row, method=method)
+    assert f"If `{names[0]}` and `{names[1]}` are its answers, put the better one into `chosen`" in said
+    assert "data.columns" not in said
+
+
+@pytest.mark.parametrize("outer", ["body", "inputs"])
+def test_messages_inside_another_column_are_named(outer: str, tmp_path: Path) -> None:
+    row = {"custom_id": "1", "method": "POST", outer: {"model": "m", "messages": [QUESTION]}}
+    said = refused(tmp_path, row)
+    assert f"`{outer}` contains the messages: move them into a column with a function, data.handler." in said

@@ -157,7 +157,9 @@ def _weight(fields: Fields, where: str) -> float | None:
     found = {}
     if fields.has("weight"):
         found["weight"] = weight_of(fields.get("weight"), where, "weight")
-    for name in _TRAINED:
+    # ms-swift's `loss` is a boolean; elsewhere, a number of that name may be a measurement.
+    swift = ("loss",) if as_boolean(fields.given.get("loss")) is not None else ()
+    for name in (*_TRAINED, *swift):
         value = fields.get(name)
         said = as_boolean(value)
         if said is not None:

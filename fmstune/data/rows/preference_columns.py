@@ -14,6 +14,7 @@ from fmstune.data.columns import (
     LIKE_QUESTIONS,
     QUESTIONS,
     Row,
+    about_rivals,
     as_message_list,
     first_present,
     like,
@@ -117,7 +118,7 @@ def _pair_in_other_columns(row: Row, answer: str | None) -> str | None:
     rejected = like(names, _LIKE_REJECTED)  # first: "incorrect" is also like "correct"
     chosen = like([name for name in names if name != rejected], _LIKE_CHOSEN)
     if chosen is None or rejected is None:
-        return None
+        return about_rivals(names)
     question = like([name for name in names if name not in (chosen, rejected)], LIKE_QUESTIONS)
     named = {"prompt": question, "chosen": chosen, "rejected": rejected}
     listed = ", ".join(f"{key}={json.dumps(name)}" for key, name in named.items() if name is not None)

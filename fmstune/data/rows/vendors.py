@@ -10,6 +10,11 @@ from fmstune.data.cells import parsed
 from fmstune.data.columns import ANSWERS, CONVERSATIONS, Row, first_present, has_value, is_message
 from fmstune.errors import DataError
 
+_PAIRS = (
+    {"messages": "chosen", "rejected_messages": "rejected"},
+    {"chosen_conversations": "chosen", "rejected_conversations": "rejected"},
+)
+"""The columns of pairs elsewhere, and ours."""
 _SYSTEM = ("systemInstruction", "system_instruction")
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 _PLACES = ("<image>", "<video>", "<audio>")
@@ -17,9 +22,15 @@ _PLACES = ("<image>", "<video>", "<audio>")
 
 def with_our_columns(row: Row, method: str) -> Row:
     """A row of Gemini (`contents`), of xLAM (calls in `answers`), or, for a method that compares answers, of
-    ms-swift (`rejected_response`), with our columns. Any other row unchanged."""
-    if METHODS[method].form in ("pair", "judged pair"):
+    ms-swift (`rejected_response`, `rejected_messages`), torchtune (`chosen_conversations`) or LLaMA-Factory
+    (`kto_tag`), with our columns. Any other row unchanged."""
+    form = METHODS[method].form
+    if form in ("pair", "judged pair"):
+        for names in _PAIRS:
+            row = _renamed(row, names)
         return _swift_pair(row)
+    if form == "labelled":
+        row = _renamed(row, {"kto_tag": "label"})
     return _gemini_chat(row) or _xlam_chat(row) or row
 
 
@@ -69,6 +80,15 @@ def _is_calls(value: Any) -> bool:
         and bool(value)
         and all(isinstance(each, dict) and each.keys() == {"name", "arguments"} for each in value)
     )
+
+
+def _renamed(row: Row, names: Mapping[str, str]) -> Row:
+    """A row with our names for another tool's columns, if it has them all and none of ours."""
+    if not all(has_value(row.get(name)) for name in names):
+        return row
+    if any(has_value(row.get(ours)) for ours in names.values()):
+        return row
+    return {names.get(name, name): value for name, value in row.items()}
 
 
 def _swift_pair(row: Row) -> Row:
