@@ -1,4 +1,4 @@
-"""Compare the tables and media that a service stores for a run with the run's journal."""
+"""Compare the tables, media and artifacts that a service stores for a run with the run's journal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from fmstune.delivery.journal.reader import Event
 from fmstune.testing.compare import comparable, is_named
 from fmstune.testing.findings import Stored
+from fmstune.testing.runs import FILES
 from fmstune.trackers.values.normalise import as_text
 
 
@@ -59,15 +60,38 @@ def _missing_media(
             )
 
 
+def _missing_files(
+    events: Iterable[Event], artifacts: Iterable[tuple[str, Mapping[str, bytes]]]
+) -> Iterable[str]:
+    """The artifacts and files that are missing or different, as sentences."""
+    held = {name: dict(files) for name, files in artifacts}
+    for event in events:
+        if event.kind != "artifact":
+            continue
+        where = f"the artifact {event.name}"
+        if event.name not in held:
+            yield f"{where} is missing"
+            continue
+        files = held[event.name]
+        for name, content in FILES.items():
+            if name not in files:
+                yield f"the file {name} of {where} is missing"
+            elif files[name] != content:
+                yield f"the file {name} of {where} has other content"
+
+
 def missing_items(
     events: Sequence[Event], stored: Stored, declared: Mapping[str, Any], changes: Sequence[str]
 ) -> list[str]:
-    """The tables and media that a tracker that `declared` to store them lacks, if `read` returns them."""
+    """The tables, media and artifacts that a tracker that `declared` to store them lacks, if `read` returns
+    them."""
     found: list[str] = []
     if declared["tables"] == "tables" and stored.tables is not None:
         found += _missing_tables(events, stored.tables, changes)
     if stored.media is not None:
         found += _missing_media(events, stored.media, declared["media"], changes)
+    if declared["artifacts"] and stored.artifacts is not None:
+        found += _missing_files(events, stored.artifacts)
     return found
 
 
@@ -80,6 +104,7 @@ def uncompared(stored: Stored, declared: Mapping[str, Any]) -> str:
             ("status", True, stored.status),
             ("tables", declared["tables"] == "tables", stored.tables),
             ("media", bool(declared["media"]), stored.media),
+            ("artifacts", declared["artifacts"], stored.artifacts),
         )
         if is_stored and given is None
     ]

@@ -25,8 +25,8 @@ class Stored:
     `points` are all stored values as (name, step, value), in any order. A name is `stage/name`, or just the
     name if there was no stage. `params` has a mapping for each namespace, or dotted names in one mapping;
     with `None` they are not compared. The same applies to `status`, `tables` as (name, step, rows), and
-    `media` as (kind, name, step), where a kind is text, image or histogram. A tracker without `track_table`
-    has its tables in `params`.
+    `media` as (kind, name, step), where a kind is text, image or histogram, and `artifacts` as (name, the
+    content of each file by its name). A tracker without `track_table` has its tables in `params`.
     """
 
     points: Sequence[tuple[str, int | None, Any]]
@@ -34,6 +34,7 @@ class Stored:
     status: str | None = None
     tables: Sequence[tuple[str, int | None, Sequence[Mapping[str, Any]]]] | None = None
     media: Sequence[tuple[str, str, int | None]] | None = None
+    artifacts: Sequence[tuple[str, Mapping[str, bytes]]] | None = None
 
 
 Read = Callable[[Delivered], Stored]

@@ -35,6 +35,7 @@ def declared(folder: Path, reference: str, options: Mapping[str, Any]) -> dict[s
         "single_precision": tracker.limits.single_precision,
         "tables": tables,
         "media": sorted(tracker.media),
+        "artifacts": tracker.takes_artifacts,
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fmstune.delivery.artifacts import record
 from fmstune.delivery.journal.files import store_file
 from fmstune.delivery.journal.reader import Event, Header, JournalReader
 from fmstune.delivery.journal.writer import JournalWriter
@@ -17,6 +18,9 @@ from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.records import MediaKind, MetricPoint, Table
 from fmstune.trackers.values.media import encoded_image
+
+FILES: Mapping[str, bytes] = {"weights.bin": bytes(range(256)) * 40, "nested/ü (1).txt": b"a\nb"}
+"""The files of the artifact of `whole`."""
 
 Script = Callable[[Recorder], object]
 
@@ -70,9 +74,18 @@ def whole(recorder: Recorder) -> None:
     recorder.track(7, "answer")
     recorder.set_params({"data": {"seed": 1}}, "params")
     recorder.track_table(Table("samples", ({"prompt": "Hi", "tokens": 3}, {"prompt": "Ho"}), "eval", 5))
+    _track_files(recorder)
     for value in (0.25, 0.5, 0.25):  # several values at a step: all are kept, or reported
         recorder.track(value, "again", "eval", step=5)
     recorder.close("finished")
+
+
+def _track_files(recorder: Recorder) -> None:
+    folder = recorder.journal.path.parents[1] / "files"
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    record(recorder, {name: folder / name for name in FILES}, "model", "model", link=False)
 
 
 def steps(recorder: Recorder, first: int, last: int, shift: float = 0.0) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from fmstune.testing.findings import Delivered, Stored
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import (
+    Artifact,
     Check,
     Media,
     MetricPoint,
@@ -80,8 +81,9 @@ def read(delivered: Delivered) -> Stored:
 
 
 class StoresAll(Sound):
-    """Also has tables and media of its own."""
+    """Also has tables, media and artifacts of its own."""
 
+    takes_artifacts = True
     media = frozenset({"text", "image", "histogram"})
 
     def track_table(self, table: Table) -> None:
@@ -90,19 +92,27 @@ class StoresAll(Sound):
     def track_media(self, media: Media) -> None:
         self._write("media", [media.kind, _key(media), media.step])
 
+    def track_artifact(self, artifact: Artifact) -> None:
+        files = {name: (artifact.folder / name).read_bytes().hex() for name in artifact.files}
+        self._write("artifact", [artifact.name, files])
+
 
 def _key(item: Table | Media) -> str:
     return "/".join(part for part in (item.stage, item.name) if part)
 
 
 def read_all(delivered: Delivered) -> Stored:
-    """The run that the lines hold, with its tables and media."""
+    """The run that the lines hold, with its tables, media and artifacts."""
     path = delivered.folder / "lines.jsonl"
     lines = [json.loads(line)[1:] for line in path.read_text().splitlines()] if path.exists() else []
     return dataclasses.replace(
         read(delivered),
         tables=[tuple(what) for kind, what in lines if kind == "table"],
         media=[tuple(what) for kind, what in lines if kind == "media"],
+        artifacts=[
+            (name, {file: bytes.fromhex(content) for file, content in files.items()})
+            for name, files in (what for kind, what in lines if kind == "artifact")
+        ],
     )
 
 
@@ -125,6 +135,17 @@ class DropsHistograms(StoresAll):
     def track_media(self, media: Media) -> None:
         if media.kind != "histogram":
             super().track_media(media)
+
+
+class DropsArtifacts(StoresAll):
+    def track_artifact(self, artifact: Artifact) -> None:
+        pass
+
+
+class FlattensArtifacts(StoresAll):
+    def track_artifact(self, artifact: Artifact) -> None:
+        files = tuple(name for name in artifact.files if "/" not in name)
+        super().track_artifact(dataclasses.replace(artifact, files=files))
 
 
 class DropsParamsOfTables(Sound):
