@@ -32,6 +32,11 @@ from fmstune.config.methods.known import METHODS
         ("training.batch-size", "training.per_device_train_batch_size"),
         ("LR", "training.learning_rate"),
         ("training.leraning_rate", "training.learning_rate"),
+        ("training.per_device_batch_size", "training.per_device_train_batch_size"),
+        ("training.max_eval_samples", "data.eval"),
+        ("data.path", "data.train"),
+        ("model.name", "model.path"),
+        ("training.train_on_inputs", "data.train_on"),
     ],
 )
 def test_the_intended_setting_is_found(name: str, meant: str) -> None:
