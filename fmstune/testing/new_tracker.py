@@ -19,8 +19,8 @@ def write_package(name: str, folder: Path | None = None) -> list[Path]:
     `ConfigError` for an invalid name, and if a file already exists."""
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigError(
-            f"{name!r} is not a valid name for a tracker: use lowercase letters and digits, with _ or - "
-            "between them."
+            f"{name!r} is not a valid name for a tracker: use lowercase letters and digits, beginning with a "
+            "letter, with _ or - between them, but no keyword of Python."
         )
     if name in BUILT_IN:
         raise ConfigError(f"{name} is one of fmstune's own trackers; choose another name.")
