@@ -140,8 +140,11 @@ def folder_locked(folder: Path) -> Iterator[None]:
 
 
 def describe(process: Process | None) -> str:
-    """Describe the holder of a lock, with its pid."""
-    return f"another process (pid {process.pid})" if process and process.pid else "another process"
+    """Describe the holder of a lock, with its pid, which means nothing here if it is on another machine."""
+    if process is None or not process.pid:
+        return "another process"
+    where = "" if process.place == _place() else ", on another machine or in another container"
+    return f"another process (pid {process.pid}{where})"
 
 
 def this_process() -> Process:

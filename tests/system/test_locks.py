@@ -115,3 +115,16 @@ def test_a_lock_whose_descriptor_was_reused_for_another_file_closes_only_its_own
     assert other.read_text() == "kept"
     os.close(lock._file)
     os.close(file)
+
+
+def test_a_holder_on_another_machine_is_described_as_one(tmp_path: Path) -> None:
+    lock = locks.acquire(tmp_path / "lock")
+    assert lock is not None
+    try:
+        assert locks.describe(locks.holder(tmp_path / "lock")) == f"another process (pid {os.getpid()})"
+        owner = json.loads((tmp_path / "lock").read_text())
+        (tmp_path / "lock").write_text(json.dumps({**owner, "pid": 7, "place": "another boot"}))
+        said = locks.describe(locks.holder(tmp_path / "lock"))
+        assert said == "another process (pid 7, on another machine or in another container)"
+    finally:
+        lock.release()
