@@ -185,6 +185,15 @@ def test_unused_settings_are_reported_at_the_start_and_explained() -> None:
     assert "trackers.file has no effect in this run: the run does not have this tracker" in shown
 
 
+def test_a_setting_that_is_overridden_is_reported_even_at_its_default_unless_it_turns_something_off() -> None:
+    def found(*sets: str) -> set[str]:
+        return set(unused(load(None, sets=["model.path=demo", "data.train=demo", *sets])))
+
+    epochs = "training.num_train_epochs=3.0"
+    assert found(epochs, "training.max_steps=10") == {"training.num_train_epochs"}
+    assert found(epochs) == found("training.warmup_steps=0", "training.lr_scheduler_type=constant") == set()
+
+
 VENDOR = """
 import time
 from fmstune import Tracker

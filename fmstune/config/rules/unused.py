@@ -50,7 +50,9 @@ def unused(config: RunConfig, *, computes_metrics: bool = False) -> dict[str, st
     for name, why in _reasons(config, computes=computes):
         key = f"training.{name}"
         given = config.origins.get(key, "default") != "default"
-        if given and name in fields and config.training.get(name) != fields[name].default:
+        value = config.training.get(name)
+        # A default that turns something off is what happens; another, such as three epochs, is not.
+        if given and name in fields and (value or value != fields[name].default):
             found.setdefault(key, why)
     return found | dict(unused_of_tables(config))
 
