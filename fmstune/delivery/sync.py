@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -170,7 +171,7 @@ def _deliver(
             check = shipper.check()
         if not check.ok:
             (line,) = report(directory, [job.name])
-            remedy = _module_remedy(job) if "ModuleNotFoundError" in check.detail else ""
+            remedy = _loading_remedy(job, check.detail) if check.state == "broken" else ""
             if check.state == "bad_option" and job.options:
                 ledger = ledger_path(directory, job.name)
                 remedy = f"{check.remedy}; those that the run was tracked with are in {ledger}"
@@ -201,8 +202,15 @@ def _class_now(job: Job, reference: Callable[[str], str]) -> str | None:
     return None if now == job.reference else now
 
 
-def _module_remedy(job: Job) -> str:
-    """The remedy for a missing plug-in module, if its location is known."""
+def _loading_remedy(job: Job, detail: str) -> str:
+    """The remedy for a plug-in's class that is no longer where it was, if that is what `detail` says."""
+    module, _, name = job.reference.rpartition(":")
+    if module.endswith(".py"):
+        gone = not Path(module).exists() or f"has no attribute '{name}'" in detail
+        return f"put the class {name} back into {module}, where the run was tracked with it" if gone else ""
+    package = re.escape(module.partition(".")[0])
+    if not re.search(rf"No module named '{package}['.]", detail):  # but one that it imports
+        return ""
     if is_of_environment(job.module_path):
         return f"install the package of the tracker {job.name} in this environment"
     folder = job.module_path or job.cwd

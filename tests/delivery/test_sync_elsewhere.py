@@ -84,6 +84,31 @@ def test_a_removed_plug_in_is_reported_as_missing_with_its_former_location(
     assert str(home) in str(line.remedy)
 
 
+def test_a_module_that_the_plug_in_lacks_is_not_taken_for_the_plug_in(
+    home: Path, run_directory: Path
+) -> None:
+    (home / "package" / "mine.py").write_text("import no_such_module\n" + PLUGIN)
+    (line,) = sync(run_directory, None, {}, str)
+    assert "No module named 'no_such_module'" in str(line.error)
+    assert line.remedy == "install it again, or fix its import"
+
+
+@pytest.mark.parametrize("how", ["moved", "renamed"])
+def test_the_class_of_a_script_that_is_gone_is_reported_with_its_place(
+    how: str, home: Path, run_directory: Path
+) -> None:
+    script = home / "package" / "mine.py"
+    ledger = load_ledger(run_directory, "package.mine:Mine")
+    assert ledger is not None
+    dataclasses.replace(ledger, reference=f"{script}:Mine").save(run_directory)
+    if how == "moved":
+        script.rename(home / "moved.py")
+    else:
+        script.write_text(PLUGIN.replace("class Mine", "class Yours"))
+    (line,) = sync(run_directory, None, {}, lambda name: f"{script}:Mine")
+    assert line.remedy == f"put the class Mine back into {script}, where the run was tracked with it"
+
+
 def test_a_plug_in_whose_class_an_upgrade_renamed_is_found_by_its_name(
     home: Path, run_directory: Path
 ) -> None:
