@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=MARKUP)
 
 _HEAD = (
-    "run", "status", "model", "method", "data", "step", "loss", "eval", "duration", "age", "params",
+    "run", "name", "status", "model", "method", "data", "step", "loss", "eval", "duration", "age", "params",
 )  # fmt: skip
 _NUMBERS = ("step", "loss", "eval", "duration", "age")
-_OPTIONAL = ("method", "data", "age", "duration", "model", "params", "step")
+_OPTIONAL = ("method", "data", "age", "duration", "model", "params", "name", "step")
 """Columns to drop, in this order, if the terminal is too narrow."""
 
 
@@ -99,13 +100,19 @@ def _print_table(runs: list[ListedRun]) -> None:
     from fmstune.report.words import age, cell, duration, printable
 
     now = time.time()
+    # Most runs are named after their directories.
+    names = ["" if run.line.name == Path(run.path).name else run.line.name for run in runs]
     rows = []
-    for run in runs:
+    for run, name in zip(runs, names, strict=True):
         line = run.line
         texts = [run.status, _short(line.model), line.method, line.data, line.step, line.loss, line.eval]
         times = [duration(line.seconds), age(None if line.created is None else now - line.created)]
-        rows.append([printable(run.path), *map(cell, texts), *times, printable(line.params)])
-    print_lines(table(_HEAD, rows, right=_NUMBERS, width=terminal_width(), optional=_OPTIONAL))
+        named = [printable(run.path), printable(name)]
+        rows.append([*named, *map(cell, texts), *times, printable(line.params)])
+    head: Sequence[str] = _HEAD
+    if not any(names):
+        head, rows = (_HEAD[0], *_HEAD[2:]), [[row[0], *row[2:]] for row in rows]
+    print_lines(table(head, rows, right=_NUMBERS, width=terminal_width(), optional=_OPTIONAL))
 
 
 def _as_json(run: ListedRun) -> dict[str, Any]:

@@ -63,6 +63,14 @@ def test_a_run_is_a_line_with_its_identity_and_how_it_ended(here: Path) -> None:
     assert line.split()[-1] == "team=nlp"
 
 
+def test_a_name_is_shown_where_it_is_not_that_of_the_directory(here: Path) -> None:
+    make_run(here / "runs" / "a")
+    make_run(here / "runs" / "b", settings={"run.name": "sweep-3"})
+    head, *lines = CliRunner().invoke(app, ["runs", "list"]).stdout.splitlines()
+    assert head.split()[:3] == ["run", "name", "status"]
+    assert sorted(line.split()[:2] for line in lines) == [["runs/a", "finished"], ["runs/b", "sweep-3"]]
+
+
 def test_a_killed_run_is_distinguished_from_a_running_one(here: Path) -> None:
     for name in ("killed", "running"):
         process = start(str(here / "runs" / name), cwd=here, module=HOLDER, light=True)
