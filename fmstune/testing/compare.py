@@ -45,7 +45,7 @@ def differences(
 def shortened(found: list[str]) -> list[str]:
     """The first differences, and the number of others."""
     more = len(found) - MOST_SHOWN
-    return [*found[:MOST_SHOWN], f"and {more} more like these"] if more > 0 else found
+    return [*found[:MOST_SHOWN], f"And {more} more like these."] if more > 0 else found
 
 
 def points_of(events: Iterable[Event], replaces: bool) -> Points:

@@ -124,6 +124,11 @@ class Examination:
         repeats = 0 if once else 3
         keeps = "A killed process loses nothing" + (", and duplicates nothing." if once else ".")
         breaks = [*self._compared(run, repeats=repeats), *self._compared(at_end, repeats=repeats)]
+        if any("is missing" in each for each in breaks):
+            breaks.append(
+                "If the SDK buffers, let `flush` wait until everything is stored; if it stores a run only at "
+                'its end, set durable_on = "close".'
+            )
         return found(list(dict.fromkeys(breaks)), keeps)
 
     def late_events(self) -> Findings:
@@ -287,10 +292,10 @@ class Examination:
         )
         said += missing_items(events, stored, self._declared, ledger.changes)
         self._uncompared = uncompared(stored, self._declared)
-        said = shortened(said)
+        said = shortened([f"Counted as delivered, but {each}." for each in said])
         if status is not None and stored.status not in (None, status):
             said.append(f"The run ended as {status}, but the service has {stored.status}.")
-        return [f"Counted as delivered, but {each}." for each in said]
+        return said
 
     def _stored(self, folder: Path, run_id: str | None, url: str | None) -> Stored:
         assert self._read is not None
