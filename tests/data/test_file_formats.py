@@ -107,6 +107,7 @@ def test_json_in_any_of_its_layouts_holds_the_same_rows(
         {"question": "a", "answer": "b", "contexts": [{"title": "t", "text": "x"}]},
         {"frage": "a", "antwort": "b", "quellen": [{"title": "t", "text": "x"}]},
         {"gespräch": CHAT},
+        {"conversations": ["q", "a"]},
         {"system": [{"type": "text", "text": "a"}], "messages": CHAT},
     ],
 )

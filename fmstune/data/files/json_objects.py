@@ -182,4 +182,6 @@ def _is_one_value(name: str, column: list[Any]) -> bool:
     """Whether a list is a single row's value of a column: messages, tools, or token ids."""
     if name in _NUMBERS:
         return not isinstance(column[0], list)
+    if name in CONVERSATIONS and isinstance(column[0], str):
+        return not column[0].lstrip().startswith(("[", "{"))  # texts by turns, not conversations as JSON
     return isinstance(column[0], dict)
