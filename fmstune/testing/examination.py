@@ -16,7 +16,7 @@ from fmstune.testing import runs
 from fmstune.testing.compare import differences, shortened
 from fmstune.testing.compare_items import missing_items, params_of_tables, uncompared
 from fmstune.testing.findings import Delivered, Findings, Read, Stored, found
-from fmstune.testing.fork_server import SECRET, ChildError, Failure, ForkServer, Kill, RefusedError
+from fmstune.testing.fork_server import ChildError, Failure, ForkServer, Kill, RefusedError, leaks
 from fmstune.trackers.registry import reference as reference_of
 from fmstune.user_code import require_own_process
 
@@ -73,7 +73,7 @@ class Examination:
     def whole_run(self) -> Findings:
         """A finished run with data of each kind; no secret of its process is stored."""
         run = self._delivered("whole", runs.whole)
-        breaks = self._compared(run, status="finished") + self._leaks(run.parent)
+        breaks = self._compared(run, status="finished") + leaks(run)
         how = "arrives as tracked," if self._read else "is delivered"
         keeps = f"A run {how} without anything from its process's environment. {self._uncompared}"
         return found(breaks, keeps.strip())
@@ -300,14 +300,6 @@ class Examination:
     def _stored(self, folder: Path, run_id: str | None, url: str | None) -> Stored:
         assert self._read is not None
         return self._read(Delivered(folder, run_id, url))
-
-    def _leaks(self, folder: Path) -> list[str]:
-        run = folder / "run"
-        for path in folder.rglob("*"):
-            if path.is_file() and not path.is_relative_to(run) and SECRET.encode() in path.read_bytes():
-                where = path.relative_to(folder)
-                return [f"It stores the environment of its process, secrets included: {where}."]
-        return []
 
 
 def examine(

@@ -62,6 +62,15 @@ class RefusedError(ChildError):
     """The tracker cannot be used; the message is a sentence that says why."""
 
 
+def leaks(run: Path) -> list[str]:
+    """A sentence if a file beside the folder of the run contains the secret of the delivering process."""
+    for path in run.parent.rglob("*"):
+        if path.is_file() and not path.is_relative_to(run) and SECRET.encode() in path.read_bytes():
+            where = path.relative_to(run.parent)
+            return [f"It stores the environment of its process, secrets included: {where}."]
+    return []
+
+
 class ForkServer:
     """Forks children from a process that has imported `modules`."""
 
