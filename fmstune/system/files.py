@@ -6,7 +6,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +38,25 @@ def flush_to_disk(path: Path) -> None:
             raise
     finally:
         os.close(opened)
+
+
+@contextlib.contextmanager
+def created_aside(path: Path) -> Iterator[Path]:
+    """Where to create what is to be at `path`: once complete, it is flushed to the disk and renamed, so that
+    neither a killed process nor a power cut leaves something unfinished there. What another process has
+    created there meanwhile is kept. Call it in one process at a time: it removes what a killed one left."""
+    plain = re.sub(r"[^\w.-]", "_", path.name.lstrip("."))  # MLflow takes an encoded path for another one
+    scratch = path.with_name(f".{plain}.new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch / path.name
+        for each in scratch.rglob("*"):
+            flush_to_disk(each)
+        if not os.path.lexists(path):
+            (scratch / path.name).rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class NotAFile(OSError):

@@ -1,12 +1,14 @@
-"""Finding out whether files can be written, without leaving any behind."""
+"""Finding out whether files can be written, without leaving any behind, and creating them whole."""
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from fmstune.system.files import is_writable, replace_text
+from fmstune.system.files import created_aside, is_writable, replace_text
 
 
 @pytest.mark.parametrize("folder", ["/proc", "/proc/self", "/sys", "/dev/null", "/nowhere"])
@@ -25,3 +27,30 @@ def test_a_file_that_cannot_be_replaced_stays_and_nothing_is_left_next_to_it(tmp
     with pytest.raises(OSError, match="directory"):
         replace_text(tmp_path / "file", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_what_is_created_aside_is_whole_or_absent(is_folder: bool, tmp_path: Path) -> None:
+    path = tmp_path / ".store"
+
+    def fill(new: Path, text: str) -> None:
+        if is_folder:
+            new.mkdir()
+        (new / "file" if is_folder else new).write_text(text)
+
+    child = os.fork()
+    if not child:
+        with created_aside(path) as new:
+            fill(new, "killed")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert not path.exists()
+    with pytest.raises(RuntimeError), created_aside(path) as new:  # noqa: PT012
+        fill(new, "failed")
+        raise RuntimeError
+    assert not path.exists()
+    for text in ("whole", "later"):  # the later one finds it there
+        with created_aside(path) as new:
+            fill(new, text)
+    assert (path / "file" if is_folder else path).read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -185,6 +186,25 @@ def test_an_incomplete_repository_is_reported_and_completed_by_a_run(in_tmp: Pat
     tracker.open(RunStart("run-1", "."))
     tracker.close("finished")
     assert [run.name for run in read_aim(in_tmp)] == ["run-1"]
+
+
+def test_a_process_that_is_killed_while_it_creates_the_repository_leaves_none(in_tmp: Path) -> None:
+    """Aim could not complete its database."""
+    script = """
+import os, signal
+from aim.storage.structured.db import DB
+from fmstune.trackers.aimstack_tracker import AimStackTracker
+from fmstune.trackers.base import RunStart
+DB.run_upgrades = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+AimStackTracker().open(RunStart("run-1", "."))
+"""
+    assert run_code(script, tracker="aim").returncode == -signal.SIGKILL
+    assert not (in_tmp / ".aim").exists()
+    tracker = AimStackTracker()
+    tracker.open(RunStart("run-2", "."))
+    tracker.close("finished")
+    assert [run.name for run in read_aim(in_tmp)] == ["run-2"]
+    assert [path.name for path in in_tmp.iterdir()] == [".aim"]
 
 
 def test_a_repository_of_an_older_aim_is_reported_as_such(in_tmp: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fmstune.trackers.mlflow_tracker import MlflowTracker
 from fmstune.trackers.records import MetricPoint, RunStart, Status, Table
 from fmstune.trackers.registry import get_tracker, reference
 from tests.support.mlflow_servers import shared_server, store_in
+from tests.support.nurseries import run_code
 from tests.support.shipping import delivered_by
 
 
@@ -278,3 +280,23 @@ def test_reported_adaptations_survive_a_kill_before_the_ledger_is_saved(
     another = MlflowTracker("mlflow", {"tracking_uri": uri})
     another.open(of_another)
     assert another.adapted == ()
+
+
+def test_a_process_that_is_killed_while_it_creates_the_database_leaves_none(tmp_path: Path) -> None:
+    """MLflow could not complete its tables."""
+    uri = f"sqlite:///{tmp_path}/a b%25.db"
+    script = f"""
+import os, signal
+from mlflow.store.db import utils
+from fmstune.trackers.mlflow.checks import client_of
+utils._upgrade_db = lambda engine: os.kill(os.getpid(), signal.SIGKILL)
+client_of({uri!r}).search_experiments()
+"""
+    assert run_code(script, tracker="mlflow").returncode == -signal.SIGKILL
+    assert not list(tmp_path.glob("*.db"))
+    tracker = MlflowTracker(tracker_config={"tracking_uri": uri})
+    tracker.open(RunStart("run-1", "."))
+    tracker.close("finished")
+    assert [path.name for path in tmp_path.iterdir()] == ["a b%.db"]
+    (run,) = MlflowClient(uri).search_runs(["0"])
+    assert run.info.run_name == "run-1"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fmstune.system.files import created_aside
 from fmstune.system.locks import folder_locked
 from fmstune.trackers.continued import MARK
 from fmstune.trackers.records import RunStart
@@ -40,12 +41,18 @@ class Found:
 
 
 def repository(folder: str) -> Any:
-    """Aim's `Repo` in a folder, created when absent or unfinished."""
+    """Aim's `Repo` in a folder, created when absent, completed when unfinished. A process killed in the
+    middle of creating one may leave a database that Aim cannot complete: it is created aside."""
     from aim import Repo
+    from aim.sdk.configs import get_aim_repo_name
 
     Path(folder).mkdir(parents=True, exist_ok=True)
     with folder_locked(Path(folder)):
-        return Repo.from_path(folder, init=examine(Path(folder)).state in ("missing", "unfinished"))
+        state = examine(Path(folder)).state
+        if state == "missing":
+            with created_aside(Path(folder) / get_aim_repo_name()) as path:
+                Repo.from_path(str(path.parent), init=True)
+        return Repo.from_path(folder, init=state == "unfinished")
 
 
 def index(run: Any, seconds: float = _INDEX_SECONDS) -> bool:

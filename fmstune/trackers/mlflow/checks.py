@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from fmstune.system.files import created_aside
 from fmstune.system.locks import folder_locked
 from fmstune.trackers.mlflow.labels import read_mark
 from fmstune.trackers.network import root_cause
@@ -42,14 +43,20 @@ def local_path(uri: str) -> Path | None:
 
 def client_of(given: str | None) -> MlflowClient:
     """A client of the store at a tracking URI, or of MLflow's default. Only one process at a time creates a
-    new local store: two at once fail in the middle of creating the same tables."""
+    new local store: two at once fail in the middle of creating the same tables. A database is created aside:
+    one that was left in the middle cannot be used."""
     from mlflow.tracking import MlflowClient, get_tracking_uri
 
-    path = local_path(given or get_tracking_uri())
+    uri = given or get_tracking_uri()
+    path = local_path(uri)
     folder = path.absolute().parent if path is not None else None
-    if folder is None or not folder.is_dir():
+    if path is None or folder is None or not folder.is_dir():
         return MlflowClient(tracking_uri=given)
     with folder_locked(folder):
+        if urlsplit(uri).scheme == "sqlite" and not path.exists():
+            with created_aside(path.absolute()) as new:
+                encoded = str(new).replace("%", "%25").replace("?", "%3F")
+                MlflowClient(tracking_uri=f"sqlite:///{encoded}").search_experiments(max_results=1)
         return MlflowClient(tracking_uri=given)
 
 
