@@ -94,10 +94,14 @@ def _prepare_directory(config: RunConfig, directory: RunDirectory, out: RunConso
 
     tracking = directory.path / TRACKING_DIR
     tracking.mkdir(parents=True, exist_ok=True)
-    earlier = 0
+    earlier, known = 0, highest_known(directory.path)
     if directory.checkpoint is not None and not (tracking / JOURNAL_NAME).exists():
-        earlier = continue_runs(directory.checkpoint, directory.path, config.tracking.trackers)
-    header, known = _header(config, directory, earlier), highest_known(directory.path)
+        earlier = max(continue_runs(directory.checkpoint, directory.path, config.tracking.trackers), known)
+        if known:
+            out.warn(
+                f"the run's journal is gone, with its {known} events: it begins again, as a run of its own"
+            )
+    header = _header(config, directory, earlier)
     if original := original_of(directory.path):
         become_own_run(directory.path, header)
         out.say("copy", f"of {original}, which still exists: continues as a separate run, also in trackers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import fmstune
 from fmstune.delivery.journal.events import parse
 from fmstune.layout import FILES_DIR, LAST_NAME, TRACKING_DIR
 from fmstune.models.checkpoints import obstacle
+from fmstune.report.replay import replay
 from fmstune.training.extensions import Extensions
 from tests.support.file_systems import after_power_cut, cut_power, disk
 from tests.support.journals import journal_path
@@ -83,3 +85,16 @@ def test_a_journal_that_lacks_events_before_the_checkpoint_is_named(
     said = tune("out", *SETS, "training.max_steps=3", resume="out")
     lost = f"ends with event 0, but its trackers or checkpoints know {last}; {last} of its events are lost"
     assert lost in " ".join(said.split())
+
+
+def test_a_run_whose_journal_is_gone_says_so_and_is_a_run_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tune("out", *SETS, "training.max_steps=2")
+    last = int(Path("out/checkpoint-2", TRACKING_DIR, LAST_NAME).read_text())
+    shutil.rmtree(Path("out", TRACKING_DIR))
+    said = tune("out", *SETS, "training.max_steps=3", resume="out")
+    assert f"the run's journal is gone, with its {last} events" in " ".join(said.split())
+    run = replay(journal_path(Path("out")))
+    assert (run.header.after, run.missing, run.status) == (last, 0, "finished")
