@@ -188,8 +188,12 @@ def replay(
     Raises `JournalError` and `OSError`.
     """
     reader = JournalReader(path)
-    run, at = Replay(reader.header), 0
-    while lines := reader.read_lines(_AT_ONCE):
+    run, at, ended = Replay(reader.header), 0, False
+    while (lines := reader.read_lines(_AT_ONCE)) or not ended:
+        if not lines:  # what its writer wrote before it ended is read as well
+            if is_being_written(path):
+                return run
+            ended = True
         if reader.offset - sum(map(len, lines)) < at:  # events read so far would count twice
             raise JournalError(f"{path} was rewritten while it was being read; try again.")
         at = reader.offset
@@ -204,6 +208,5 @@ def replay(
                     also(found)
             else:
                 run.damaged += 1
-    if not reader.at_end and not is_being_written(path):  # a power cut, or a kill, cut off the last line
-        run.damaged += 1
+    run.damaged += not reader.at_end  # a power cut, or a kill, cut off the last line
     return run

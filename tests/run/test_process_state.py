@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,14 @@ class AtTheStep(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def state() -> dict[str, Any]:
+def state(earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The state of this process. Of threads and processes, those that were there `earlier` may have ended
+    since: they belong to other tests."""
+    threads = threading.enumerate()
+    processes = [child.pid for child in psutil.Process().children(recursive=True)]
+    if earlier is not None:
+        threads = [*earlier["threads"], *(each for each in threads if each not in earlier["threads"])]
+        processes = [*earlier["processes"], *(each for each in processes if each not in earlier["processes"])]
     loggers = {
         name: logging.getLogger(name) for name in ("", "transformers", "trl", "datasets", "accelerate")
     }
@@ -67,8 +75,8 @@ def state() -> dict[str, Any]:
             torch.backends.cuda.cudnn_sdp_enabled(),
         ),
         "signals": [signal.getsignal(signum) for signum in (*STOPPING, signal.SIGCHLD)],
-        "threads": threading.enumerate(),
-        "processes": [child.pid for child in psutil.Process().children(recursive=True)],
+        "threads": threads,
+        "processes": processes,
         "start": multiprocessing.get_start_method(allow_none=True),
         "hooks": (sys.excepthook, sys.stdout, sys.stderr, sys.path[:], sys.meta_path[:], Path.cwd()),
         "loggers": {name: (each.level, each.handlers[:], each.propagate) for name, each in loggers.items()},
@@ -106,7 +114,7 @@ def test_a_run_leaves_its_process_as_it_was(
     else:
         with pytest.raises(ValueError if end == "fails" else Interrupted):
             trained()
-    assert state() == before
+    assert state(before) == before
     assert accelerator.mixed_precision == Accelerator(mixed_precision="bf16").mixed_precision == "bf16"
     AcceleratorState._reset_state(reset_partial_state=True)
 

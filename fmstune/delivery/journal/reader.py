@@ -8,6 +8,7 @@ are not events, and never fail on them.
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 import time
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ _SECONDS_TO_REPAIR = 10.0
 _MOST_BYTES = 8 << 20
 """The most bytes of lines read at once: a table may be a megabyte."""
 _LINES_AT_ONCE = 16
+_is_whole = operator.methodcaller("endswith", b"\n")
 RESUME = b'"kind":"resume"'
 _FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 16 << 20
 """Bytes read at once from the end of a journal."""
@@ -235,18 +237,19 @@ def _lines_from_the_end(path: Path) -> Iterator[bytes]:
 
 
 def _whole_lines(file: IO[bytes], most: int) -> list[bytes]:
-    """The next complete lines, at most `most` or some megabytes."""
+    """The next complete lines, at most `most` or some megabytes; the next read starts after them."""
     lines, size = list[bytes](), 0
     while len(lines) < most and size <= _MOST_BYTES:
         asked = min(most - len(lines), _LINES_AT_ONCE)
         found = list(itertools.islice(file, asked))
-        ended = len(found) < asked
-        if found and not found[-1].endswith(b"\n"):
-            found.pop()
-            ended = True
-        lines += found
-        size += sum(map(len, found))
-        if ended:
+        whole = list(itertools.takewhile(_is_whole, found))
+        lines += whole
+        size += sum(map(len, whole))
+        if len(whole) < len(found):
+            # A write becomes visible a page at a time: lines after an incomplete one are the rest of it,
+            # which came during these reads.
+            file.seek(-sum(map(len, found[len(whole) :])), os.SEEK_CUR)
+        if len(whole) < asked:
             break
     return lines
 
@@ -279,5 +282,5 @@ def _is_at(file: IO[bytes], offset: int, expected: int) -> bool:
     if file.read(1) != b"\n":
         return False
     line = file.readline()
-    event = parse(line)
-    return not line if event is None else event.seq == expected
+    event = parse(line) if _is_whole(line) else None
+    return not _is_whole(line) if event is None else event.seq == expected
