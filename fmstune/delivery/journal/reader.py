@@ -36,7 +36,7 @@ _SECONDS_TO_REPAIR = 10.0
 _MOST_BYTES = 8 << 20
 """The most bytes of lines read at once: a table may be a megabyte."""
 _LINES_AT_ONCE = 16
-_is_whole = operator.methodcaller("endswith", b"\n")
+_NEWLINES, _LAST_BYTE = frozenset(b"\n"), operator.itemgetter(-1)
 RESUME = b'"kind":"resume"'
 _FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 16 << 20
 """Bytes read at once from the end of a journal."""
@@ -242,7 +242,8 @@ def _whole_lines(file: IO[bytes], most: int) -> list[bytes]:
     while len(lines) < most and size <= _MOST_BYTES:
         asked = min(most - len(lines), _LINES_AT_ONCE)
         found = list(itertools.islice(file, asked))
-        whole = list(itertools.takewhile(_is_whole, found))
+        are_whole = _NEWLINES.issuperset(map(_LAST_BYTE, found))
+        whole = found if are_whole else list(itertools.takewhile(_is_whole, found))
         lines += whole
         size += sum(map(len, whole))
         if len(whole) < len(found):
@@ -274,6 +275,10 @@ def lines_with(path: Path, mark: bytes) -> Iterator[bytes]:
 def _identity(file: IO[bytes]) -> tuple[int, int]:
     found = os.fstat(file.fileno())
     return found.st_dev, found.st_ino
+
+
+def _is_whole(line: bytes) -> bool:
+    return line.endswith(b"\n")
 
 
 def _is_at(file: IO[bytes], offset: int, expected: int) -> bool:
