@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from transformers import AutoTokenizer
 
+from fmstune import demo
 from fmstune.config.load.load import load
 from fmstune.console import RunConsole
 from fmstune.errors import ConfigError
 from fmstune.run.run import run
 from fmstune.training.extensions import Extensions
+from tests.support.architectures import tiny_model
 from tests.support.end_to_end import journal_points
 from tests.support.tuned import weights
 
@@ -58,6 +61,19 @@ def test_training_stops_when_evals_stop_improving_and_keeps_the_best_weights(who
     assert f"stopped  early, at step {best + 4} of 40: no improvement in 2 evaluations" in shown
     assert f"best     eval loss {losses[best]:.4g} at step {best}; kept" in shown
     assert weights(output) == weights(f"{output}/checkpoint-{best}")
+
+
+def test_the_best_experts_of_a_mixture_are_kept() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(demo.model_dir())
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    tiny_model("mixtral", vocab_size=len(tokenizer), **ids).save_pretrained("model")
+    tokenizer.save_pretrained("model")
+    few = ["training.max_steps=12", "training.learning_rate=0.5", 'data.train=[{path="demo", max_rows=8}]']
+    tune("out", "model.path=model", *few, PATIENT)
+    losses = evaluations("out")
+    best = min(losses, key=losses.__getitem__)
+    assert best < max(losses)
+    assert weights("out") == weights(f"out/checkpoint-{best}")
 
 
 def test_an_eval_counts_as_better_only_by_the_threshold() -> None:

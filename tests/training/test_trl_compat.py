@@ -65,6 +65,7 @@ FUNCTIONS = {
     "transformers.modeling_utils.safe_save_file": ("tensors", "filename", "metadata"),
     "peft.peft_model.safe_save_file": ("tensors", "filename", "metadata"),
     "transformers.Trainer._load_from_checkpoint": ("self", "resume_from_checkpoint"),
+    "transformers.Trainer._load_best_model": ("self",),
     **{f"{name}._prepare_dataset": ("self", "dataset", "processing_class", "args") for name in TRAINERS},
     "trl.experimental.orpo.ORPOTrainer.concatenated_forward": ("self", "model", "batch"),
     "accelerate.utils.memory.should_reduce_batch_size": ("exception",),

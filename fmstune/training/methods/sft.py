@@ -19,6 +19,7 @@ from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
 from fmstune.training.trainers.guarded import GuardedTraining
+from fmstune.training.trainers.loaded_weights import LoadsAllWeights
 from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
 from fmstune.training.trainers.neftune import RowNoise
 from fmstune.training.trainers.output_precision import KeepsOutputPrecision, return_float32
@@ -32,6 +33,7 @@ from fmstune.training.trl_compat.loop import CachedLookups
 class FineTuner(
     TimedTraining,
     AtomicCheckpoints,
+    LoadsAllWeights,
     SavesInOriginalDtype,
     GuardedSaving,
     TokenWeightedEvaluation,

@@ -106,19 +106,6 @@ class GuardedTraining(OfRun, SavesNoSecrets):
             return norm
         return norm if self.guard.gradient(norm, step, applied=applied) else None
 
-    def report_loaded(self, load_result: Any) -> None:
-        """The Trainer's, without aliases of loaded weights, such as a tied `lm_head`: a checkpoint stores
-        them once, and each resume would report them as missing."""
-        state = as_trainer(self).model.state_dict()
-        missing = set(load_result.missing_keys)
-        loaded = {tensor.data_ptr() for name, tensor in state.items() if name not in missing}
-        tied = {name for name in missing & state.keys() if state[name].data_ptr() in loaded}
-        super().report_loaded(
-            type(load_result)(
-                [name for name in load_result.missing_keys if name not in tied], load_result.unexpected_keys
-            )
-        )
-
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
         """The Trainer's, unless the weights are broken."""
         this = as_trainer(self)

@@ -27,6 +27,7 @@ from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.kept_reference import KeepsReference, has_moving_reference, is_sharded
+from fmstune.training.trainers.loaded_weights import LoadsAllWeights
 from fmstune.training.trainers.output_precision import KeepsOutputPrecision, return_float32
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
 from fmstune.training.trainers.timed import TimedTraining
@@ -41,6 +42,7 @@ from fmstune.training.tuned_trainer import TunedTrainer
 class PreferenceTuner(
     TimedTraining,
     AtomicCheckpoints,
+    LoadsAllWeights,
     KeepsReference,
     SavesInOriginalDtype,
     GuardedSaving,

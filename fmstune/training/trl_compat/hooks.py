@@ -79,11 +79,23 @@ class PrivateHooks:
         `on_pre_optimizer_step` does not get the norm, and cannot leave it out of the log."""
         return _trainer(super())._get_grad_norm(model, grad_norm=grad_norm)
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        self.report_loaded(load_result)
+    read_from: str = ""
+    """The checkpoint that is being loaded."""
 
-    def report_loaded(self, load_result: Any) -> None:
-        """Warn of missing and unexpected weights in a checkpoint. No public option filters them."""
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        self.read_from = resume_from_checkpoint
+        _trainer(super())._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_best_model(self) -> None:
+        self.read_from = str(_trainer(self).state.best_model_checkpoint)
+        _trainer(super())._load_best_model()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        self.weights_loaded(load_result, self.read_from)
+
+    def weights_loaded(self, load_result: Any, checkpoint: str) -> None:
+        """Called with the missing and unexpected weights of a checkpoint that has been loaded into the whole
+        model. The Trainer only logs them, and nothing public is called at that point."""
         _trainer(super())._issue_warnings_after_load(load_result)
 
     def _load_callback_state(self) -> None:
