@@ -40,6 +40,13 @@ def flush_to_disk(path: Path) -> None:
         os.close(opened)
 
 
+def flush_files(folder: Path) -> None:
+    """Flush the files of a folder, not those below it, and their names to the disk. Raises `OSError`."""
+    for path in (*(each for each in folder.iterdir() if each.is_file()), folder):
+        with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+            flush_to_disk(path)
+
+
 @contextlib.contextmanager
 def created_aside(path: Path) -> Iterator[Path]:
     """Where to create what is to be at `path`: once complete, it is flushed to the disk and renamed, so that

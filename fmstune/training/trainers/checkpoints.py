@@ -1,9 +1,13 @@
 """Atomic checkpoints, written in the background.
 
 The contents of a checkpoint are copied between two steps, and a thread writes the copy while training
-continues: training waits only for the copy. Once all files are complete, one rename moves them into place.
+continues: training waits only for the copy. Once all files are on the disk, one rename moves them into place.
 The next checkpoint and the end of training wait for the thread, and its errors stop training at the next
-step. The last checkpoint, including that of a signal, is written in the foreground, as no steps follow it.
+step.
+
+A checkpoint that is read at once, one of several processes, and the last one, including that of a signal, are
+written in the foreground; the thread then only flushes them to the disk. In either case, older checkpoints
+are removed once a power cut would not damage the new one.
 """
 
 from __future__ import annotations
@@ -37,25 +41,40 @@ class _Abandoned(Exception):
 
 
 class _Writing(threading.Thread):
-    """A checkpoint that is being written; `failure` is its error, if it failed."""
+    """A checkpoint that is being written: `write` creates its files, `place` gives them their name, and
+    `settle` is what remains then; without `write`, it has its name. `failure` is its error, if it failed."""
 
-    def __init__(self, name: str, write: Callable[[], None], place: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        settle: Callable[[], None],
+        write: Callable[[], None] | None = None,
+        place: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(daemon=True, name=f"writing {name}")
         self.checkpoint = name
         self.failure: BaseException | None = None
-        self._write, self._place = write, place
+        self._write, self._place, self._settle = write, place, settle
         self._placing = threading.Lock()
-        self.abandoned = self._placed = False
+        self._placed = write is None
+        self.abandoned = False
+
+    def write(self) -> None:
+        """Write it, and rename it into place, unless that is done."""
+        if self._placed or self._write is None or self._place is None:
+            return
+        self._write()
+        with self._placing:
+            if self.abandoned:
+                raise _Abandoned
+            self._place()
+            self._placed = True
 
     def run(self) -> None:
-        """Write it, and rename it into place."""
+        """Write and settle it."""
         try:
-            self._write()
-            with self._placing:
-                if self.abandoned:
-                    raise _Abandoned
-                self._place()
-                self._placed = True
+            self.write()
+            self._settle()
         except BaseException as error:  # raised in the training thread
             self.failure = error
 
@@ -94,7 +113,8 @@ class AtomicCheckpoints(OfRun, PrivateHooks):
                 self.saving.complete(target)
             self.saving.written(target)
             if this.args.should_save:
-                remove_old_checkpoints(this, target, this.state.best_model_checkpoint)
+                self._writing = _Writing(target.name, self._settling(target, flushed=False))
+                self._writing.start()
             return
         in_background = self._written_in_background()
         folder = unfinished.named(target.parent)
@@ -109,7 +129,7 @@ class AtomicCheckpoints(OfRun, PrivateHooks):
             else:
                 write_parts(this, folder, target)
             self.saving.complete(folder)
-        best, room = this.state.best_model_checkpoint, self._room
+        room = self._room
 
         def write() -> None:
             with _removed_at_failure(this, target, folder):
@@ -124,23 +144,35 @@ class AtomicCheckpoints(OfRun, PrivateHooks):
                         raise _Abandoned
                 share_weights(folder)
                 if in_background:  # otherwise the training would wait for the disk
-                    unfinished.flush(folder)
                     self.saving.flush()
+                    unfinished.flush(folder)
 
         def place() -> None:
             with _removed_at_failure(this, target, folder):
                 unfinished.rename_into_place(folder, target)
-            if in_background:
-                unfinished.flush_name(target)
             self.saving.written(target)
+
+        writing = _Writing(target.name, self._settling(target, flushed=in_background), write, place)
+        if not in_background:
+            writing.write()
+        self._writing = writing
+        writing.start()
+
+    def _settling(self, target: Path, *, flushed: bool) -> Callable[[], None]:
+        """A function that flushes a checkpoint to the disk, unless its files are `flushed`, and then removes
+        older ones."""
+        this = as_trainer(self)
+        best = this.state.best_model_checkpoint
+
+        def settle() -> None:
+            with _removed_at_failure(this, target, target):
+                if not flushed:
+                    self.saving.flush()
+                    unfinished.flush(target)
+                unfinished.flush_name(target)
             remove_old_checkpoints(this, target, best)
 
-        writing = self._writing = _Writing(target.name, write, place)
-        if in_background:
-            writing.start()
-        else:
-            writing.run()
-            self.finish_writing()
+        return settle
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's; no step is taken if a checkpoint could not be written."""

@@ -13,6 +13,7 @@ from fmstune.access import remedy_of
 from fmstune.errors import RunError
 from fmstune.models.checkpoints import newest_checkpoint
 from fmstune.system.disk import free, shortage
+from fmstune.system.files import flush_files
 from fmstune.system.memory import format_bytes
 from fmstune.text import counted, first_line
 from fmstune.training.memory.estimate import optimizer_size
@@ -28,13 +29,15 @@ _CERTAINTY = 0.9
 
 
 class GuardedSaving(PrivateHooks):
-    """A mixin for a TRL Trainer, before it, that reports why a model could not be written."""
+    """A mixin for a TRL Trainer, before it: the final model is on the disk, or the error says why not."""
 
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
-        """The Trainer's; `AtomicCheckpoints` reports errors of checkpoints."""
+        """The Trainer's; `AtomicCheckpoints` flushes checkpoints, and reports their errors."""
         this = as_trainer(self)
         try:
             super().store_model(output_dir, at_end=at_end)
+            if at_end and this.args.should_save:
+                flush_files(Path(output_dir or this.args.output_dir))
         except RunError:
             raise
         except Exception as error:
