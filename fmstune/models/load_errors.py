@@ -31,6 +31,11 @@ def why_not_loaded(config: ModelConfig, what: str, error: Exception) -> str:
             "model.trust_remote_code = true."
         )
     if kind := re.match(r"Unrecognized configuration class <class '[\w.]*?\.(\w+)Config'>", first):
+        if "SequenceClassification" in str(error):
+            return (
+                f"the model {path!r} is a {kind.group(1)}, of which transformers has no reward model; use a "
+                "model of another architecture."
+            )
         return (
             f"the model {path!r} is a {kind.group(1)}, and not a causal language model, which predicts the "
             "next token of a text; use one that is."

@@ -114,6 +114,12 @@ def test_a_model_of_another_kind_is_refused_by_its_name(model: Path) -> None:
         load_model(ModelConfig(path="t5"), lora=False, seed=0)
 
 
+def test_a_language_model_without_a_class_for_rewards_is_not_called_something_else(model: Path) -> None:
+    change(model / "config.json", model_type="cohere")
+    with pytest.raises(ModelError, match="'model' is a Cohere, of which transformers has no reward model"):
+        load_model(ModelConfig(path="model"), lora=False, seed=0, reward=True)
+
+
 @pytest.mark.parametrize("folder", ["pytorch_model_fsdp_0", "global_step5"])
 def test_divided_weights_are_refused_with_what_joins_them(model: Path, folder: str) -> None:
     (model / "model.safetensors").unlink()

@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from fmstune import demo
 from fmstune.config.load.load import load
@@ -42,6 +43,23 @@ def built(*sets: str) -> BuiltTrainer:
     flags = [("model.path", "demo", "--model"), ("data.train", "pairs.jsonl", "--data")]
     flags.append(("run.method", "orpo", "--method"))
     return build_trainer(load(None, flags, list(sets)), Tracker(), Path("out"))
+
+
+def test_a_model_without_a_padding_token_is_padded_with_its_end() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(demo.model_dir())
+    tokenizer.pad_token = None
+    model = demo.build_model(42)
+    model.config.pad_token_id = model.generation_config.pad_token_id = None
+    for part in (tokenizer, model):
+        part.save_pretrained("unpadded")
+    trainer: Any = built("model.path=unpadded").trainer
+    batch, loss = first_loss(trainer)
+    assert not batch["attention_mask"].all()
+    _, padded = first_loss(built().trainer)
+    assert loss == pytest.approx(padded)
+    train(Path("out"), "run.method=orpo", "data.train=pairs.jsonl", model="unpadded")
+    saved = AutoTokenizer.from_pretrained("out")
+    assert saved.pad_token == saved.eos_token
 
 
 def first_loss(trainer: Any) -> tuple[Any, float]:

@@ -100,6 +100,10 @@ class OrpoTuner(PreferenceTuner, _OfTokens):
     def __init__(
         self, *, args: Any, train_dataset: Any, eval_dataset: Any, processing_class: Any, **more: Any
     ) -> None:
+        model = more["model"]
+        if processing_class.pad_token is None:  # as in TRL's other trainers
+            processing_class.pad_token = processing_class.eos_token
+            model.config.get_text_config().pad_token_id = processing_class.pad_token_id
         # It maps over its rows three times to tokenise texts. The tokenised rows are set after it is built.
         none = datasets.Dataset.from_dict({})
         # Without a length it would warn that it uses 512 tokens of each text.
