@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from fmstune.data.rendering.answer import Writer
+from fmstune.data.tokens.special import prompt_as_ids
 from fmstune.errors import DataError, ModelError
 from fmstune.models.attention_kernels import cudnn_attention_disabled
 from fmstune.text import counted
@@ -124,7 +125,7 @@ def require_room(
 
 def encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, special: bool) -> list[list[int]]:
     """The prompts' token ids."""
-    return [list(tokenizer(prompt, add_special_tokens=special)["input_ids"]) for prompt in prompts]
+    return [prompt_as_ids(tokenizer, prompt, special=special) for prompt in prompts]
 
 
 def context_length_of(model: Any) -> int | None:

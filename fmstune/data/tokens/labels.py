@@ -16,6 +16,7 @@ from fmstune.data.tokens.marking import (
     marked_in_pieces,
     quickly_marked,
 )
+from fmstune.data.tokens.special import repeated
 from fmstune.data.tokens.words import Words
 
 CUT_OFF = "answers are cut off: they do not begin within training.max_length"
@@ -111,13 +112,13 @@ def _as_a_whole(
         marked = None if entry.special else quickly_marked(entry, ids, encoding)
         if marked is None:
             offsets, added = list(encoding.offsets), encoding.special_tokens_mask
-            if len(ids) > 1 and added[0] and ids[0] == ids[1] and offsets[1][1] < len(entry.text):
-                del ids[0], offsets[0], added[0]  # the text already starts with that token
-            if len(ids) > 1 and added[-1]:
-                if ids[-1] == ids[-2]:  # the text already ends with that token
-                    del ids[-1], offsets[-1]
-                else:  # it marks where to stop, like the end of the text
-                    offsets[-1] = (len(entry.text) - 1, len(entry.text))
+            before, after = repeated(ids, added)
+            if before and offsets[1][1] < len(entry.text):  # else the text is that token
+                del ids[0], offsets[0]
+            if after:
+                del ids[-1], offsets[-1]
+            elif len(ids) > 1 and added[-1]:  # it marks where to stop, like the end of the text
+                offsets[-1] = (len(entry.text) - 1, len(entry.text))
             marked = marked_by_offsets(entry, ids, offsets)
             if marked.torn and not entry.special:
                 ids, offsets = _in_pieces(entry, ids, offsets, tokenizer)

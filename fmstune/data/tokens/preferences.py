@@ -24,6 +24,7 @@ from fmstune.data.rendering.words import missing_reasoning, missing_words
 from fmstune.data.rows.messages import Message, says_something
 from fmstune.data.rows.reader import Placed, Reader, Row
 from fmstune.data.rows.shapes import Recognised
+from fmstune.data.tokens.special import texts_as_ids
 from fmstune.data.tokens.table import TOKENS, TokenRow, batches
 from fmstune.errors import DataError
 
@@ -107,12 +108,7 @@ class AnswerEncoder:
             except DataError as error:  # the chat template rejects it
                 reader.bad.reject(place, error)
         texts = [t for each in found if isinstance(each, _Example) for t in (each.prompt, *each.wholes)]
-        ids: Iterator[list[int]] = iter(())
-        if texts:
-            encoded = self.tokenizer(
-                texts, add_special_tokens=not chat, return_attention_mask=False, verbose=False
-            )
-            ids = iter(encoded["input_ids"])
+        ids = iter(texts_as_ids(self.tokenizer, texts, special=not chat) if texts else ())
         for each in found:
             if isinstance(each, TokenRow):
                 yield each
