@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -14,9 +16,12 @@ from pathlib import Path
 import pytest
 
 import fmstune
+from fmstune.delivery.journal import file, writer
 from fmstune.delivery.journal.reader import JournalReader, last_event
 from fmstune.delivery.recorder import Recorder, active
-from tests.support.journals import journal_path
+from fmstune.report.replay import replay
+from tests.support.journals import journal_path, open_journal
+from tests.support.moments import acting
 
 
 @contextmanager
@@ -129,3 +134,50 @@ def test_what_a_handler_tracks_while_the_status_is_written_does_not_follow_it(
     assert last.kind == "status"
     kept = recorded(run_directory)["sample"]
     assert recorder.journal.unrecorded == recorder.journal.late == count["sample"] - kept > 0
+
+
+class Left(BaseException):
+    """What the handler of a signal raises: a second Ctrl-C, or the time limit of a user's function."""
+
+
+def leave() -> None:
+    raise Left
+
+
+def test_an_exception_of_a_handler_at_any_line_of_a_write_leaves_later_events_their_own_numbers(
+    tmp_path: Path,
+) -> None:
+    for moment in itertools.count(1):
+        (tmp_path / f"{moment}/tracking").mkdir(parents=True)
+        journal = open_journal(tmp_path / f"{moment}")
+        with contextlib.suppress(Left), acting(moment, leave, file, writer) as left:
+            journal.append("metrics", {"step": 1, "values": {"loss": 1.0}})
+        journal.append("metrics", {"step": 2, "values": {"loss": 1.0}})
+        journal.append("status", {"status": "interrupted"})
+        journal.close()
+        found = replay(journal_path(tmp_path / f"{moment}"))
+        assert (found.status, found.repeated, found.missing, found.damaged) == ("interrupted", 0, 0, 0), left
+        assert found.events == journal.last_seq in (2, 3)
+        if not left:
+            break
+    assert moment > 20
+
+
+def test_a_child_killed_at_any_line_of_a_write_leaves_later_events_their_own_numbers(tmp_path: Path) -> None:
+    for moment in itertools.count(1):
+        (tmp_path / f"{moment}/tracking").mkdir(parents=True)
+        journal = open_journal(tmp_path / f"{moment}")
+        child = os.fork()
+        if child == 0:
+            with acting(moment, lambda: os._exit(1), file, writer):
+                journal.append("metrics", {"step": 1, "values": {"loss": 1.0}})
+            os._exit(0)
+        killed = os.waitpid(child, 0)[1]
+        journal.append("metrics", {"step": 2, "values": {"loss": 1.0}})
+        journal.close()
+        found = replay(journal_path(tmp_path / f"{moment}"))
+        assert (found.events, found.repeated, found.missing) == (found.newest, 0, 0), moment
+        assert found.newest in (1, 2)
+        if not killed:
+            break
+    assert moment > 20

@@ -73,6 +73,7 @@ class JournalFile:
         self._counters = family.counters
         self._say = say
         self._recent = RecentLines()
+        self._is_cut_off = False  # a write was interrupted by an exception, as of a signal handler
         self._generation = 0
         self._looked_at = self._look_at = self._repair_at = 0.0
         self._pause = _FIRST_PAUSE
@@ -88,11 +89,10 @@ class JournalFile:
         # A check costs as much as the line: only now and then, unless a child may have written, too. A clock
         # that was set back does not postpone it.
         is_due = not self._looked_at <= now <= self._look_at
-        if (is_due or self._family.is_shared) and not self.is_ready():
+        if (is_due or self._is_cut_off or self._family.is_shared) and not self.is_ready():
             return 0
         seq = counters[LAST] + 1
-        self._write(numbered(seq, body))
-        counters[LAST] = seq
+        self._write(numbered(seq, body), seq)
         return seq
 
     def is_ready(self, *, look: bool = False, thorough: bool = False) -> bool:
@@ -118,7 +118,7 @@ class JournalFile:
             if not self._has_its_name():
                 return self._write_again("was replaced")
         if counters[END] == 0:
-            self._write(self._header)
+            self._write(self._header, counters[LAST])
             found = os.fstat(self._file)
         if found.st_size > counters[END]:
             return self._take_over(found.st_size)
@@ -152,14 +152,18 @@ class JournalFile:
         """Run the next repair at once, as it is the last one."""
         self._repair_at = 0.0
 
-    def _write(self, line: bytes) -> None:
-        """Write a whole line, or none of it. Raises `OSError`."""
+    def _write(self, line: bytes, seq: int) -> None:
+        """Write the whole line of the event `seq`, or none of it. Raises `OSError`."""
         end = self._counters[END]
+        self._is_cut_off = True
         written = os.write(self._file, line)
         if written != len(line):
             os.ftruncate(self._file, end)  # readers only use complete lines: they have not seen it
             raise OSError(0, "no room for a whole line")
+        # The end comes last: if this is cut off, by an exception or a kill, `is_ready` sees a longer file.
+        self._counters[LAST] = seq
         self._counters[END] = end + written
+        self._is_cut_off = False
         if self.repairs:
             self._recent.add(line, end)
 
