@@ -90,7 +90,10 @@ def nearest(path: Path) -> Path:
 
 def lacks_inodes(path: Path) -> bool:
     """Whether the file system of `path` has no room for more files, however small."""
-    found = os.statvfs(nearest(path))
+    try:
+        found = os.statvfs(nearest(path))
+    except OSError:
+        return False
     return found.f_files > 0 and found.f_favail == 0
 
 

@@ -169,7 +169,8 @@ def _load(entry: Path) -> PreparedData | None:
         train = datasets.load_from_disk(str(entry / "train"))
         evaluation = datasets.load_from_disk(str(entry / "eval")) if summary.eval_rows else None
         dict(train[-1]), evaluation and dict(evaluation[-1])  # the last row is readable
-        os.utime(entry)
+        with contextlib.suppress(OSError):  # on a file system without times
+            os.utime(entry)
     except Exception:  # damaged in whatever way: it is prepared again
         shutil.rmtree(entry, ignore_errors=True)
         return None

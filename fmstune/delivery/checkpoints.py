@@ -22,6 +22,7 @@ from fmstune.delivery.delivered_files import folders, release_links
 from fmstune.delivery.journal.files import Stopped, files_in, linked, named_by_content
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import FILES_DIR
+from fmstune.system.files import rename_folder
 from fmstune.text import counted
 
 _LEFT = re.compile(r"\.(checkpoint-(\d+))\.(linking|pending)")
@@ -122,7 +123,7 @@ class CheckpointDelivery:
                 if not linked(source, path):
                     copies.append((each, os.open(source, os.O_RDONLY | os.O_CLOEXEC)))
             if not copies:
-                folder.rename(whole)
+                rename_folder(folder, whole)
         except OSError:
             for _, file in copies:
                 os.close(file)

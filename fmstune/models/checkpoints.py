@@ -17,7 +17,7 @@ from pathlib import Path
 from fmstune.access import denied
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_STATE = "trainer_state.json"
+STATE = "trainer_state.json"
 _WEIGHTS = (
     "*.safetensors",
     "pytorch_model*.bin",
@@ -113,7 +113,7 @@ def _closed(checkpoint: Path) -> str | None:
 
 def _has_state(checkpoint: Path) -> bool:
     try:
-        state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         return isinstance(state.get("global_step"), int)
     except (OSError, ValueError, AttributeError):
         return False

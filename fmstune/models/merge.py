@@ -16,6 +16,7 @@ from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError, RunError
 from fmstune.models.locate import Place
 from fmstune.system.disk import shortage
+from fmstune.system.files import rename_folder
 from fmstune.system.locks import acquire, holder
 
 _LOCK = ".merging"
@@ -136,7 +137,7 @@ def _written_at_once(out: Path) -> Iterator[Path]:
                     if file.name != _LOCK:
                         file.rename(out / file.name)
             else:
-                scratch.rename(out)
+                rename_folder(scratch, out, last="config.json")
                 (out / _LOCK).unlink()
         made = []
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from peft import PeftModel
 
 from fmstune.models.base_weights import record
+from fmstune.system.files import copy_mode
 from fmstune.transformers_compat import kept_in_float32
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -89,7 +89,7 @@ def share_weights(folder: Path) -> None:
     for file in folder.rglob("*.safetensors"):  # several adapters have separate folders
         beside = next(file.parent.glob("*config.json"), None)
         if beside is not None and os.access(file, os.W_OK):
-            shutil.copymode(beside, file)
+            copy_mode(beside, file)
 
 
 def in_dtype(weights: Mapping[str, torch.Tensor], dtype: torch.dtype, model: Any) -> dict[str, torch.Tensor]:

@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 
 from fmstune.layout import UNFINISHED
-from fmstune.models.checkpoints import damage, is_checkpoint
-from fmstune.system.files import flush_to_disk
+from fmstune.models.checkpoints import STATE, damage, is_checkpoint
+from fmstune.system.files import flush_to_disk, rename_folder
 
 
 def named(run: Path) -> Path:
@@ -43,18 +43,18 @@ def rename_into_place(folder: Path, target: Path) -> None:
         # A rename does not replace a directory, unless it is empty.
         waiting = folder.with_name(target.name)
         discard(waiting)
-        target.rename(waiting)
+        _rename(target, waiting)
         try:
-            folder.rename(target)
+            _rename(folder, target)
         except BaseException:  # Ctrl-C may come right after the rename, too
             if not os.path.lexists(target):
-                waiting.rename(target)
+                _rename(waiting, target)
             raise
         # Never leave it half-removed under a name that `restore_names` would find.
-        waiting.rename(folder)
+        _rename(waiting, folder)
         discard(folder)
     else:
-        folder.rename(target)
+        _rename(folder, target)
         _remove_empty(folder.parent)
 
 
@@ -85,7 +85,7 @@ def restore_names(run: Path) -> None:
         target = run / waiting.name
         if is_checkpoint(waiting) and not os.path.lexists(target) and damage(waiting) is None:
             with contextlib.suppress(FileNotFoundError):
-                waiting.rename(target)
+                _rename(waiting, target)
 
 
 def remove_leftovers(run: Path) -> None:
@@ -97,6 +97,11 @@ def remove_leftovers(run: Path) -> None:
 def flush_name(target: Path) -> None:
     """Flush the name of a checkpoint to disk, before older ones are removed."""
     flush_to_disk(target.parent)
+
+
+def _rename(folder: Path, target: Path) -> None:
+    """Rename a checkpoint, or its files, its state last: a checkpoint without it is incomplete."""
+    rename_folder(folder, target, last=STATE)
 
 
 def _remove_empty(folder: Path) -> None:

@@ -60,7 +60,7 @@ class Inventory:
     gpu_problem: str | None
     torch: Mapping[str, Any]
     memory: Mapping[str, Any]
-    disk: Mapping[str, int]
+    disk: Mapping[str, int | None]
     trackers: tuple[Mapping[str, Any], ...]
     environment: Mapping[str, str]
 
@@ -76,7 +76,7 @@ class Inventory:
             *([("gpu", self.gpu_problem)] if self.gpu_problem else []),
             ("torch", " · ".join(f"{name} {value}" for name, value in self.torch.items())),
             ("memory", f"{format_bytes(self.memory['total'])}, {available} available (limit: {limit})"),
-            *(("disk", f"{format_bytes(room)} free in {folder}") for folder, room in self.disk.items()),
+            *(("disk", f"{_room(room)} in {folder}") for folder, room in self.disk.items()),
             *(("package", f"{name} {version}") for name, version in self.packages.items()),
         ]
         for tracker in self.trackers:
@@ -122,6 +122,10 @@ def packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _room(free: int | None) -> str:
+    return "free space unknown" if free is None else f"{format_bytes(free)} free"
 
 
 def _processor() -> str:

@@ -89,7 +89,10 @@ class Machine:
         return {"process_memory_mb": _mb(self._process.memory_info().rss)}
 
     def _disk_free(self) -> Figures:
-        return {"disk_free_mb": _mb(disk.free(self._folder))}
+        free = disk.free(self._folder)
+        if free is None:
+            raise LookupError("the file system does not say how much is free")
+        return {"disk_free_mb": _mb(free)}
 
     def _disk_traffic(self) -> Figures:
         found = psutil.disk_io_counters(nowrap=False)

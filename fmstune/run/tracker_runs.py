@@ -67,4 +67,4 @@ def copy_ledgers(source: Path, target: Path) -> None:
     for ledger in (source / TRACKING_DIR).glob("*.json"):
         with contextlib.suppress(OSError):
             (target / TRACKING_DIR).mkdir(exist_ok=True)
-            shutil.copy(ledger, target / TRACKING_DIR / ledger.name)
+            shutil.copyfile(ledger, target / TRACKING_DIR / ledger.name)

@@ -30,9 +30,13 @@ class Shortage:
     of_one_file: bool = False
 
 
-def free(path: Path) -> int:
-    """The free bytes on the file system of `path`, which may not exist yet."""
-    return shutil.disk_usage(nearest(path)).free
+def free(path: Path) -> int | None:
+    """The free bytes on the file system of `path`, which may not exist yet; `None` if it does not say."""
+    try:
+        found = shutil.disk_usage(nearest(path))
+    except OSError:  # some mounted object stores
+        return None
+    return found.free if found.total else None
 
 
 def shortage(error: BaseException, path: Path) -> Shortage | None:
@@ -41,8 +45,8 @@ def shortage(error: BaseException, path: Path) -> Shortage | None:
     found, left, limit = _number(error), free(path), resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     limited = limit != resource.RLIM_INFINITY
     if found is None and any(text in str(error) for text in _TORCH_WRITES):
-        found = errno.EFBIG if limited and left > limit else errno.ENOSPC
-    if found is None and left < _NOTHING:
+        found = errno.EFBIG if limited and (left is None or left > limit) else errno.ENOSPC
+    if found is None and left is not None and left < _NOTHING:
         found = errno.ENOSPC
     if found == errno.ENOSPC and lacks_inodes(path):
         return Shortage("the file system has no room for more files (inodes)", "remove some files")
@@ -54,7 +58,10 @@ def shortage(error: BaseException, path: Path) -> Shortage | None:
         return Shortage(what, "use another --output-dir", of_one_file=True)
     if found == errno.EDQUOT:
         return Shortage("the disk quota is used up", "free some space")
-    return Shortage(f"the disk is full ({format_bytes(left)} left)", "free some space") if found else None
+    if not found:
+        return None
+    some = "" if left is None else f" ({format_bytes(left)} left)"
+    return Shortage(f"the disk is full{some}", "free some space")
 
 
 def _number(error: BaseException) -> int | None:

@@ -26,15 +26,21 @@ def replace_text(path: Path, text: str) -> None:
         raise
 
 
+_UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
+"""What a file system answers that lacks an operation."""
+_NO_RENAME_OF_FOLDERS = frozenset({errno.EMFILE, errno.EXDEV}) | _UNSUPPORTED
+"""Mounted object stores have no folders to rename: gcsfuse answers EMFILE."""
+
+
 def flush_to_disk(path: Path) -> None:
-    """Flush the contents of a file, or the names in a folder, to the disk: they then survive a power cut.
-    Raises `OSError`."""
+    """Flush the contents of a file, or the names in a folder, to the disk, where the file system supports
+    that: they then survive a power cut. Raises `OSError`."""
     is_folder = path.is_dir()
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
-    except OSError:
-        if not is_folder:  # not every file system supports that for a folder
+    except OSError as error:
+        if not is_folder and error.errno not in _UNSUPPORTED:
             raise
     finally:
         os.close(opened)
@@ -45,6 +51,30 @@ def flush_files(folder: Path) -> None:
     for path in (*(each for each in folder.iterdir() if each.is_file()), folder):
         with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
             flush_to_disk(path)
+
+
+def rename_folder(folder: Path, target: Path, last: str = "") -> None:
+    """Rename a folder to an unused name. On a file system that renames no folders, its files are renamed one
+    by one, the one named `last` at the end. Raises `OSError`."""
+    try:
+        folder.rename(target)
+        return
+    except OSError as error:
+        if error.errno not in _NO_RENAME_OF_FOLDERS or not folder.is_dir():
+            raise
+    target.mkdir()
+    entries = sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder) == Path(last))
+    for path in (each for each in entries if each.is_dir() and not each.is_symlink()):
+        (target / path.relative_to(folder)).mkdir(parents=True, exist_ok=True)
+    for path in (each for each in entries if not each.is_dir() or each.is_symlink()):
+        path.rename(target / path.relative_to(folder))
+    shutil.rmtree(folder)
+
+
+def copy_mode(path: Path, to: Path) -> None:
+    """Give a file the permissions of another, where the file system has permissions."""
+    with contextlib.suppress(OSError):
+        shutil.copymode(path, to)
 
 
 @contextlib.contextmanager
@@ -60,8 +90,9 @@ def created_aside(path: Path) -> Iterator[Path]:
         yield scratch / path.name
         for each in scratch.rglob("*"):
             flush_to_disk(each)
+        made = scratch / path.name
         if not os.path.lexists(path):
-            (scratch / path.name).rename(path)
+            rename_folder(made, path) if made.is_dir() else made.rename(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

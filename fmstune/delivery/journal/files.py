@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.layout import FILES_DIR
+from fmstune.system.files import rename_folder
 
 _NAME = re.compile(r"([0-9a-f]{64})(\.[a-z]{1,5})")
 
@@ -81,7 +82,7 @@ def named_by_content(store: Path, folder: Path, go_on: Callable[[], bool] = lamb
     size = sum((folder / name).stat().st_size for name in names)
     digest = _digest(folder, names, go_on)
     if not (store / digest).is_dir():
-        folder.rename(store / digest)
+        rename_folder(folder, store / digest)
     return {"folder": digest, "files": len(names), "size": size}
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.system.files import replace_text
+from fmstune.system.files import rename_folder, replace_text
 from fmstune.trackers.stored_numbers import StoredNumbers
 
 _STATE = ".fmstune.json"
@@ -160,7 +160,7 @@ class RunFolder:
     def move(self, folder: Path) -> None:
         """Rename the folder to an unused name. Raises `OSError`."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        self.path.rename(folder)
+        rename_folder(self.path, folder)
         self.path, self._metrics = folder, folder / _METRICS
 
     def _tables_of_metrics(self) -> list[Path]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from fmstune.system.files import NotAFile, open_file
+from fmstune.system.files import NotAFile, copy_mode, open_file
 from fmstune.trackers.file.formats import HEADER_BEFORE, ROWS, CsvRows, Line, Record, format_of
 from fmstune.trackers.records import MetricPoint, TrackerError
 from fmstune.trackers.stored_events import Held
@@ -285,7 +285,7 @@ def _complete_header(file: int, path: Path, after: int) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with os.fdopen(os.dup(file), "rb") as old, temporary.open("wb") as new:
-            shutil.copymode(path, temporary)
+            copy_mode(path, temporary)
             old.seek(after)
             new.write(CsvRows.header)
             shutil.copyfileobj(old, new)

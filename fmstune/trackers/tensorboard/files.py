@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmstune.system.files import rename_folder
 from fmstune.trackers.records import Status
 from fmstune.trackers.tensorboard.records import framed, scalars_event
 from fmstune.trackers.values.progressions import Progressions
@@ -90,7 +91,7 @@ class EventFiles:
 
     def move(self, folder: Path) -> None:
         """Rename the folder to an unused name. Raises `OSError`."""
-        self.folder.rename(folder)
+        rename_folder(self.folder, folder)
         self._sizes = {folder / path.name: size for path, size in self._sizes.items()}
         self.folder, self._path = folder, folder / self._path.name
 

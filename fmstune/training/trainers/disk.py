@@ -57,7 +57,7 @@ def require_room(trainer: TunedTrainer, steps: int, path: Path) -> None:
     held = saves if args.save_total_limit is None else min(saves, args.save_total_limit + 1)
     there = len(list(path.glob("checkpoint-*")))
     needed, room = model + checkpoint * max(0, held - there), free(path)
-    if needed * _CERTAINTY <= room:
+    if room is None or needed * _CERTAINTY <= room:
         return
     settings = []
     if held > 2:
