@@ -151,10 +151,9 @@ def damage(directory: Path, tracker: str) -> str | None:
 
 def all_ledgers(directory: Path) -> list[Ledger]:
     """The ledgers of a run, by name; damaged ones are set aside."""
-    files = [
-        *directory.glob(f"{TRACKING_DIR}/*.json*"),
-        *directory.glob(f"checkpoint-*/{TRACKING_DIR}/*.json"),
-    ]
+    files = _files(directory, "*.json*")
+    for checkpoint in directory.glob("checkpoint-*"):
+        files += _files(checkpoint, "*.json")
     names = {match.group(1) for path in files if (match := _FILE_NAME.fullmatch(path.name))}
     ledgers = []
     for name in map(unquote, sorted(names)):
@@ -193,10 +192,17 @@ def record_last(checkpoint: Path, number: int) -> None:
 def load_ledgers(folder: Path) -> list[Ledger]:
     """The readable ledgers in a run's folder or in a checkpoint."""
     found = []
-    for path in folder.glob(f"{TRACKING_DIR}/*.json"):
+    for path in _files(folder, "*.json"):
         with contextlib.suppress(OSError, *_DAMAGED):
             found.append(_read(path))
     return found
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """The files next to a journal, or in a checkpoint, which its run may remove meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        return list((folder / TRACKING_DIR).glob(pattern))
+    return []
 
 
 def _copy_in_checkpoint(directory: Path, tracker: str) -> Ledger | None:

@@ -59,12 +59,14 @@ def report(directory: Path, trackers: Sequence[str]) -> list[DeliveryReport]:
         return []
     path = directory / TRACKING_DIR / JOURNAL_NAME
     after = JournalReader(path).header.after
+    ledgers = [
+        load_ledger(directory, name) or Ledger(name, error=damage(directory, name)) for name in trackers
+    ]
+    known = highest_known(directory)
+    # After the ledgers: of a run that is going, it has each event before they know it.
     written = max(last_seq(path), after)
     # A truncated journal has fewer events than its trackers know: what it lost is not delivered.
-    last = max(written, highest_known(directory))
-    ledgers = (
-        load_ledger(directory, name) or Ledger(name, error=damage(directory, name)) for name in trackers
-    )
+    last = max(written, known)
     lines = [_of(ledger, written, last, after, directory) for ledger in ledgers]
     if damaged := damaged_at_end(path):  # without a number, they are in no total
         ends = (

@@ -6,12 +6,13 @@ A kill, a full disk or an interrupted copy leaves files that exist but are too s
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fmstune.access import denied
@@ -30,12 +31,21 @@ _WEIGHTS = (
 
 def newest_checkpoint(path: Path) -> Path | None:
     """The newest checkpoint that a run can resume from; half-written ones are skipped."""
-    return next((entry for entry in checkpoints(path) if obstacle(entry) is None), None)
+    return _newest(path, obstacle)
 
 
 def newest_weights(path: Path) -> Path | None:
     """The newest checkpoint with complete weights, with or without what a run needs to resume."""
-    return next((entry for entry in checkpoints(path) if damage(entry) is None), None)
+    return _newest(path, damage)
+
+
+def _newest(path: Path, why_not: Callable[[Path], str | None]) -> Path | None:
+    while True:
+        found = checkpoints(path)
+        newest = next((entry for entry in found if why_not(entry) is None), None)
+        # A run that is going has removed an old one only after a newer one had its name.
+        if newest is not None or found == checkpoints(path):
+            return newest
 
 
 def checkpoints(path: Path) -> list[Path]:
@@ -57,6 +67,20 @@ def step_of(checkpoint: Path | None) -> int:
     return int(match.group(1)) if match else 0
 
 
+def _unless_removed(why_not: Callable[[Path], str | None]) -> Callable[[Path], str | None]:
+    """Let a checkpoint be removed while it is looked at: a run that is going keeps `save_total_limit`."""
+
+    @functools.wraps(why_not)
+    def found(checkpoint: Path) -> str | None:
+        try:
+            return why_not(checkpoint)
+        except FileNotFoundError:
+            return "it was removed meanwhile"
+
+    return found
+
+
+@_unless_removed
 def damage(checkpoint: Path) -> str | None:
     """What keeps the weights of a checkpoint from being read; `None` when they are complete.
 
@@ -83,6 +107,7 @@ def is_half_saved(run: Path, checkpoint: Path) -> bool:
     )
 
 
+@_unless_removed
 def obstacle(checkpoint: Path) -> str | None:
     """What keeps a run from continuing from a checkpoint as if it had never stopped; `None` for nothing.
 

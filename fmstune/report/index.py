@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune._version import __version__
-from fmstune.report.summary import RunDetail, RunLine
+from fmstune.report.summary import RUNNING, RunDetail, RunLine
 from fmstune.report.walk import FoundRun
 from fmstune.system.files import cache_folder
 
@@ -57,11 +57,11 @@ class RunIndex:
         return {path: RunDetail(*values) for path, values in self._known("detail", _DETAIL, runs)}
 
     def add(self, found: Iterable[tuple[FoundRun, RunLine, RunDetail]], *, read_at: int) -> None:
-        """Store what was read after `read_at` (in nanoseconds), for runs whose files were unchanged for long
-        enough."""
+        """Store what was read after `read_at` (in nanoseconds), for runs that are not running and whose files
+        were unchanged for long enough."""
         rows = []
         for run, line, detail in found:
-            if run.state and not line.problem and run.changed + _AT_REST < read_at:
+            if run.state and not line.problem and line.status != RUNNING and run.changed + _AT_REST < read_at:
                 row = (_encoded(run, line, _LINE), _encoded(run, detail, _DETAIL))
                 rows.append((os.fsencode(run.real), run.state, *row))
         self._change("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", rows)

@@ -46,9 +46,10 @@ class Session:
 @dataclass(slots=True)
 class Replay:
     """The state of a run after the events added so far. `last` has the newest value of each metric, with its
-    step; `status` and `error` are those of the run's end, unless it was resumed; `missing` counts events
-    whose lines are missing or damaged; `repeated` counts further lines of an event, which are ignored, as in
-    trackers; `later` counts those that only a later version knows, by kind."""
+    step; `status` and `error` are those of the run's end, unless it was resumed; `is_going` says that its
+    process was still writing when the last event was read; `missing` counts events whose lines are missing or
+    damaged; `repeated` counts further lines of an event, which are ignored, as in trackers; `later` counts
+    those that only a later version knows, by kind."""
 
     header: Header
     params: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Replay:
     sessions: list[Session] = field(default_factory=list)
     status: str | None = None
     error: str | None = None
+    is_going: bool = False
     step: int | float | None = None
     events: int = 0
     damaged: int = 0
@@ -192,6 +194,7 @@ def replay(
     while (lines := reader.read_lines(_AT_ONCE)) or not ended:
         if not lines:  # what its writer wrote before it ended is read as well
             if is_being_written(path):
+                run.is_going = True
                 return run
             ended = True
         if reader.offset - sum(map(len, lines)) < at:  # events read so far would count twice

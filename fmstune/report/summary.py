@@ -22,9 +22,10 @@ RUNNING, KILLED, DAMAGED, LATER, UNREADABLE = "running", "killed", "damaged", "l
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """A run's line in the table. `status` is how it ended, or `None` if it has not; times are in Unix
-    seconds; `seconds` is the total running time of its processes. `problem` is why its journal cannot be
-    read; nothing else is known then."""
+    """A run's line in the table. `status` is how it ended, or that it was running when its journal was read;
+    `None` if its journal has no end, and no process was writing it. Times are in Unix seconds; `seconds` is
+    the total running time of its processes. `problem` is why its journal cannot be read; nothing else is
+    known then."""
 
     name: str = ""
     status: str | None = None
@@ -100,7 +101,7 @@ def summary_of(run: Replay, directory: Path) -> tuple[RunLine, RunDetail]:
     params = {name: values for name, values in run.params.items() if name != SETTINGS}
     line = RunLine(
         name=_text(_table(settings, "run").get("name")) or run.header.run,
-        status=run.status,
+        status=run.status or (RUNNING if run.is_going else None),
         error=run.error,
         created=run.header.time,
         ended=run.ended,
@@ -143,7 +144,7 @@ def settings_of(run: Replay, directory: Path) -> Mapping[str, Any]:
 
 def current_status(directory: Path, line: RunLine) -> str:
     """How a run ended, or whether it is running: a killed process leaves no status, and its lock is
-    released."""
+    released. One that was running when it was read may have ended since, in whatever way."""
     if line.problem:
         return line.status or DAMAGED
     if line.status is not None:
