@@ -281,8 +281,8 @@ def _concatenated(parts: list[_Part], max_length: int | None) -> tuple[datasets.
         duplicates=kept - len(np.unique(hashes)),
     )
     summary = _with_split(summary, parts)
-    weighted = any(part.of.weighted for part in parts)
-    made = [part.of.dataset(own, weighted=weighted) for part, own in zip(parts, numbers, strict=True)]
+    more = {name: any(getattr(part.of, name) for part in parts) for name in ("weighted", "margins")}
+    made = [part.of.dataset(own, **more) for part, own in zip(parts, numbers, strict=True)]
     return made[0] if len(made) == 1 else datasets.concatenate_datasets(made), summary
 
 

@@ -18,11 +18,13 @@ from fmstune.data.rows.reader import Reader
 from fmstune.data.rows.unused import NotUsed
 from fmstune.data.stream_counts import Tally, counts_folder, write_counts
 from fmstune.data.summary import DataSummary, SourceSummary, joined
-from fmstune.data.tokens.table import LOSS_WEIGHTS, WEIGHTS, Encoder, TokenRow
+from fmstune.data.tokens.table import LOSS_WEIGHTS, MARGIN, WEIGHTS, Encoder, TokenRow
 from fmstune.errors import DataError
 from fmstune.transformers_compat import streamed
 
 _BATCH = 64
+_WITHOUT = {MARGIN: 0.0}
+"""The values of rows of sources without these columns."""
 _LOOKED_AT = 100
 """The number of rows that are checked in advance for what is not used."""
 
@@ -46,17 +48,18 @@ def stream(
         with contextlib.suppress(OSError):  # then it cannot be written to either, which is reported
             listed.unlink(missing_ok=True)
     unused = tuple(entry for reader in readers for entry in _read_first(reader, encoder))
+    schema = _schema(readers, encoder)
     weights = [reader.source.weight for reader in readers]
     given = [weight for weight in weights if weight is not None]
     if len(readers) > 1 and len(given) == len(readers):
         endless = [
-            _dataset([reader], encoder, _file(folder, number), _Shuffle(f"{seed} {number}", buffer))
+            _dataset([reader], schema, encoder, _file(folder, number), _Shuffle(f"{seed} {number}", buffer))
             for number, reader in enumerate(readers)
         ]
         chances = [weight / sum(given) for weight in given]
         mixed = datasets.interleave_datasets(endless, probabilities=chances, seed=seed)
     else:
-        mixed = _dataset(readers, encoder, _file(folder, 0), _Shuffle(str(seed), buffer))
+        mixed = _dataset(readers, schema, encoder, _file(folder, 0), _Shuffle(str(seed), buffer))
     prints = [reader.origin.fingerprint() for reader in readers]
     sources = tuple(
         SourceSummary(reader.source.path, _shape(reader), 0, weight=reader.source.weight, fingerprint=known)
@@ -192,21 +195,25 @@ class _Endless:
             write_counts(tally.counts(), self.file)
 
     def _columns(self, row: TokenRow) -> Mapping[str, Any]:
-        return {name: row.columns.get(name) for name in self.columns}
+        return {name: row.columns.get(name, _WITHOUT.get(name)) for name in self.columns}
 
 
 def _file(folder: Path | None, number: int) -> Path | None:
     return None if folder is None else folder / f"{number}.json"
 
 
-def _dataset(
-    readers: Sequence[Reader], encoder: Encoder, file: Path | None, shuffle: _Shuffle
-) -> datasets.IterableDataset:
-    recognised = readers[0].recognised
-    assert recognised is not None  # by its first row, which has been read
-    schema = encoder.schema(recognised)
+def _schema(readers: Sequence[Reader], encoder: Encoder) -> pa.Schema:
+    """The columns of the rows of all sources."""
+    each = [encoder.schema(reader.recognised) for reader in readers if reader.recognised is not None]
+    schema = pa.unify_schemas(each)
     if "labels" in schema.names:  # any row may have weights; a row without has a null
         schema = schema.append(pa.field(LOSS_WEIGHTS, WEIGHTS))
+    return schema
+
+
+def _dataset(
+    readers: Sequence[Reader], schema: pa.Schema, encoder: Encoder, file: Path | None, shuffle: _Shuffle
+) -> datasets.IterableDataset:
     features = datasets.Features.from_arrow_schema(schema)
     rows = _Endless(readers, encoder, file, schema.names, shuffle)
     made: datasets.IterableDataset = streamed(rows, features)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -212,6 +213,24 @@ def test_streamed_preferences_equal_those_in_memory(method: str, tmp_path: Path)
     streamed = prepare(config, TOKENIZER, 64, 1, method=method)
     assert [row for row, _ in zip(streamed.train, whole, strict=False)] == whole
     assert streamed.summary.shape == "chosen/rejected"
+
+
+@pytest.mark.parametrize("weight", [None, 1])
+@pytest.mark.parametrize("first", ["with", "without"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pairs_without_a_margin_have_one_of_zero_beside_pairs_that_have_some(
+    streaming: bool, first: str, weight: int | None, tmp_path: Path
+) -> None:
+    rows = [text(f"number {n}", f"good {n}", f"bad {n}") for n in range(3)]
+    for name, more in (("with", {"margin": 0.5}), ("without", {})):
+        lines = (json.dumps({**row, "prompt": name + row["prompt"]} | more) for row in rows)
+        Path(tmp_path, name).with_suffix(".jsonl").write_text("\n".join(lines))
+    names = [first, *({"with", "without"} - {first})]
+    sources = tuple(DataSource(f"{tmp_path}/{name}.jsonl", weight=weight) for name in names)
+    config = DataConfig(train=sources, streaming=streaming)
+    found = islice(prepare(config, TOKENIZER, 64, 1, method="reward").train, 12 if streaming else None)
+    margins = {(TOKENIZER.decode(row["chosen_ids"]).startswith("without"), row["margin"]) for row in found}
+    assert margins == {(False, 0.5), (True, 0.0)}
 
 
 def test_a_row_that_the_chat_template_refuses_may_be_skipped(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ IGNORED = -100
 LOSS_WEIGHTS = "loss_weights"
 """The column of token weights in the loss, only for data with weights other than 0 and 1."""
 WEIGHTS = pa.list_(pa.float32())
+MARGIN = "margin"
+"""The column of a reward model's margins, only for data that have some. Without one, a pair's is 0."""
 
 _OF_ROWS = ("length", "longest", "trained", "cut", "part", "parts", "same", "reworded")
 FACTS = (*_OF_ROWS, "hashes")
@@ -123,15 +125,24 @@ class Tokenised:
         return len(self.index)
 
     @property
+    def margins(self) -> bool:
+        """Whether its pairs have margins."""
+        return MARGIN in self.table.column_names
+
+    @property
     def weighted(self) -> bool:
         """Whether its tokens have weights in the loss other than 0 and 1."""
         return LOSS_WEIGHTS in self.table.column_names
 
-    def dataset(self, numbers: Integers, *, weighted: bool = False) -> datasets.Dataset:
+    def dataset(
+        self, numbers: Integers, *, weighted: bool = False, margins: bool = False
+    ) -> datasets.Dataset:
         """A data set of those of the rows with these indices that are in the table; `weighted` adds weights
-        of 1 if there are none, for a mixture with weighted rows."""
+        of 1 if there are none, for a mixture with weighted rows, and `margins` margins of 0."""
         kept = self.index[numbers]
         table = _with_weights(self.table) if weighted else self.table
+        if margins and not self.margins:
+            table = table.append_column(MARGIN, pa.array(np.zeros(len(table), dtype=np.float32)))
         # Its own fingerprint would copy the whole table twice.
         found = hashlib.sha256(self.hashes.tobytes() + self.trained.tobytes())
         for piece in table[LOSS_WEIGHTS].chunks if LOSS_WEIGHTS in table.column_names else ():
