@@ -34,7 +34,7 @@ from fmstune.data.rows.unused import NotUsed
 from fmstune.data.summary import DataSummary, SourceSummary
 from fmstune.system.files import cache_folder
 
-_PREPARATION = 9  # increment when the same rows are prepared differently
+_PREPARATION = 10  # increment when the same rows are prepared differently
 _WORTH_SECONDS = 3.0
 """Data that are prepared faster are not cached, unless several processes need them."""
 _DAYS = 30

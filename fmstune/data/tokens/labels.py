@@ -16,6 +16,7 @@ from fmstune.data.tokens.marking import (
     marked_in_pieces,
     quickly_marked,
 )
+from fmstune.data.tokens.prompt_ends import PromptEnds
 from fmstune.data.tokens.special import repeated
 from fmstune.data.tokens.words import Words
 
@@ -24,6 +25,10 @@ NO_TOKENS = "answers are not trained: the chat template leaves them out"
 NO_FIRST = (
     "the start of an answer is not trained: it shares a token with its whole prompt (end the prompt with a "
     "newline)"
+)
+REWORDED = (
+    "a prompt ends with other tokens before its answer than in generation (end it with one newline, or start "
+    "the answer with its blanks)"
 )
 
 
@@ -52,6 +57,8 @@ class Labelled:
     """The loss weight of each token, unless all are 1."""
     merged: bool = False
     """Whether its first token covers all of a prompt and the start of its answer."""
+    reworded: bool = False
+    """Whether a prompt ends with other tokens than it does without its answer."""
 
     def remarks(self, first: int, end: int) -> Iterator[str]:
         """The remarks if it is cut to these tokens: each answer should keep some to train on."""
@@ -61,18 +68,26 @@ class Labelled:
             yield NO_TOKENS
         if self.merged:
             yield NO_FIRST
+        elif self.reworded:
+            yield REWORDED
 
 
 def label(
-    parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, words: Words | None = None, *, will_cut: bool
+    parts: Sequence[Part],
+    tokenizer: PreTrainedTokenizerBase,
+    words: Words | None = None,
+    ends: PromptEnds | None = None,
+    *,
+    will_cut: bool,
 ) -> list[Labelled]:
-    """The ids and labels of rendered rows, from their `words` where the result is the same. `will_cut`: the
-    caller cuts them afterwards."""
+    """The ids and labels of rendered rows, from their `words` where the result is the same. `ends` keeps what
+    is known of their prompts. `will_cut`: the caller cuts them afterwards."""
     quickly = _by_words(parts, words, None if will_cut else tokenizer.model_max_length)
     left = iter(
         _as_a_whole(
             [part for part, found in zip(parts, quickly, strict=True) if found is None],
             tokenizer,
+            ends or PromptEnds(tokenizer),
             will_cut=will_cut,
         )
     )
@@ -97,7 +112,7 @@ def _by_words(parts: Sequence[Part], words: Words | None, most: int | None) -> l
 
 
 def _as_a_whole(
-    parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, *, will_cut: bool
+    parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, ends: PromptEnds, *, will_cut: bool
 ) -> Iterator[Labelled]:
     if not parts:
         return
@@ -109,7 +124,8 @@ def _as_a_whole(
     )
     for each, ids, encoding in zip(parts, encoded["input_ids"], encoded.encodings or (), strict=True):
         entry = each.text
-        marked = None if entry.special else quickly_marked(entry, ids, encoding)
+        changed = ends.change(entry)
+        marked = None if entry.special or changed else quickly_marked(entry, ids, encoding)
         if marked is None:
             offsets, added = list(encoding.offsets), encoding.special_tokens_mask
             before, after = repeated(ids, added)
@@ -120,13 +136,15 @@ def _as_a_whole(
             elif len(ids) > 1 and added[-1]:  # it marks where to stop, like the end of the text
                 offsets[-1] = (len(entry.text) - 1, len(entry.text))
             marked = marked_by_offsets(entry, ids, offsets)
-            if marked.torn and not entry.special:
-                ids, offsets = _in_pieces(entry, ids, offsets, tokenizer)
-                marked = marked_by_offsets(entry, ids, offsets)
-        yield _labelled(each, ids, marked)
+            split = (marked.torn or changed) and not entry.special
+            if split and (pieces := _in_pieces(entry, ids, tokenizer)):
+                ids, changed = pieces[0], False
+                marked = marked_by_offsets(entry, *pieces)
+        # A token that the prompt shares with its answer is learnt, and shown as a part of that.
+        yield _labelled(each, ids, marked, reworded=changed and not marked.torn)
 
 
-def _labelled(part: Part, ids: list[int], marked: Marked) -> Labelled:
+def _labelled(part: Part, ids: list[int], marked: Marked, *, reworded: bool = False) -> Labelled:
     spans = part.text.spans
     merged = 0 in marked.begins and spans[0].start > 0
     return Labelled(
@@ -139,22 +157,23 @@ def _labelled(part: Part, ids: list[int], marked: Marked) -> Labelled:
         part.parts,
         marked.weights,
         merged,
+        reworded,
     )
 
 
 def _in_pieces(
-    entry: Rendered, ids: list[int], offsets: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[int], list[tuple[int, int]]]:
+    entry: Rendered, ids: list[int], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[tuple[int, int]]] | None:
     """Tokenise the prompts and answers of a conversation separately, as in generation. Otherwise the newline
-    that ends a prompt and one that starts its answer would become one token."""
+    that ends a prompt and one that starts its answer would become one token. `None` if the text would be
+    another one: a tokenizer that prepends a space to each text would insert one mid-text."""
     ends = (place for span in entry.spans for place in (span.start, span.end))
     bounds = sorted({0, *ends, len(entry.text)})
     texts = [entry.text[start:end] for start, end in itertools.pairwise(bounds)]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     made = [token for piece in encoded["input_ids"] for token in piece]
-    # A tokenizer that prepends a space to each text would insert one mid-text.
     if tokenizer.decode(made) != tokenizer.decode(ids):
-        return ids, offsets
+        return None
     places = [
         (begin + start, begin + end)
         for begin, piece in zip(bounds, encoded["offset_mapping"], strict=False)

@@ -18,6 +18,7 @@ from fmstune.data.rows.messages import says_something
 from fmstune.data.rows.reader import PREFERENCES, Placed, Reader, Row, Shape
 from fmstune.data.rows.shapes import Recognised
 from fmstune.data.tokens.labels import Labelled, Part, label
+from fmstune.data.tokens.prompt_ends import PromptEnds
 from fmstune.data.tokens.table import IGNORED, LOSS_WEIGHTS, TOKENS, TokenRow, batches
 from fmstune.data.tokens.words import Words
 from fmstune.errors import DataError
@@ -69,6 +70,11 @@ class Labeller:
         """A cache of tokenised words, if the tokenizer supports it."""
         return Words.of(self.tokenizer)
 
+    @functools.cached_property
+    def prompt_ends(self) -> PromptEnds:
+        """What is known of the ends of prompts."""
+        return PromptEnds(self.tokenizer)
+
     def schema(self, recognised: Recognised) -> pa.Schema:
         """`input_ids` and `labels`, for rows of any shape."""
         return _SCHEMA
@@ -87,7 +93,8 @@ class Labeller:
         else:
             rendered = self._rendered(part, shape, reader)
             will_cut = self.max_length is not None
-            labelled = label(rendered, self.tokenizer, self.words, will_cut=will_cut) if rendered else []
+            known = self.words, self.prompt_ends
+            labelled = label(rendered, self.tokenizer, *known, will_cut=will_cut) if rendered else []
         most = None if self.divided_by else self.max_length
         if self.divided_by.endswith("wrapped"):
             reader.unused.note(JOINED.format(self.divided_by))
