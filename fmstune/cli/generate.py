@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fmstune.cli.completion import complete_run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from fmstune.models.load import LoadedModel
+    from fmstune.models.locate import Place
 
 
 def generate(
@@ -67,6 +73,7 @@ def generate(
 ) -> None:
     """Generate a model's answers to prompts, as a first check of a tuned model."""
     import json
+    from dataclasses import replace
 
     from fmstune.cli.terminal import screen
     from fmstune.config.schema.tables import ModelConfig, RunConfig
@@ -74,7 +81,7 @@ def generate(
     from fmstune.errors import ConfigError, ModelError
     from fmstune.hub import pinned
     from fmstune.launch.environment import quiet_libraries
-    from fmstune.models.locate import locate
+    from fmstune.models.locate import locate, use
     from fmstune.requirements import require_supported
     from fmstune.system.threads import set_threads
 
@@ -88,8 +95,6 @@ def generate(
     texts = [_standard_input() if prompt == "-" else prompt for prompt in prompts]
     schemas = _tools(tools) if tools is not None else None
     variables = _variables(chat_template_kwargs) if chat_template_kwargs is not None else None
-    if place.checkpoint:
-        console.say("model", f"{model} did not finish; using its newest checkpoint, {place.path}")
     quiet_libraries()
     set_threads()
     config = ModelConfig(path=place.path, trust_remote_code=trust_remote_code, chat_template_kwargs=variables)
@@ -98,11 +103,16 @@ def generate(
     from fmstune.models.load import load_for_use
     from fmstune.training.speed.lm_head import require_causal
 
-    used, tokenizer = load_for_use(config, base=base)
+    def load(place: Place) -> tuple[LoadedModel, PreTrainedTokenizerBase]:
+        if place.checkpoint:
+            console.say("model", f"{model} did not finish; using its newest checkpoint, {place.path}")
+        return load_for_use(replace(config, path=place.path) if place.checkpoint else config, base=base)
+
+    used, tokenizer = use(model, place, load)
     for note in used.notes:
         console.warn(note)
     loaded = used.model
-    require_causal(loaded, f"{place.path}")
+    require_causal(loaded, model)
     chat = bool(tokenizer.chat_template) and not raw
     asked = {"--tools": schemas, "--system": system, "--chat-template-kwargs": variables}
     if (needs := next((option for option, value in asked.items() if value), None)) and not chat:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fmstune.cli.completion import complete_run
+
+if TYPE_CHECKING:
+    from fmstune.models.locate import Place
+    from fmstune.models.merge import Merged
 
 
 def merge(
@@ -39,7 +43,7 @@ def merge(
     from fmstune.console import RunConsole
     from fmstune.launch.environment import quiet_libraries
     from fmstune.models import merge as merging
-    from fmstune.models.locate import locate
+    from fmstune.models.locate import locate, use
     from fmstune.requirements import require_supported
     from fmstune.system.threads import set_threads
 
@@ -47,11 +51,15 @@ def merge(
     console = RunConsole(screen())
     place = locate(run)
     merging.check(place, out)
-    if place.checkpoint:
-        console.say("adapter", f"{run} did not finish; using its newest checkpoint, {place.path}")
     quiet_libraries()
     set_threads()
-    done = merging.merge(place, out, dtype=dtype, base=base, trust_remote_code=trust_remote_code)
+
+    def merged(place: Place) -> Merged:
+        if place.checkpoint:
+            console.say("adapter", f"{run} did not finish; using its newest checkpoint, {place.path}")
+        return merging.merge(place, out, dtype=dtype, base=base, trust_remote_code=trust_remote_code)
+
+    done = use(run, place, merged)
     for note in done.notes:
         console.warn(note)
     console.say("merged", f"{done.adapter} with {done.base}")

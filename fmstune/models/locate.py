@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from fmstune import demo
 from fmstune.config.paths.models import (
@@ -19,6 +21,8 @@ from fmstune.config.rules.adapters import gguf_problem
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError
 from fmstune.models.checkpoints import is_half_saved, newest_weights
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,18 @@ def locate(named: str) -> Place:
             f"{named}: there is no such directory (looked for from {Path.cwd()}).{nearest_run(path)}"
         )
     return Place(named)
+
+
+def use(named: str, place: Place, work: Callable[[Place], T]) -> T:
+    """Work with the place of `named`. A run that is going removes its checkpoint once it has a newer one,
+    which is used then."""
+    while True:
+        try:
+            return work(place)
+        except Exception:
+            if not place.checkpoint or (newer := locate(named)).path == place.path:
+                raise
+            place = newer
 
 
 def _in_directory(path: Path) -> Place:

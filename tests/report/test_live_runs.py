@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from fmstune.delivery import ledger as ledgers
 from fmstune.delivery import report as reports
@@ -18,6 +19,7 @@ from fmstune.delivery.ledger import Ledger, highest_known
 from fmstune.delivery.report import report
 from fmstune.models import checkpoints
 from fmstune.models.checkpoints import newest_checkpoint, newest_weights
+from fmstune.models.locate import Place, locate, use
 from fmstune.report import listing, replay, show, summary
 from fmstune.report.listing import list_runs
 from fmstune.report.show import view
@@ -101,6 +103,23 @@ def test_a_run_that_replaces_its_checkpoint_always_has_one(
         assert found in (before, saving.newest), acted
         if not acted:
             break
+
+
+def test_a_model_that_a_run_replaces_while_it_is_loaded_is_loaded_from_the_newer_checkpoint(
+    tmp_path: Path,
+) -> None:
+    saving, loaded_from = Saving(tmp_path), list[str]()
+
+    def load(place: Place) -> str:
+        loaded_from.append(place.path)
+        if len(loaded_from) < 3:
+            saving.save()
+        return load_file(f"{place.path}/model.safetensors")["weight"].dtype.__str__()
+
+    assert use(str(tmp_path), locate(str(tmp_path)), load) == "torch.float32"
+    assert loaded_from == [str(tmp_path / f"checkpoint-{step}") for step in (1, 2, 3)]
+    with pytest.raises(OSError, match="no-such-file"):
+        use(str(tmp_path), locate(str(tmp_path)), lambda place: Path(place.path, "no-such-file").read_text())
 
 
 def test_what_is_known_of_a_run_is_known_while_it_replaces_its_checkpoint(tmp_path: Path) -> None:

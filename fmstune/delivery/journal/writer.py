@@ -8,6 +8,7 @@ happen once (repairs, the end), and a child's exit does not affect the journal.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import threading
@@ -150,7 +151,9 @@ class JournalWriter:
     def flush(self) -> None:
         """Flush the journal and the files of its events to the disk: they then survive a power cut. Takes as
         long as the disk does; nothing waits for it."""
-        files = (self.path.parent / FILES_DIR).rglob("*")
+        # Not with `rglob`, which fails where a folder is renamed meanwhile.
+        walked = os.walk(self.path.parent / FILES_DIR)
+        files = (Path(folder, name) for folder, *names in walked for name in itertools.chain(*names))
         try:
             for path in (*(path for path in files if path not in self._flushed), self.path, self.path.parent):
                 with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
