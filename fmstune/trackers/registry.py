@@ -190,7 +190,7 @@ def build_tracker(reference: str, name: str, options: Mapping[str, Any]) -> Trac
     return built(load_reference(reference, name), name, options)
 
 
-def get_tracker(name: str, **options: Any) -> Tracker:
+def get_tracker(name: str, /, **options: Any) -> Tracker:
     """Return a tracker ready for use in any script: `get_tracker("aim", repo=".").get_hf_callback()`.
 
     Raises `UnknownTracker`, `BrokenTracker` or `TrackerOptionError`.
