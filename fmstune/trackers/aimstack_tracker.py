@@ -190,17 +190,16 @@ class AimStackTracker(WholePointTracker):
             return Run(**options)
 
     def track_point(self, point: MetricPoint) -> None:
-        context = _context(point.stage)
+        values, stage = self._fitted_or_own(point)
+        context = _context(stage)
         if point.repeats is not None and not point.repeats:  # one call per value takes Aim longer
             step = _key(point.step, 0)
-            self._opened.track(dict(point.values), step=step, epoch=point.epoch, context=context)
+            self._opened.track(dict(values), step=step, epoch=point.epoch, context=context)
             self._note_event()
             return
-        for name, value in point.values.items():
+        for name, value in values.items():
             if point.repeats is None:
-                # Standalone, nothing has been adapted: an empty name makes a run unreadable.
-                name, value = utf8(name) or "_", _within_64_bits(value)
-                repeat = self._alone.count((point.stage, name), point.step)
+                repeat = self._alone.count((stage, name), point.step)
             else:
                 repeat = point.repeats.get(name, 0)
             step = _key(point.step, repeat)
@@ -316,10 +315,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _context(stage: str | None) -> dict[str, Any]:
     return {} if stage is None else {"subset": stage}
-
-
-def _within_64_bits(value: Any) -> Any:
-    return float(value) if type(value) is int and value.bit_length() > 63 else value
 
 
 def _key(step: int | None, repeat: int) -> int | float:

@@ -89,6 +89,7 @@ class FileTracker(Tracker):
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)
+        step = self.step if step is None and self.seq is None else step
         self._write("metrics", {name: metric}, stage=stage, step=step)
 
     def track_point(self, point: MetricPoint) -> None:

@@ -31,6 +31,8 @@ logger = logging.getLogger("fmstune")
 
 # In an outage each call may take its SDK's full time limit; a refused call costs nothing.
 _MOST_OUTAGES, _MOST_REFUSALS = 3, 20
+MOST_APPEARED = 100
+"""How many metrics a tracker is asked to make visible; each takes Aim up to a tenth of a second."""
 _BEFORE_OTHERS = 1000
 """The priority of closing a run, before what the SDK ends at the same time."""
 

@@ -28,6 +28,7 @@ from fmstune.trackers.records import (
 )
 from fmstune.trackers.unusable import require_writable
 from fmstune.trackers.wandb.account import WandbUnusable, ask_server, find_api_key, server_address
+from fmstune.trackers.wandb.active import closed, hide_from_init, shown_to_sdk
 from fmstune.trackers.wandb.files import (
     OfflineRun,
     begin_offline,
@@ -175,6 +176,7 @@ class WandbTracker(WholePointTracker):
         # As in transformers' own WandbCallback.
         run.define_metric("train/global_step")
         run.define_metric("*", step_metric="train/global_step", step_sync=True)
+        hide_from_init(run)
         return self._opened_run(run)
 
     def _init(self, start: RunStart, settings: wandb.Settings) -> wandb.Run:
@@ -262,21 +264,25 @@ class WandbTracker(WholePointTracker):
         return TrackerRun(run.id, url, note=" · ".join(dict.fromkeys(notes)) or None)
 
     def track_point(self, point: MetricPoint) -> None:
-        self._log(point.values, point)
+        values, stage = self._fitted_or_own(point)
+        self._log(values, point if stage == point.stage else point._replace(stage=stage))
 
     def track_table(self, table: Table) -> None:
         import wandb
 
         columns = list(table.columns)
         rows = [[row.get(column) for column in columns] for row in table.rows]
-        self._log({table.name: wandb.Table(columns, rows, allow_mixed_types=True)}, table)
+        with shown_to_sdk(self._opened()):
+            self._log({table.name: wandb.Table(columns, rows, allow_mixed_types=True)}, table)
 
     def track_media(self, media: Media) -> None:
-        self._log({media.name: wandb_object(media)}, media)
+        with shown_to_sdk(self._opened()):
+            self._log({media.name: wandb_object(media)}, media)
 
     def track_artifact(self, artifact: Artifact) -> None:
         run = self._opened()
-        run.log_artifact(wandb_artifact(artifact, run.id))
+        with shown_to_sdk(run):
+            run.log_artifact(wandb_artifact(artifact, run.id))
 
     def _log(self, values: Mapping[str, Any], point: MetricPoint | Table | Media) -> None:
         run = self._opened()
@@ -298,7 +304,9 @@ class WandbTracker(WholePointTracker):
         if params is None:
             return
         config: Any = self._opened().config  # its methods are not typed
-        given = dict(params) if name is None else {name: merged(config.get(name) or {}, params)}
+        namespace, given = self._fitted_params(params, name)
+        if name is not None:
+            given = {namespace: merged(config.get(namespace) or {}, given)}
         config.update(given, allow_val_change=True)
 
     def train_ended(self, status: Status) -> None:
@@ -308,6 +316,7 @@ class WandbTracker(WholePointTracker):
         if self._run is None:
             return
         run, self._run = self._run, None
+        closed(run)
         run.summary.update({"fmstune/status": status} | ({"fmstune/error": error} if error else {}))
         run.finish(exit_code=EXIT_CODES[status])
         if run.disabled:

@@ -8,10 +8,10 @@ from typing import Any
 
 from fmstune.secrets.redaction import hide
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.records import MetricPoint, merged
-from fmstune.trackers.standalone import adapted
+from fmstune.trackers.records import MetricPoint, merged, utf8
+from fmstune.trackers.standalone import MOST_APPEARED, adapted
 from fmstune.trackers.values.normalise import Normaliser
-from fmstune.trackers.values.plain import number, plain
+from fmstune.trackers.values.plain import number, plain, text_of
 
 logger = logging.getLogger("fmstune")
 
@@ -25,10 +25,32 @@ class WholePointTracker(Tracker):
         super().__init__(name, tracker_config)
         self._adapt = Normaliser(self.limits)
         self._reported: set[str] = set()
+        self._appeared: set[tuple[str | None, str]] = set()
+
+    def open_alone(self) -> None:
+        self._appeared.clear()  # it is another run than before `close`
+        super().open_alone()
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)
+        if self.seq is None:  # anything that a script may pass
+            name, stage = text_of(name), None if stage is None else text_of(stage)
+            step = self._adapt.step(plain(self.step if step is None else step))
         self.track_point(MetricPoint({name: metric}, stage, step, time=self.event_time, seq=self.seq))
+        if self.seq is None and (stage, name) not in self._appeared and len(self._appeared) < MOST_APPEARED:
+            self._appeared.add((stage, name))
+            self.appear()
+
+    def _fitted_or_own(self, point: MetricPoint) -> tuple[Mapping[str, Any], str | None]:
+        """As `_fitted`, for an SDK with types of its own: standalone, it gets what is not a number
+        unchanged."""
+        if self.seq is not None:
+            return point.values, point.stage
+        numbers = {name: number(value) for name, value in point.values.items()}
+        given = {name: value for name, value in numbers.items() if isinstance(value, (int, float))}
+        own = {utf8(name) or "_": value for name, value in point.values.items() if name not in given}
+        values, stage = self._fitted(point._replace(values=given))
+        return {**values, **own}, stage
 
     def _fitted(self, point: MetricPoint) -> tuple[Mapping[str, Any], str | None]:
         """The values and the stage of a point as the service takes them."""

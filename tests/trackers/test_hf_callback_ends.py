@@ -86,10 +86,11 @@ def run_script(folder: Path, name: str, how: str) -> int:
         ("tensorboard", "terminated", "interrupted"),
         ("file", "hung up", "interrupted"),
         ("file", "forks", "finished"),
+        ("aim", "killed", None),  # but it is listed
     ],
 )
 def test_the_end_of_the_process_closes_the_run_with_its_status(
-    name: str, how: str, status: str, tmp_path: Path
+    name: str, how: str, status: str | None, tmp_path: Path
 ) -> None:
     code = run_script(tmp_path, name, how)
     (run,) = TRACKERS[name].seen(tmp_path)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import enum
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from fmstune import get_tracker
+from tests.support.end_to_end import Points, aim_points, mlflow_points, tensorboard_points, wandb_points
 from tests.support.logs import Logs
 from tests.support.mlflow_servers import store_in
+from tests.support.user_trainer import TRACKERS
 
 OPTIONS = {
     "mlflow": {"tracking_uri": "sqlite:///{folder}/mlflow.db"},
@@ -67,3 +77,53 @@ def test_what_the_tracker_itself_changed_is_reported_when_its_run_ends(
         [sys.executable, "-c", CHANGED, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stderr.count(said) == 1, done.stderr
+
+
+class Rank(enum.Enum):
+    FIRST = 1
+
+
+def file_points(folder: Path) -> Points:
+    rows = map(json.loads, (folder / "m.jsonl").read_text().splitlines())
+    metrics = [row for row in rows if row["kind"] == "metrics"]
+    return {
+        (row["stage"], name, row.get("step") or 0): value
+        for row in metrics
+        for name, value in row["values"].items()
+    }
+
+
+STORED: dict[str, Callable[[Path], Points]] = {
+    "aim": aim_points,
+    "wandb": wandb_points,
+    "mlflow": lambda folder: mlflow_points(folder / "mlflow.db"),
+    "tensorboard": lambda folder: tensorboard_points(folder / "tensorboard"),
+    "file": file_points,
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_numbers_and_steps_of_any_library_are_tracked_as_such(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracker = get_tracker(name, **TRACKERS[name].options(tmp_path))
+    tracker.step = 7  # of a Trainer that has the tracker's callback
+    tracked: list[tuple[Any, Any, Any]] = [
+        ("float32", np.float32(0.5), np.int64(1)),
+        ("tensor", torch.tensor([2]), torch.tensor(2)),
+        ("decimal", Decimal("1.5"), 3.0),
+        ("fraction", Fraction(1, 4), True),
+        ("enum", Rank.FIRST, np.array([4.0])),
+        (5, 3, None),
+    ]
+    for key, value, step in tracked:
+        tracker.track(value, key, "mine", step=step)
+    tracker.set_params({1: np.array([0.5]), "rank": Rank.FIRST}, "data")
+    tracker.close("finished")
+    values = {("mine", "float32", 1): 0.5, ("mine", "tensor", 2): 2, ("mine", "decimal", 3): 1.5}
+    values |= {("mine", "fraction", 1): 0.25, ("mine", "enum", 4): 1, ("mine", "5", 7): 3}
+    assert STORED[name](tmp_path) == values
+    (run,) = TRACKERS[name].seen(tmp_path)
+    assert run.status == "finished"
+    assert run.params["data"] == {"1": 0.5, "rank": 1}

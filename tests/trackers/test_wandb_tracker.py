@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import wandb
 
+from fmstune import get_tracker
 from fmstune.delivery.recorder import Recorder
 from fmstune.trackers import wandb_tracker
 from fmstune.trackers.records import MetricPoint, RunStart, TrackerError
@@ -262,6 +263,24 @@ def test_disabled_mode_accepts_everything_stores_nothing_and_says_so(
     tracker.track_point(point(1))
     tracker.close("finished")
     assert not list(Path().iterdir())
+
+
+def test_a_run_of_the_scripts_own_is_another_one_whichever_is_open() -> None:
+    def own_run() -> wandb.Run:
+        run = wandb.init(mode="offline", project="mine")
+        run.log({"mine": 1})
+        return run
+
+    with own_run():
+        tracker = get_tracker("wandb", mode="offline", name="ours")
+        tracker.track(0.5, "loss", "train", step=1)
+    with own_run():
+        tracker.track(0.25, "loss", "train", step=2)
+    tracker.close("finished")
+    runs = [read_wandb_offline(path) for path in wandb_offline_dirs(Path())]
+    (ours,) = (run for run in runs if run.fields["display_name"] == "ours")
+    assert [row.get("train/loss") for row in ours.history] == [0.5, 0.25]
+    assert [[row.get("mine") for row in run.history] for run in runs if run is not ours] == [[1], [1]]
 
 
 def test_importing_the_tracker_does_not_import_wandb() -> None:

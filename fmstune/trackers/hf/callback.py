@@ -14,7 +14,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from fmstune.secrets.redaction import hide, process_redactor
 from fmstune.trackers.records import MetricPoint, Receiver, RunStart, Status, TrackerError
-from fmstune.trackers.standalone import Guard, adapted, close_at_exit, closed, note_training, status_so_far
+from fmstune.trackers.standalone import (
+    MOST_APPEARED,
+    Guard,
+    adapted,
+    close_at_exit,
+    closed,
+    note_training,
+    status_so_far,
+)
 from fmstune.trackers.values.plain import number, plain
 from fmstune.trackers.values.stages import split_stages
 
@@ -22,7 +30,6 @@ if TYPE_CHECKING:
     from fmstune.trackers.values.normalise import Normaliser
 
 _MOST_NAMES = 10_000
-_MOST_APPEARED = 100  # a tenth of a second each, if a Trainer keeps logging new names
 
 
 class TrackerCallback(TrainerCallback):
@@ -273,7 +280,7 @@ class OwnRunCallback(TrackerCallback):
 
     def _appear(self, logged: list[MetricPoint]) -> None:
         names = {(point.stage, name) for point in logged for name in point.values}
-        if len(self._appeared) < _MOST_APPEARED and not names <= self._appeared:
+        if len(self._appeared) < MOST_APPEARED and not names <= self._appeared:
             self._appeared |= names
             self._guard.attempt(self.tracker.appear, values=0)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.trackers.continued import is_of_another, mark
 from fmstune.trackers.records import RunStart, TrackerError
+from fmstune.trackers.wandb.active import any_open
 
 if TYPE_CHECKING:
     import wandb
@@ -149,15 +150,14 @@ def _places(folder: Path, wandb_id: str) -> list[Path]:
 
 
 def wait_for_core() -> None:
-    """Wait until wandb-core has written everything and ended, unless a script's own run still needs it.
+    """Wait until wandb-core has written everything and ended, unless another run still needs it.
 
     `finish` returns up to 50 ms before the end of an offline file is written: of 40 runs of 400 rows
     read at once, one lacked its last rows. The SDK itself waits only when the process ends.
     """
     import wandb
-    from wandb.sdk import wandb_setup
 
-    if wandb_setup.singleton().most_recent_active_run is not None:
+    if any_open():
         return
     try:
         wandb.teardown()
