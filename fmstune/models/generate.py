@@ -52,13 +52,14 @@ def generate_texts(
         if seed is not None:
             torch.manual_seed(seed)
         batches = list(_batches(ids, max_new_tokens, room, alone=_has_virtual_tokens(model)))
-        if not _padding_is_exact(model, [[ids[index] for index in batch] for batch in batches], settings):
+        rows = [[ids[index] for index in batch] for batch in batches]
+        if not _padding_is_exact(model, tokenizer, rows, settings):
             batches = _of_one_length(batches, ids)
         for batch in batches:
-            rows = [ids[index] for index in batch]
-            width = max(map(len, rows))
+            own = [ids[index] for index in batch]
+            width = max(map(len, own))
             settings.max_new_tokens = min(max_new_tokens, room - width) if room else max_new_tokens
-            inputs = _padded(rows, width, settings, model.device)
+            inputs = _padded(own, width, settings, model.device)
             written = model.generate(**inputs, generation_config=settings, tokenizer=tokenizer)
             texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
             for index, text in zip(batch, texts, strict=True):
@@ -167,7 +168,12 @@ def _of_one_length(batches: Iterable[list[int]], ids: Sequence[list[int]]) -> li
     ]
 
 
-def _padding_is_exact(model: Any, batches: Sequence[Sequence[list[int]]], settings: GenerationConfig) -> bool:
+def _padding_is_exact(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: Sequence[Sequence[list[int]]],
+    settings: GenerationConfig,
+) -> bool:
     """Whether a padded prompt is continued as it is alone, tried with the one that gets most padding; true if
     none gets any. RWKV reads the padding as text, and models with a table of positions may count it."""
     lengths = [(max(map(len, rows)) - len(row), row) for rows in batches for row in rows]
@@ -176,9 +182,10 @@ def _padding_is_exact(model: Any, batches: Sequence[Sequence[list[int]]], settin
         return True
     first = copy.deepcopy(settings)
     first.max_new_tokens, first.return_dict_in_generate, first.output_logits = 1, True, True
-    first.stop_strings = None
     alone, padded = (
-        model.generate(**_padded([row], width, first, model.device), generation_config=first)
+        model.generate(
+            **_padded([row], width, first, model.device), generation_config=first, tokenizer=tokenizer
+        )
         .logits[0]
         .float()
         for width in (len(row), len(row) + padding)
@@ -198,8 +205,8 @@ def _settings(
     """The model's own settings, greedy or sampled, with every token at which an answer ends."""
     settings = copy.deepcopy(getattr(model, "generation_config", None) or GenerationConfig())
     settings.do_sample = temperature > 0
-    settings.num_beams = 1
-    settings.use_cache = True
+    settings.num_beams = settings.num_return_sequences = 1
+    settings.use_cache, settings.return_dict_in_generate = True, False
     settings.max_length = None
     if temperature > 0:
         settings.temperature = temperature
@@ -235,12 +242,19 @@ def _padded(
 
 @contextlib.contextmanager
 def _state_restored(model: Any) -> Iterator[None]:
-    """Switch to evaluation mode; afterwards restore each module's mode, and torch's random state."""
+    """Switch to evaluation mode; afterwards restore each module's mode, and torch's random state. The loss
+    that balances experts is not computed: with a cache and padding it fails in transformers."""
     modes = [(module, module.training) for module in model.modules()]
+    config = model.config.get_text_config()
+    balances = getattr(config, "output_router_logits", None)
     with torch.random.fork_rng():
         model.eval()
+        if balances:
+            config.output_router_logits = False
         try:
             yield
         finally:
             for module, mode in modes:
                 module.training = mode
+            if balances:
+                config.output_router_logits = balances

@@ -31,7 +31,7 @@ from fmstune.models.configured_template import set_template
 from fmstune.models.end_tokens import keep_as_published
 from fmstune.models.load_errors import weights_lacking, why_not_loaded
 from fmstune.models.locate import require_local_model
-from fmstune.models.saving import OwnFiles
+from fmstune.models.saving import OwnFiles, settings_to_keep
 from fmstune.models.tokenizer_file import unlike_its_file
 from fmstune.models.weights_used import ignored_shards, record_untied, require_no_integers, unused_weights
 from fmstune.system.collector import imports_done
@@ -200,7 +200,7 @@ def _own_files(settings: Any, config: ModelConfig, *, lora: bool) -> OwnFiles:
     known = config.dtype == "auto" and config.gguf_file is None and saved in _DTYPES.values()
     place = Path(config.path, config.gguf_file or "")
     weights = fingerprint(place) if lora and place.exists() and not demo.is_demo(config.path) else None
-    return OwnFiles(saved if known else None, getattr(settings, "use_cache", None), weights)
+    return OwnFiles(saved if known else None, settings_to_keep(settings), weights)
 
 
 def _require_single_output(settings: Any, path: str, *, classifies: bool) -> None:

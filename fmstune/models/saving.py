@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,19 @@ from fmstune.transformers_compat import kept_in_float32
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+TRAINING_CHANGES = ("use_cache", "output_router_logits")
+"""Settings that the Trainer and TRL change for the training. Saved like that, a model would not generate with
+a cache, and a mixture of experts, which would compute their loss, would fail with a batch of prompts."""
+
+
 @dataclass(frozen=True, slots=True)
 class OwnFiles:
-    """What the model's files say before training: the type of its weights, if recorded, whether it uses a
-    cache for generation, and a fingerprint of the weights below an adapter, if they are on this machine."""
+    """What the model's files say before training: the type of its weights, if recorded, the settings that
+    training changes (see `settings_to_keep`), and a fingerprint of the weights below an adapter, if they are
+    on this machine."""
 
     dtype: torch.dtype | None = None
-    use_cache: bool | None = None
+    settings: Mapping[tuple[str, str], Any] = field(default_factory=dict)
     weights: str | None = None
 
 
@@ -35,7 +41,7 @@ class SavesInOriginalDtype:
 
     Trained weights are held in float32, and checkpoints keep full precision; the final model of a run is
     saved in `save_dtype`, else in the type of the original files. A bfloat16 model would otherwise become
-    twice as large. Transformers also records that a trained model uses no cache.
+    twice as large. Settings that only the training needs are not saved.
     """
 
     own_files = OwnFiles()
@@ -69,7 +75,7 @@ class SavesInOriginalDtype:
         dtype = self.saved_dtype() if self._at_end else None
         if dtype is not None:
             state_dict = in_dtype(model.state_dict() if state_dict is None else state_dict, dtype, model)
-        with _use_cache(model, self.own_files.use_cache):
+        with _own_settings(model, self.own_files.settings):
             saver.write_model(output_dir, state_dict)
         if trainer.args.should_save:
             folder = Path(output_dir or trainer.args.output_dir)
@@ -122,17 +128,32 @@ def tied_again(weights: Mapping[str, torch.Tensor], model: Any) -> dict[str, tor
     }
 
 
+def settings_to_keep(config: Any) -> dict[tuple[str, str], Any]:
+    """The model's own values of the settings that training changes, by their part of the config and name."""
+    return {
+        (part, name): getattr(settings, name)
+        for part, settings in _parts(config).items()
+        for name in TRAINING_CHANGES
+        if hasattr(settings, name)
+    }
+
+
+def _parts(config: Any) -> dict[str, Any]:
+    """A model's settings, and those of its text part, which for most are the same."""
+    return {"model": config, "text": config.get_text_config()}
+
+
 @contextmanager
-def _use_cache(model: Any, own: bool | None) -> Iterator[None]:
-    config = getattr(model, "config", None)
-    if own is None or config is None:
-        yield
-        return
-    training, config.use_cache = getattr(config, "use_cache", None), own
+def _own_settings(model: Any, own: Mapping[tuple[str, str], Any]) -> Iterator[None]:
+    parts = _parts(model.config) if own else {}
+    training = {(part, name): getattr(parts[part], name, value) for (part, name), value in own.items()}
     try:
+        for (part, name), value in own.items():
+            setattr(parts[part], name, value)
         yield
     finally:
-        config.use_cache = training
+        for (part, name), value in training.items():
+            setattr(parts[part], name, value)
 
 
 def _name_dtype(file: Path, dtype: torch.dtype) -> None:

@@ -69,6 +69,26 @@ def test_prompts_of_different_lengths_are_answered_in_a_batch_as_each_alone(
     assert all(together)
 
 
+@pytest.mark.parametrize(
+    "published",
+    [
+        {"num_return_sequences": 2, "do_sample": True},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"stop_strings": ["never said"]},
+        {"num_beams": 3, "early_stopping": True},
+    ],
+    ids=str,
+)
+def test_published_settings_for_other_uses_change_no_answer(
+    published: dict[str, Any], tokenizer: Any
+) -> None:
+    writer = model("lora")
+    expected = generate_texts(writer, tokenizer, PROMPTS, 8)
+    for name, value in published.items():
+        setattr(writer.generation_config, name, value)
+    assert generate_texts(writer, tokenizer, PROMPTS, 8) == expected
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_modes_and_random_states_are_restored(temperature: float, tokenizer: Any) -> None:
     writer = model("lora").train()

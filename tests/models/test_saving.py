@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from fmstune import demo
 from fmstune.config.schema.tables import ModelConfig
-from fmstune.models.load import load_tokenizer
+from fmstune.models.generate import generate_texts
+from fmstune.models.load import load_for_use, load_tokenizer
 from fmstune.models.saving import in_dtype, tied_again
+from tests.support.architectures import tiny_model
 from tests.support.short_runs import train
 
 
@@ -100,3 +102,26 @@ def test_weights_copied_by_deepspeed_share_memory_as_in_the_model() -> None:
     assert tied["a.weight"] is tied["b.weight"]
     assert tied["c.weight"] is copies["c.weight"]
     assert tied.keys() == {*copies, "buffer"}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_mixture_of_experts_keeps_its_settings_and_answers_prompts_of_different_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    """Training computes a loss that balances the experts, which fails in generation."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = load_tokenizer(ModelConfig(path="demo"))
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    tiny_model("mixtral", vocab_size=len(tokenizer), output_router_logits=own, **ids).save_pretrained("model")
+    tokenizer.save_pretrained("model")
+    asked = ['samples.prompts=["What does the lamp cost?", "Hello"]', "data.eval_fraction=0.2"]
+    train(Path("run"), "training.eval_strategy=steps", "training.eval_steps=1", *asked, model="model")
+    changed = {"transformers_version"}
+    before, after = (
+        {name: value for name, value in settings(Path(each)).items() if name not in changed}
+        for each in ("model", "run")
+    )
+    assert after == before
+    model, tokenizer = load_for_use(ModelConfig(path="run"))
+    assert len(generate_texts(model.model, tokenizer, ["What does the lamp cost?", "Hello"], 4)) == 2
+    assert model.model.config.output_router_logits is own
