@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -61,15 +62,16 @@ _MODEL_FILES = re.compile(
 class RunDirectory:
     """A run's directory. `checkpoint` is the one to resume from, `step` its optimizer step; `finished` means
     that there is nothing left to do. `unusable` lists newer checkpoints that cannot be resumed from, and
-    why. `is_new`: it contains no run yet; `has_generated_name`: the user did not choose its name, so it may
-    change."""
+    why. `journal_bytes` is the size of its journal when it was chosen, `None` without one, and shows whether
+    another process has changed the run since; `has_generated_name`: the user did not choose its name, so it
+    may change."""
 
     path: Path
     checkpoint: Path | None = None
     step: int = 0
     finished: bool = False
     unusable: tuple[str, ...] = ()
-    is_new: bool = False
+    journal_bytes: int | None = None
     has_generated_name: bool = False
 
 
@@ -86,7 +88,15 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
         run_state(found.path)
     if main and not found.finished:
         _require_writable(found.path)
-    return found
+    return dataclasses.replace(found, journal_bytes=journal_bytes(found.path))
+
+
+def journal_bytes(path: Path) -> int | None:
+    """The size of the journal of the run in a directory; `None` without one."""
+    try:
+        return (path / TRACKING_DIR / JOURNAL_NAME).stat().st_size
+    except OSError:
+        return None
 
 
 def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool) -> RunDirectory:
@@ -101,13 +111,13 @@ def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool
             raise ConfigError(
                 "--resume auto does not know which run to resume: add its directory with --output-dir."
             )
-        return RunDirectory(_new_name(config), is_new=True, has_generated_name=_world_size() == 1)
+        return RunDirectory(_new_name(config), has_generated_name=_world_size() == 1)
     if _nearest(path) != path:
         _require_writable(path)
     elif main:
         _require_not_running(path)
     if overwrite or not path.exists() or not any(path.iterdir()):
-        return RunDirectory(path, is_new=not overwrite)
+        return RunDirectory(path)
     state = run_state(path)
     if resume == "auto" and state == "finished":
         return RunDirectory(path, finished=True)

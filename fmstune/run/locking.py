@@ -13,7 +13,7 @@ from fmstune.delivery.journal.reader import lock_path, writer
 from fmstune.errors import ConfigError, RunError
 from fmstune.launch.environment import is_main_process
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
-from fmstune.run.directory import RunDirectory, clear
+from fmstune.run.directory import RunDirectory, clear, journal_bytes
 from fmstune.system import locks
 
 
@@ -32,7 +32,7 @@ def locked(directory: RunDirectory, *, overwrite: bool) -> Iterator[tuple[RunDir
     try:
         directory, made = _create(directory)
         (directory.path / TRACKING_DIR).mkdir(exist_ok=True)
-        lock = _lock(directory)
+        lock = _lock(directory, overwrite=overwrite)
     except OSError as error:
         if made:
             with contextlib.suppress(OSError):
@@ -64,7 +64,7 @@ def _create(directory: RunDirectory) -> tuple[RunDirectory, bool]:
     raise AssertionError  # the loop is infinite
 
 
-def _lock(directory: RunDirectory) -> locks.Lock:
+def _lock(directory: RunDirectory, *, overwrite: bool) -> locks.Lock:
     path = directory.path
     journal = path / TRACKING_DIR / JOURNAL_NAME
     lock = locks.acquire(lock_path(journal))
@@ -72,17 +72,27 @@ def _lock(directory: RunDirectory) -> locks.Lock:
         raise ConfigError(
             f"{path}: {writer(journal)} is running this run; wait until it ends, or use another --output-dir."
         )
-    if directory.is_new and journal.exists():  # the other run has ended already
+    if not overwrite and journal_bytes(path) != directory.journal_bytes:  # the other run has ended already
         lock.release()
+        if directory.checkpoint is not None:
+            raise ConfigError(f"{path}: another process has continued this run meanwhile; resume it again.")
         raise ConfigError(f"{path}: another run was started there meanwhile; use another --output-dir.")
     return lock
 
 
 def _remove_if_unused(path: Path, lock: Path) -> None:
-    """Remove the directory if nothing was written into it."""
+    """Remove the directory if nothing was written into it, and no other run has it now."""
     tracking = path / TRACKING_DIR
+
+    def is_unused() -> bool:
+        return {*path.iterdir()} <= {tracking} and {*tracking.iterdir()} <= {lock}
+
     with contextlib.suppress(OSError):
-        if {*path.iterdir()} <= {tracking} and {*tracking.iterdir()} <= {lock}:
-            lock.unlink(missing_ok=True)
-            tracking.rmdir()
-            path.rmdir()
+        if is_unused() and (held := locks.acquire(lock)) is not None:
+            try:
+                if is_unused():
+                    lock.unlink()
+                    tracking.rmdir()
+                    path.rmdir()
+            finally:
+                held.release()

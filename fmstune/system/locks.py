@@ -84,20 +84,30 @@ def acquire(path: Path) -> Lock | None:
     On a file system without locks, it always succeeds. Raises `OSError` if the file cannot be opened.
     """
     with _serialised(path.parent):
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        if not _lock(file, fcntl.LOCK_EX, _SECONDS_TO_SHARE):
-            left_over = _read_owner(file).ended
-            os.close(file)
-            if not left_over:
-                return None
-            # Descendants of a dead holder have it; they may keep the file, unlinked.
-            path.unlink(missing_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            if not _lock(file, fcntl.LOCK_EX, 0):
-                os.close(file)
-                return None
-        _write_owner(file)
-        return Lock(path, file)
+        while (file := _locked(path)) is not None:
+            if _has_name(file, path):
+                _write_owner(file)
+                return Lock(path, file)
+            os.close(file)  # its holder has removed it meanwhile
+        return None
+
+
+def _locked(path: Path) -> int | None:
+    """The file at `path`, locked; `None` if another process holds it. Raises `OSError`."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    if _lock(file, fcntl.LOCK_EX, _SECONDS_TO_SHARE):
+        return file
+    left_over = _read_owner(file).ended
+    os.close(file)
+    if not left_over:
+        return None
+    # Descendants of a dead holder have it; they may keep the file, unlinked.
+    path.unlink(missing_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    if _lock(file, fcntl.LOCK_EX, 0):
+        return file
+    os.close(file)
+    return None
 
 
 def holder(path: Path) -> Process | None:
@@ -238,6 +248,13 @@ def _place() -> str:
 def _identity(file: int) -> tuple[int, int]:
     found = os.fstat(file)
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else (0, 0)
+
+
+def _has_name(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _release_in_child() -> None:

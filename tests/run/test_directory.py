@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -12,13 +14,16 @@ import pytest
 
 from fmstune.config.load.load import load
 from fmstune.config.schema.tables import RunConfig
-from fmstune.delivery.journal.reader import LaterJournal
+from fmstune.delivery.journal.reader import LaterJournal, lock_path
 from fmstune.errors import ConfigError
+from fmstune.run import locking
 from fmstune.run.directory import claim, run_state
 from fmstune.run.locking import locked
 from fmstune.run.unfinished import to_resume
+from fmstune.system import locks
 from tests.support.checkpoints import write_checkpoint
 from tests.support.journals import journal_path, make_later_version, open_journal
+from tests.support.moments import acting
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +137,50 @@ def test_a_second_run_in_a_directory_neither_writes_nor_deletes_anything(overwri
             locked(both[1], overwrite=False),
         ):
             pass
+
+
+def test_a_run_that_another_process_has_continued_meanwhile_is_not_continued_from_its_old_checkpoint() -> (
+    None
+):
+    write_checkpoint(Path("out/checkpoint-4"))
+    Path("out/tracking").mkdir()
+    open_journal(Path("out")).close()
+    for resume in ("auto", "out", "out/checkpoint-4"):
+        both = [claim(configured("out"), resume, overwrite=False) for _ in range(2)]
+        with locked(both[0], overwrite=False) as (_, lock):
+            journal = open_journal(Path("out"), lock)
+            journal.append("resume", {"step": 4})
+            journal.close()
+        with (
+            pytest.raises(ConfigError, match="another process has continued this run meanwhile"),
+            locked(both[1], overwrite=False),
+        ):
+            pass
+
+
+def test_a_run_that_does_not_start_leaves_its_directory_to_one_that_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(locks, "_SECONDS_TO_SHARE", 0.02)
+    for moment in itertools.count(1):
+        path, taken = lock_path(journal_path(Path(f"out-{moment}"))), list[locks.Lock | None]()
+
+        def take() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)  # noqa: B023
+            taken.append(locks.acquire(path))  # noqa: B023
+
+        with (
+            contextlib.suppress(KeyboardInterrupt, ConfigError),
+            acting(moment, take, locking) as acted,
+            locked(claim(configured(f"out-{moment}"), None, overwrite=False), overwrite=False),
+        ):
+            raise KeyboardInterrupt
+        for lock in filter(None, taken):
+            assert locks.holder(path) is not None, acted
+            lock.release()
+        if not acted:
+            break
+    assert moment > 20
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -11,7 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from fmstune.system import locks
+from tests.support.moments import acting
 
 HOLDER = """
 import ctypes, os, sys, time
@@ -128,3 +132,27 @@ def test_a_holder_on_another_machine_is_described_as_one(tmp_path: Path) -> None
         assert said == "another process (pid 7, on another machine or in another container)"
     finally:
         lock.release()
+
+
+def test_a_lock_whose_holder_removes_its_file_is_held_by_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_SECONDS_TO_SHARE", 0.02)
+    path = tmp_path / "lock"
+    for moment in itertools.count(1):
+        first = locks.acquire(path)
+        assert first is not None
+
+        def leave() -> None:
+            path.unlink()
+            first.release()  # noqa: B023
+
+        with acting(moment, leave, locks) as left:
+            second = locks.acquire(path)
+        assert (locks.holder(path) is not None) == (second is not None or not left), left
+        for lock in (first, second):
+            if lock is not None:
+                lock.release()
+        if not left:
+            break
+    assert moment > 10
