@@ -15,9 +15,11 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 from fmstune.access import in_words
@@ -163,6 +165,7 @@ class _Ending:
     guard: Guard
     pid: int
     training: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _finalizer: multiprocessing.util.Finalize | None = None
 
     def register(self) -> None:
@@ -187,7 +190,8 @@ class _Ending:
         """Close the run with this status. Does nothing in a forked child."""
         if os.getpid() != self.pid:
             return
-        self.guard.close(self.tracker, status, error)
+        with self._lock:  # the process must not end while a thread closes the run
+            self.guard.close(self.tracker, status, error)
 
 
 _endings: dict[int, _Ending] = {}
@@ -203,7 +207,7 @@ def close_at_exit(tracker: Receiver, guard: Guard | None = None) -> None:
     if ending is None:
         ending = _endings[id(tracker)] = _Ending(tracker, guard or Guard(tracker.name), os.getpid())
         ending.register()
-        close_when_terminated(_interruptions)
+        close_when_terminated(_interruptions, _is_closing)
     elif guard is not None:
         ending.guard = guard
 
@@ -218,6 +222,17 @@ def closed(tracker: Receiver) -> None:
 
 def _interruptions() -> list[Callable[[], None]]:
     return [functools.partial(ending.close_as, "interrupted") for ending in _endings.values()]
+
+
+def _is_closing(frame: FrameType | None) -> bool:
+    """Whether code at this frame closes one of the trackers."""
+    while frame is not None:
+        if frame.f_code.co_name in ("close", "close_as"):
+            found = frame.f_locals.get("self")
+            if any(found is ending or found is ending.tracker for ending in _endings.values()):
+                return True
+        frame = frame.f_back
+    return False
 
 
 def note_training(tracker: Receiver, *, going: bool) -> None:

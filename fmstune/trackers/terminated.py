@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,17 +20,21 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _SECONDS_TO_CLOSE = 5.0
 
 _find: Callable[[], list[Callable[[], None]]] = list
+_is_closing: Callable[[FrameType | None], bool] = bool
 _registered = False
 _mask = threading.local()
 
 
-def close_when_terminated(find: Callable[[], list[Callable[[], None]]]) -> None:
+def close_when_terminated(
+    find: Callable[[], list[Callable[[], None]]], is_closing: Callable[[FrameType | None], bool]
+) -> None:
     """From now on, a signal that would end the process first calls what `find` returns, for a few seconds.
+    `is_closing` is whether code at this frame is closing a run already.
 
     Does nothing in a thread, where Python cannot set handlers.
     """
-    global _find, _registered
-    _find = find
+    global _find, _is_closing, _registered
+    _find, _is_closing = find, is_closing
     if threading.current_thread() is not threading.main_thread():
         return
     for number in _SIGNALS:
@@ -73,14 +78,31 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     for each in _SIGNALS:
         if signal.getsignal(each) is _terminated:
             signal.signal(each, signal.SIG_DFL)
+    if not _is_closing(frame):
+        _close_and_end(number)
+        return
+    # The interrupted code goes on when this returns, such as that of a worker that a pool ends while it ends.
+    with contextlib.suppress(RuntimeError):  # Python 3.12 starts no thread at its exit, and ends anyway
+        threading.Thread(target=_close_and_end, args=(number,), daemon=True).start()
+
+
+def _close_and_end(number: int) -> None:
+    until = time.monotonic() + _SECONDS_TO_CLOSE
     try:
         # In threads: the code that the signal interrupted may hold a lock that closing needs, and one
         # service that does not answer must not keep other runs open.
         closing = [threading.Thread(target=close, daemon=True) for close in _find()]
         for thread in closing:
             thread.start()
-        until = time.monotonic() + _SECONDS_TO_CLOSE
         for thread in closing:
             thread.join(max(until - time.monotonic(), 0))
+        while _is_closing(_frame_of_main_thread()) and time.monotonic() < until:
+            time.sleep(0.01)
     finally:
         os.kill(os.getpid(), number)
+
+
+def _frame_of_main_thread() -> FrameType | None:
+    if threading.current_thread() is threading.main_thread():
+        return None
+    return sys._current_frames().get(threading.main_thread().ident or 0)

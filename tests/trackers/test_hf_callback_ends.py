@@ -110,6 +110,40 @@ def test_a_hanging_tracker_does_not_keep_a_terminated_process_alive(tmp_path: Pa
     assert run_script(tmp_path, "file", "hangs") == -signal.SIGTERM
 
 
+_TERMINATED_WHILE_CLOSING = """
+import os, signal, sys, time
+from fmstune import Tracker
+class Slow(Tracker):
+    def open(self, start):
+        self.ended = False
+        return super().open(start)
+    def track(self, metric, name, stage=None, *, step=None):
+        self.open_alone()
+    def close(self, status, error=None):
+        if self.ended:
+            return
+        self.ended = True
+        if self.name == "first":
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        print(self.name, "closed", flush=True)
+trackers = [Slow("second"), Slow("first")]  # at the exit, the last one is closed first
+for tracker in trackers:
+    tracker.track(0.5, "loss")
+if sys.argv[1] == "early":
+    tracker.close("finished")
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("when", ["early", "at the exit"])
+def test_a_signal_while_a_run_is_being_closed_lets_all_runs_be_closed(when: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(_TERMINATED_WHILE_CLOSING)
+    done = fmstune(when, cwd=tmp_path, module=str(tmp_path / "script.py"))
+    assert sorted(done.stdout.splitlines()) == ["first closed", "second closed"]
+    assert done.returncode in ((-signal.SIGTERM,) if when == "early" else (-signal.SIGTERM, 0))
+
+
 def test_an_aim_run_is_listed_with_its_values_even_if_the_process_is_killed(tmp_path: Path) -> None:
     script = """
 import os
