@@ -66,6 +66,17 @@ class Lock:
             _held.discard(self)
             self.close(clear_owner=True)
 
+    def held_at_its_path(self) -> Lock:
+        """This lock, or that of a new file if its own was removed or moved, maybe with its folder: others
+        look at the path. Still this one if another process holds that, or the file cannot be created."""
+        with contextlib.suppress(OSError):
+            if _identity(self._file) != self._identity or _has_name(self._file, self.path):
+                return self
+            if holder(self.path) is None and (again := acquire(self.path)) is not None:
+                self.release()
+                return again
+        return self
+
     def close(self, *, clear_owner: bool = False) -> None:
         """Close the file, unless it was closed elsewhere and its descriptor is now that of another file."""
         with contextlib.suppress(OSError):

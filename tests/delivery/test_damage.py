@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmstune.delivery.journal.reader import JournalReader, last_seq
+from fmstune.delivery.journal.reader import JournalReader, is_being_written, last_seq
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledger
 from fmstune.layout import TRACKING_DIR
@@ -66,6 +66,10 @@ def no_folder(path: Path) -> None:
     shutil.rmtree(path.parent)
 
 
+def moved(path: Path) -> None:
+    path.parent.rename(path.parent.with_name(f"moved-{time.monotonic_ns()}"))
+
+
 DAMAGES: list[Callable[[Path], None]] = [
     delete,
     empty,
@@ -77,6 +81,7 @@ DAMAGES: list[Callable[[Path], None]] = [
     more_garbage,
     other_file,
     no_folder,
+    moved,
 ]
 
 
@@ -86,7 +91,7 @@ def steps(path: Path) -> list[int | None]:
 
 @given(st.lists(st.sampled_from(["event", "event", "tend", *DAMAGES]), max_size=15))
 @settings(max_examples=60)
-def test_a_journal_that_is_damaged_at_any_moment_ends_up_with_all_events(
+def test_a_journal_that_is_damaged_at_any_moment_ends_up_with_all_events_and_stays_locked(
     script: list[str | Callable[[Path], None]],
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -101,6 +106,7 @@ def test_a_journal_that_is_damaged_at_any_moment_ends_up_with_all_events(
                 journal.append("metrics", {"step": written, "values": {"loss": 1.0}})
             elif action == "tend":
                 journal.tend()
+                assert is_being_written(path)
             elif callable(action) and path.is_file():
                 action(path)
         journal.close()

@@ -242,6 +242,7 @@ class JournalWriter:
             return
         try:
             self._file.is_ready(look=True, thorough=thorough)
+            self._keep_lock()
         except OSError as error:
             self._no_room(error)
         finally:
@@ -289,7 +290,13 @@ class JournalWriter:
             "no room", f"the journal cannot be written ({error.strerror or error}); events wait in memory"
         )
 
+    def _keep_lock(self) -> None:
+        """Hold the lock where the journal is written again, if it was moved with the run's folder."""
+        if self._owner is not None:
+            self._owner = self._owner.held_at_its_path()
+
     def _say(self, what: str) -> None:
+        self._keep_lock()
         self._problem(what, f"the journal {what}")
 
     def _problem(self, kind: str, text: str) -> None:
