@@ -17,6 +17,7 @@ from fmstune.models.base_weights import record
 from fmstune.system.files import copy_mode
 from fmstune.transformers_compat import kept_in_float32
 
+_MISSING = object()
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -146,14 +147,21 @@ def _parts(config: Any) -> dict[str, Any]:
 @contextmanager
 def _own_settings(model: Any, own: Mapping[tuple[str, str], Any]) -> Iterator[None]:
     parts = _parts(model.config) if own else {}
-    training = {(part, name): getattr(parts[part], name, value) for (part, name), value in own.items()}
+    places = [(part, name) for part in parts for name in TRAINING_CHANGES]
+    training = {place: vars(parts[place[0]]).get(place[1], _MISSING) for place in places}
+    _set(parts, {place: own.get(place, _MISSING) for place in places})
     try:
-        for (part, name), value in own.items():
-            setattr(parts[part], name, value)
         yield
     finally:
-        for (part, name), value in training.items():
+        _set(parts, training)
+
+
+def _set(parts: Mapping[str, Any], values: Mapping[tuple[str, str], Any]) -> None:
+    for (part, name), value in values.items():
+        if value is not _MISSING:
             setattr(parts[part], name, value)
+        else:
+            vars(parts[part]).pop(name, None)
 
 
 def _name_dtype(file: Path, dtype: torch.dtype) -> None:

@@ -93,6 +93,19 @@ def tiny_model(kind: str, **settings: Any) -> PreTrainedModel:
     return made
 
 
+def tiny_gemma3(**settings: Any) -> PreTrainedModel:
+    """A model for texts and images, whose default config cannot be made small by the names of its fields."""
+    text = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2,
+            "num_key_value_heads": 1, "head_dim": 16, **settings}  # fmt: skip
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 56, "patch_size": 14}  # fmt: skip
+    config = AutoConfig.for_model(
+        "gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=3
+    )
+    made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return made
+
+
 @contextlib.contextmanager
 def _at_most(most: int) -> Iterator[None]:
     """Refuse a model as soon as it registers too many weights, before they are initialized."""

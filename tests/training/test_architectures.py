@@ -25,7 +25,7 @@ from fmstune.models.adapters import peft_config
 from fmstune.trackers.base import Tracker
 from fmstune.training.build import build_trainer
 from fmstune.training.trl_compat.saving import load_checkpoint, save_for_checkpoint
-from tests.support.architectures import ALL, tiny_model
+from tests.support.architectures import ALL, tiny_gemma3, tiny_model
 
 NOT_BUILT = {
     "blt": "its patcher alone has 96 million weights",
@@ -137,6 +137,15 @@ def test_an_adapter_trains_with_its_own_loss_and_round_trips(kind: str, tmp_path
         return
     again = PeftModel.from_pretrained(base, str(tmp_path / "out"))
     assert own_loss(again, row) == pytest.approx(learnt, rel=1e-5)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_model_for_texts_and_images_trains_with_its_own_loss_on_texts(lora: bool, tmp_path: Path) -> None:
+    ids = {"pad_token_id": tokenizer().pad_token_id, "eos_token_id": tokenizer().eos_token_id}
+    base = tiny_gemma3(vocab_size=len(tokenizer()), **ids)
+    saved(base, tmp_path)
+    trainer = built(tmp_path, lora=lora)
+    trained(trainer, own_loss(base, trainer.train_dataset), tmp_path / "out")
 
 
 def trained(trainer: Any, expected: float, out: Path) -> tuple[Any, Any, float]:
