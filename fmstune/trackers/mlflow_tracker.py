@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.mlflow.checks import check_store, client_of, found_run, has_run, local_path, page_of
+from fmstune.trackers.mlflow.creation import created
 from fmstune.trackers.mlflow.labels import (
     MOST_TAG,
     changes_of,
@@ -333,4 +334,4 @@ class MlflowTracker(WholePointTracker):
             if found and not is_of_another(read_mark(found[0]), start):
                 return found[0]
             tags[_MADE_AS] = start.new_run_id
-        return client.create_run(experiment, tags=tags, run_name=utf8(self.config.run_name or start.name))
+        return created(client, experiment, utf8(self.config.run_name or start.name), tags)
