@@ -39,10 +39,13 @@ SETTINGS = {
 }  # fmt: skip
 """Not AdamW, which turns rounding errors into steps of full size."""
 PACKED = {"training.packing": "true", "training.max_length": 32, "training.padding_free": "true"}
+STREAMED = {"data.streaming": "true", "data.shuffle_buffer": 3, "training.max_steps": 3}
 MORE = {
     "packed": PACKED,
     "dpo and sft": {"training.loss_type": '["sigmoid", "sft"]'},
     "kto precomputed": {"training.precompute_ref_log_probs": "true", "data.cache": "false"},
+    "orpo streamed": STREAMED,
+    "dpo streamed": STREAMED,
 }
 """Further settings of a case."""
 OF_A_MACHINE = ("seconds", "time", "per_second", "memory", "tokens_per", "flos", "loss_batch_mean")
@@ -79,6 +82,8 @@ CASES = {
     "kto precomputed": ("kto", 13, 1),
     "reward": ("reward", 20, 1),
     "orpo": ("orpo", 13, 2),
+    "orpo streamed": ("orpo", 13, 2),
+    "dpo streamed": ("dpo", 13, 2),
 }
 """The kind of rows, their number, and the number of batches per update."""
 RESUMED = ("sft", "dpo")

@@ -104,6 +104,9 @@ class OrpoTuner(PreferenceTuner, _OfTokens):
         if processing_class.pad_token is None:  # as in TRL's other trainers
             processing_class.pad_token = processing_class.eos_token
             model.config.get_text_config().pad_token_id = processing_class.pad_token_id
+        if not isinstance(train_dataset, datasets.Dataset):
+            # As TRL's others: the batches of a stream are of different lengths.
+            args.accelerator_config.dispatch_batches = False
         # It maps over its rows three times to tokenise texts. The tokenised rows are set after it is built.
         none = datasets.Dataset.from_dict({})
         # Without a length it would warn that it uses 512 tokens of each text.
