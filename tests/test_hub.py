@@ -127,7 +127,6 @@ def test_two_processes_download_a_model_once_and_a_stream_is_read_from_the_hub(
             ["model.path=org/adapter"],
             "it is an adapter. Download it.*: hf download org/adapter --local-dir adapter",
         ),
-        (["model.path=org/a--b"], "Cannot have -- or .. in repo_id"),
         (["model.revision=v9"], "model.path = 'org/tiny': no branch, tag or commit 'v9' on the hub."),
         (
             ["data.train=org/none"],

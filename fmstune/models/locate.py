@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fmstune import demo
+from fmstune.config.paths.hub import may_be_on_the_hub
 from fmstune.config.paths.models import (
     ADAPTER_CONFIG,
     AdapterFile,
@@ -51,11 +52,7 @@ def locate(named: str) -> Place:
         raise ModelError(f"there is no directory {named} here. Did you mean {RUNS / named}?")
     if not path.exists() and means_run(named):
         raise ModelError(no_such_run(path))
-    if (
-        not path.exists()
-        and (named.startswith((".", "/", "~")) or named.endswith("/") or named.count("/") != 1)
-        and not _one_word(named)
-    ):
+    if not path.exists() and not demo.is_demo(named) and not may_be_on_the_hub(named, one_word=True):
         raise ModelError(
             f"{named}: there is no such directory (looked for from {Path.cwd()}).{nearest_run(path)}"
         )
@@ -125,7 +122,7 @@ def require_local_model(config: ModelConfig) -> None:
         raise ModelError(f"model.path = {path!r} holds no model: {_hint(Path(path))}.")
     if Path(path).exists():
         raise ModelError(f"model.path = {path!r} is a file; give the directory that holds the model.")
-    if path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1:
+    if not may_be_on_the_hub(path, one_word=True):
         raise ModelError(f"model.path = {path!r}: there is no such directory (looked for from {Path.cwd()}).")
 
 

@@ -250,6 +250,7 @@ def test_standard_input_is_a_prompt(
     [
         (["nothing/at/all", "--prompt", "a"], "nothing/at/all: there is no such directory"),
         (["./no", "--prompt", "a"], "./no: there is no such directory"),
+        (["my tuned model", "--prompt", "a"], "my tuned model: there is no such directory"),
         ([".", "--prompt", "a"], ". holds no model, no adapter and no checkpoint"),
         (["x.gguf", "--prompt", "a"], "x.gguf: there is no such file."),
         (["demo"], "Missing option '--prompt'"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+# huggingface_hub/utils/_validators.py (2.4), which also excludes the three below
+_NAME = re.compile(r"(\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
 
 
 def may_be_on_the_hub(name: str, *, one_word: bool = False) -> bool:
     """Whether the name of a model or of data may be on the hub; some old models (`one_word`) have no
     owner."""
-    if not name or name == "demo" or name.startswith(("/", ".", "~")) or name.endswith("/"):
+    if name == "demo" or not _NAME.fullmatch(name) or "--" in name or ".." in name or name.endswith(".git"):
         return False
-    if Path(name).exists():
-        return False
-    return name.count("/") == 1 or (one_word and "/" not in name)
+    return ("/" in name or one_word) and not Path(name).exists()
