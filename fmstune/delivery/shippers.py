@@ -32,6 +32,8 @@ _SETTLE_SECONDS = 1.0
 """The kernel accepts ten changes of priority per second from users other than root."""
 _STALLED_SECONDS = 60.0
 """Seconds without progress, despite pending events, after which a shipper is restarted."""
+_PAUSED_SECONDS = 2.0
+"""The watch takes longer than this only if this process was stopped (Ctrl-Z), or its disk did not answer."""
 _BEHIND_SECONDS = 10.0
 """Seconds without progress after which a shipper no longer gives way to the training, until it has caught
 up: on a machine whose cores are all busy it gets so little that opening a run would take minutes."""
@@ -194,13 +196,17 @@ class Fleet:
             process.kill(by=by)
 
     def _watch(self) -> None:
-        looked = time.monotonic()
+        looked = seen = time.monotonic()
         while not self._ending.wait(_WATCH_SECONDS):
             look = time.monotonic() - looked > _LOOK_SECONDS
             if look:
                 looked = time.monotonic()
                 with contextlib.suppress(Exception):
                     self._tend()
+            before, seen = seen, time.monotonic()
+            if (paused := seen - before) > _PAUSED_SECONDS:
+                for ship in self._ships:
+                    ship.moved_at += paused  # its process had nothing to deliver meanwhile
             for ship in self._ships:
                 if self._ending.is_set():  # this iteration may have taken longer than `finish` waits for it
                     return

@@ -9,8 +9,10 @@ import json
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
@@ -225,6 +227,33 @@ def test_a_tracker_that_hangs_mid_run_is_restarted_and_catches_up(
     recorder.close("finished")
     fleet.finish()
     assert steps_in(tmp_path / "c") == list(range(1, 7))
+    assert report(run_directory, ["collector"])[0].state == "complete"
+
+
+def test_a_training_that_was_stopped_for_a_while_ends_no_tracker_that_works(
+    recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.1)
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=time.sleep)
+    monkeypatch.setattr("fmstune.delivery.shippers.time", clock)
+    stopped = Event()
+
+    def stop() -> None:
+        """What the thread that watches sees of a Ctrl-Z, and of the first step after `fg`."""
+        if fleet._ships[0].at == (3, 0) and not stopped.is_set():
+            clock.monotonic = lambda: time.monotonic() + 600
+            record_steps(recorder, 4, 4)
+            stopped.set()
+
+    fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=300)
+    fleet.start_delivery(run_directory, tend=stop)
+    process = fleet._ships[0].process
+    record_steps(recorder, 1, 3)
+    wait_for(stopped.is_set)
+    wait_for(lambda: steps_in(tmp_path / "c") == [1, 2, 3, 4])
+    recorder.close("finished")
+    fleet.finish()
+    assert fleet._ships[0].process is process
     assert report(run_directory, ["collector"])[0].state == "complete"
 
 

@@ -16,7 +16,7 @@ from fmstune.delivery.ledger import ledger_path, load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shippers import Fleet
-from fmstune.delivery.shipping.main import EXIT_BUSY
+from fmstune.delivery.shipping.main import EXIT_BUSY, EXIT_DONE
 from fmstune.delivery.shipping.process import ShipperProcess
 from fmstune.system import locks
 from fmstune.trackers.records import MetricPoint
@@ -117,6 +117,19 @@ def test_supervision_survives_seconds_without_free_file_descriptors(
     recorder.close("finished")
     fleet.finish()
     assert report(run_directory, ["collector"])[0].state == "complete"
+
+
+def test_a_tracker_that_is_restarted_while_the_training_ends_gets_its_order_first(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 3)
+    recorder.close("finished")
+    shipper = ShipperProcess(job(tmp_path / "c"), check_within=None)
+    shipper.end_of_training()  # by the training's thread, just before the watching one sends the order
+    shipper.ship(run_directory, follow=True, close_timeout=300, during_training=True)
+    assert shipper.wait(300) == EXIT_DONE
+    shipper.kill()
+    assert steps_in(tmp_path / "c") == [1, 2, 3]
 
 
 @pytest.mark.parametrize("released", ["during the training", "at its end"])

@@ -66,7 +66,7 @@ class ShipperProcess:
         self.job = job
         self.in_process = False
         self.repeated_steps: str | None = None
-        self._ended_here = False
+        self._ended_here = self._has_order = self._training_ended = False
         self._hung: str | None = None
         self._began = time.monotonic()
         self._timeout = check_within
@@ -195,10 +195,15 @@ class ShipperProcess:
         }
         known = [*secrets, *process_secrets(), *secret_texts(self.job.options)]
         self._send({**order, "secrets": list(dict.fromkeys(known))})
+        self._has_order = True
+        if self._training_ended:  # another thread has said so meanwhile
+            self._send({"training": "ended"})
 
     def end_of_training(self) -> None:
-        """Tell one that has its order that the journal gets no more: what is left is to be delivered."""
-        self._send({"training": "ended"})
+        """Tell it, once it has its order, that the journal gets no more: what is left is to be delivered."""
+        self._training_ended = True
+        if self._has_order:
+            self._send({"training": "ended"})
 
     def restore_priority(self) -> bool:
         """Have it run at the priority of this process; `False`: call this again a moment later."""
