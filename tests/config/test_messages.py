@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,16 @@ def test_an_invalid_line_of_the_file_is_reported_with_its_remedy(
     tmp_path: Path, table: str, message: str
 ) -> None:
     assert refusal(tmp_path, DEMO_FILE + table) == message
+
+
+def test_workers_of_the_data_loader_are_refused_where_none_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(multiprocessing.current_process())["_config"], "daemon", True)
+    assert refusal(tmp_path, DEMO_FILE + "[training]\ndataloader_num_workers = 2") == (
+        "fmstune.toml:6: training.dataloader_num_workers: a worker of multiprocessing.Pool may start no "
+        "processes; use concurrent.futures.ProcessPoolExecutor, or set training.dataloader_num_workers = 0."
+    )
 
 
 @pytest.mark.parametrize(

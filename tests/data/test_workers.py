@@ -81,6 +81,15 @@ def test_rows_reports_and_bad_rows_equal_those_of_one_process(
     assert not multiprocessing.active_children()
 
 
+def test_a_worker_of_a_pool_which_may_start_no_processes_prepares_the_data_alone(
+    tokenizer: Any, several: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DataConfig(train=str(written(tmp_path / "a.jsonl", [chats(n) for n in range(ROWS)])))  # type: ignore[arg-type]
+    monkeypatch.setitem(vars(multiprocessing.current_process())["_config"], "daemon", True)
+    made = prepare(config, tokenizer, 40, 0)
+    assert outcome(made) == outcome(alone(config, tokenizer, tmp_path / "again.jsonl"))
+
+
 def test_the_first_bad_row_ends_the_run_with_its_location(
     tokenizer: Any, several: None, tmp_path: Path
 ) -> None:

@@ -114,3 +114,15 @@ def _workers(training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if training.get(name) and not training.get("dataloader_num_workers"):
             key = f"training.{name}"
             yield key, f"{key} needs workers: set training.dataloader_num_workers = 2."
+    if training.get("dataloader_num_workers"):
+        import multiprocessing  # not when the command starts
+
+        if multiprocessing.current_process().daemon:
+            key = "training.dataloader_num_workers"
+            yield (
+                key,
+                (
+                    f"{key}: a worker of multiprocessing.Pool may start no processes; use "
+                    f"concurrent.futures.ProcessPoolExecutor, or set {key} = 0."
+                ),
+            )

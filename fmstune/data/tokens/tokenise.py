@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import multiprocessing
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -59,7 +60,9 @@ def _pieces(reader: Reader, encoder: Encoder) -> Iterator[Piece]:
             yield piece_of(part, reader, encoder)
         return
     found = islice(reader.found(), reader.most)
-    began, workers = time.monotonic(), processors().count
+    # A worker of `multiprocessing.Pool` is a daemon, which may start none.
+    workers = 1 if multiprocessing.current_process().daemon else processors().count
+    began = time.monotonic()
     while chunk := list(islice(found, CHUNK)):
         own = reader.of(chunk)
         part = list(encoder.rows(own))
