@@ -64,7 +64,7 @@ def remedy_of(error: BaseException, path: Path) -> str:
         return "raise the limit of a file's size (ulimit -f), or use another path"
     closed = _closed(path.absolute()) if number in _DENIED else None
     # `os.access` takes what is on a read-only file system for closed.
-    if number == errno.EROFS or (closed is not None and os.statvfs(closed).f_flag & os.ST_RDONLY):
+    if number == errno.EROFS or (closed is not None and _is_read_only(closed)):
         return "its file system is read-only: make it writable, or use another path"
     if number not in _DENIED:
         return ""
@@ -90,11 +90,21 @@ def nearest(path: Path) -> Path:
 
 def lacks_inodes(path: Path) -> bool:
     """Whether the file system of `path` has no room for more files, however small."""
+    found = _file_system(nearest(path))
+    return found is not None and found.f_files > 0 and found.f_favail == 0
+
+
+def _is_read_only(path: Path) -> bool:
+    found = _file_system(path)
+    return found is not None and bool(found.f_flag & os.ST_RDONLY)
+
+
+def _file_system(path: Path) -> os.statvfs_result | None:
+    """What the file system of `path` says of itself; `None` if it does not, or not to this user."""
     try:
-        found = os.statvfs(nearest(path))
+        return os.statvfs(path)
     except OSError:
-        return False
-    return found.f_files > 0 and found.f_favail == 0
+        return None
 
 
 def _closed(path: Path) -> Path | None:

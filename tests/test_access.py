@@ -75,6 +75,13 @@ def test_a_file_system_without_write_access_is_named() -> None:
     assert remedy_of(error, Path("x"))
 
 
+def test_a_file_system_that_says_nothing_of_itself_is_not_in_the_way(tmp_path: Path) -> None:
+    """As some mounted object stores. A stand-in, as there is no such file system here."""
+    (tmp_path / "closed").mkdir(0)
+    does = "os.statvfs = lambda path: os.stat('missing'); open(path).read()"
+    assert said(tmp_path, "closed/x", does) == "Permission denied. `chmod u+rwx closed` gives you access"
+
+
 def test_other_errors_have_only_their_reason() -> None:
     assert reason(OSError(errno.EIO, "Input/output error"), Path("x")) == "Input/output error"
     assert reason(OSError("of a library"), Path("x")) == "of a library"
