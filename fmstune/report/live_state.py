@@ -4,7 +4,7 @@ process."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,8 @@ class Follower:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._reader: JournalReader | None = None
+        self._read: tuple[str, int] = ("", 0)
+        """The run's id, and the highest number of its events so far."""
 
     def update(self, state: LiveState, *, most: int = 20_000) -> list[Event]:
         """Add new events, at most `most`, to the state, and return them."""
@@ -136,7 +138,7 @@ class Follower:
         try:
             self._reader = self._reader or JournalReader(journal_of(self._directory))
             while len(found) < most and (events := self._reader.read(1024, patient=True)):
-                found += [event for event, _ in events]
+                found += self._new(self._reader.header.id, [event for event, _ in events])
             for event in found:
                 state.add(event)
             total = last_seq(journal_of(self._directory)) - self._reader.header.after
@@ -153,3 +155,10 @@ class Follower:
         except (OSError, JournalError):  # missing, or being repaired: try again next time
             pass
         return found
+
+    def _new(self, run: str, events: Sequence[Event]) -> list[Event]:
+        """The events that were not read before: a journal that its writer repairs is read from its start."""
+        last = self._read[1] if self._read[0] == run else 0
+        new = [event for event in events if event.seq > last]
+        self._read = run, max((event.seq for event in new), default=last)
+        return new

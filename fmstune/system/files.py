@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from typing import IO
 
 def replace_text(path: Path, text: str) -> None:
     """Replace the file at `path` by one with `text`, atomically. Raises `OSError`, and keeps the old file."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Not named after the process: other threads, and those of another container, may replace it at once.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

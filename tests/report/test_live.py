@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from fmstune.report.live_state import Delivered, Follower, LiveState
 from fmstune.report.live_view import drawn
 from fmstune.trackers.records import MetricPoint
 from tests.support.commands import FAST, fmstune
+from tests.support.journals import journal_path
 from tests.support.made_runs import end_run, make_run, start_run, with_settings
 from tests.support.terminals import in_terminal
 from tests.support.tuned import weights
@@ -51,6 +53,25 @@ def test_a_display_follows_the_journal_as_it_grows() -> None:
     end_run(recorder)
     follower.update(state)
     assert state.status == "finished"
+
+
+def test_a_display_shows_each_loss_once_although_the_journal_is_written_again() -> None:
+    recorder = start_run(Path("a"))
+    state, follower = LiveState(), Follower(Path("a"))
+    for step in (1, 2):
+        recorder.track_point(MetricPoint({"loss": 1.0 / step}, "train", step))
+    assert len(follower.update(state)) == 2
+    journal_path(Path("a")).unlink()
+    recorder.track_point(MetricPoint({"loss": 0.25}, "train", 3))
+    recorder.journal.tend()
+    assert [event.step for event in follower.update(state)] == [3]
+    assert state.losses == [(1, 1.0), (2, 0.5), (3, 0.25)]
+    end_run(recorder)
+    shutil.rmtree("a")
+    another = start_run(Path("a"), "another")
+    another.track_point(MetricPoint({"loss": 4.0}, "train", 1))
+    assert [event.step for event in follower.update(state)] == [1]
+    end_run(another)
 
 
 def test_the_remaining_time_is_estimated_from_the_steps_of_this_session() -> None:

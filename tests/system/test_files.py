@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from fmstune.system.files import created_aside, is_writable, replace_text
+from fmstune.system.files import created_aside, is_writable, read_text, replace_text
 
 
 @pytest.mark.parametrize("folder", ["/proc", "/proc/self", "/sys", "/dev/null", "/nowhere"])
@@ -54,3 +55,17 @@ def test_what_is_created_aside_is_whole_or_absent(is_folder: bool, tmp_path: Pat
             fill(new, text)
     assert (path / "file" if is_folder else path).read_text() == "whole"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_replace_a_file_at_once_leave_one_of_their_texts(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    texts = [str(number) * 50_000 for number in range(4)]
+
+    def replace(text: str) -> None:
+        for _ in range(50):
+            replace_text(path, text)
+            assert read_text(path) in texts
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(replace, texts))
+    assert [*tmp_path.iterdir()] == [path]
