@@ -123,7 +123,8 @@ class GuardedTraining(OfRun, SavesNoSecrets):
                 logs[name] = batches.mean(logs[name])
         if "learning_rate" in logs:  # a training log, even one without a loss
             # After an evaluation, TRL would take it for a log of that, and leave out the training's metrics.
-            as_trainer(self).model.train()
+            if not (model := as_trainer(self).model).training:
+                model.train()
             self._of_log = Updates()
             if self.guard is not None and self.guard.skipped:
                 logs[COUNTER] = self.guard.skipped
