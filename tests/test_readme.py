@@ -17,6 +17,7 @@ from fmstune.config.load.load import load
 from fmstune.trackers.registry import BUILT_IN
 from tests.support import documents
 from tests.support.documents import ROOT
+from tests.support.end_to_end import aim_points
 from tests.support.readme_options import matrix, table
 
 README = documents.README.read_text()
@@ -109,6 +110,19 @@ def test_the_tracker_in_the_readme_works(capsys: pytest.CaptureFixture[str]) -> 
     tracker.track(1.5, "loss", "train", step=3)
     tracker.set_params({"a": 1}, "params")
     assert capsys.readouterr().out == "3 train loss 1.5\nparams {'a': 1}\n"
+
+
+TRACKERS = (ROOT / "docs" / "trackers.md").read_text()
+COMPLETE = [code for code in re.findall(r"```python\n(.*?)```", TRACKERS, re.S) if "Trainer(..." not in code]
+
+
+@pytest.mark.parametrize("code", COMPLETE, ids=lambda code: code.strip().splitlines()[-1])
+def test_each_example_about_trackers_runs_as_it_stands(code: str, tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(code)
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    if "for step" in code:
+        assert len(aim_points(tmp_path)) == 10
 
 
 def test_the_readme_is_short_enough_to_read_in_minutes() -> None:

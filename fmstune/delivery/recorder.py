@@ -292,20 +292,32 @@ class _NoRun(Tracker):
 
 def active_recorder() -> Tracker:
     """The recorder of the run that is active in this process, or in the one that forked it; else one that
-    does nothing. A process that the training started in another way is warned, once."""
+    does nothing. A process that the training started in another way is warned, once, and so is a script that
+    uses trackers without a run of fmstune."""
     global _warned
     if _active is not None:
         return _active
-    trainer = os.environ.get(_RECORDS)
-    if trainer is not None and not _warned:
+    if not _warned and (why := _why_nothing_is_recorded()):
         _warned = True
         with contextlib.suppress(OSError, ValueError, AttributeError):  # if stderr is closed
-            print(
-                f"warning  fmstune records nothing in process {os.getpid()}, which was not forked by the "
-                f"training (process {trainer}): call fmstune.track there, or use the start method fork",
-                file=sys.stderr,
-            )
+            print(f"warning  {why}", file=sys.stderr)
     return _NoRun("fmstune")
+
+
+def _why_nothing_is_recorded() -> str | None:
+    """Where it may surprise that no run is active."""
+    if (trainer := os.environ.get(_RECORDS)) is not None:
+        return (
+            f"fmstune records nothing in process {os.getpid()}, which was not forked by the training "
+            f"(process {trainer}): call fmstune.track there, or use the start method fork"
+        )
+    standalone = sys.modules.get("fmstune.trackers.standalone")
+    if standalone is not None and standalone.are_used():
+        return (
+            "fmstune.track, fmstune.set_params and the like record nothing outside a run of `fmstune train`: "
+            "call the methods of the tracker, such as tracker.track"
+        )
+    return None
 
 
 def set_params(params: Mapping[str, Any] | None, name: str | None = None) -> None:

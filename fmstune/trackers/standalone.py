@@ -212,6 +212,11 @@ def close_at_exit(tracker: Receiver, guard: Guard | None = None) -> None:
         ending.guard = guard
 
 
+def are_used() -> bool:
+    """Whether trackers are used standalone in this process."""
+    return any(ending.pid == os.getpid() for ending in _endings.values())
+
+
 def closed(tracker: Receiver) -> None:
     """Forget a tracker whose run has been closed."""
     if (ending := _endings.pop(id(tracker), None)) is not None:

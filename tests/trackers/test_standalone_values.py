@@ -127,3 +127,23 @@ def test_numbers_and_steps_of_any_library_are_tracked_as_such(
     (run,) = TRACKERS[name].seen(tmp_path)
     assert run.status == "finished"
     assert run.params["data"] == {"1": 0.5, "rank": 1}
+
+
+NOT_RECORDED = """
+import sys, fmstune
+if sys.argv[1:]:
+    fmstune.get_tracker("file", path="m.jsonl").track(0.5, "loss")
+fmstune.track(0.5, "score")
+fmstune.set_params({"team": "nlp"})
+"""
+
+
+@pytest.mark.parametrize("arguments", [["with a tracker"], []])
+def test_a_script_with_trackers_is_told_once_that_fmstunes_functions_record_nothing_there(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NOT_RECORDED, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert done.stderr.count("record nothing outside a run") == len(arguments)
