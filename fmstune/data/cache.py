@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -33,6 +34,8 @@ from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.unused import NotUsed
 from fmstune.data.summary import DataSummary, SourceSummary
 from fmstune.system.files import cache_folder
+
+logger = logging.getLogger("fmstune")
 
 _PREPARATION = 10  # increment when the same rows are prepared differently
 _WORTH_SECONDS = 3.0
@@ -147,10 +150,22 @@ def _locked(entry: Path) -> Iterator[None]:
         return
     try:
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock)
         yield
     finally:
         os.close(lock)
+
+
+def _lock(file: int) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if os.environ.get("WORLD_SIZE", "1") == "1":  # else it is another rank
+            logger.warning(
+                "another process is preparing the same data, and this one waits for it; if that is stopped "
+                "(Ctrl-Z), end it, or prepare the data here: --set data.cache=false"
+            )
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _load(entry: Path) -> PreparedData | None:

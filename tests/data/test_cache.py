@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from fmstune.config.schema.data import DataConfig
 from fmstune.data.cache import cache_directory, prepare_once
 from fmstune.data.prepare import PreparedData
 from tests.support.commands import start
+from tests.support.waiting import wait_for
 
 TOKENIZER = AutoTokenizer.from_pretrained(demo.model_dir())
 
@@ -149,3 +152,15 @@ def test_of_two_processes_with_the_same_data_only_one_prepares(tmp_path: Path) -
     )
     both = [start(cwd=Path.cwd(), module=str(script)) for _ in range(2)]
     assert sorted(each.communicate()[0].split()[-1] for each in both) == ["before", "made"]
+
+
+def test_waiting_for_another_process_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    prepared()
+    (path,) = cache_directory().glob("*.lock")
+    with path.open() as lock, ThreadPoolExecutor() as threads:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = threads.submit(prepared)
+        wait_for(lambda: "another process is preparing the same data" in caplog.text)
+        assert not waiting.done()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert waiting.result().summary.prepared_before
