@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from fmstune.config.rules.parallel import STATE_DICT_TYPES, fsdp_setting
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
 from fmstune.layout import CONFIG_NAME
+from fmstune.models.checkpoints import STATE
 from fmstune.secrets.redaction import REDACTED
 from fmstune.text import shown
 
@@ -39,6 +41,8 @@ _DECIDING = ("model", "data", "training", "lora", "prompt_tuning")
 _OF_RUN = ("method", "on_nonfinite", "save_dtype", "early_stopping_patience", "early_stopping_threshold")
 _NAMED = 5
 """The maximum number of changed settings to list."""
+_AS_BEFORE = 1.25
+"""Up to this factor, a step may have another share of an epoch: its last batch may be incomplete."""
 
 
 def require_fitting(checkpoint: Path, config: RunConfig) -> None:
@@ -203,6 +207,28 @@ def _source(table: Mapping[str, Any]) -> Any:
     """A source without its revision (see above), in its shortest form."""
     given = {name: value for name, value in table.items() if name != "revision" and value is not None}
     return given["path"] if given.keys() == {"path"} else given
+
+
+def moved(trainer: TunedTrainer, checkpoint: Path) -> str:
+    """A message about the rows that a resumed run leaves out or learns again, as its steps have other numbers
+    of rows than those of the checkpoint: the Trainer counts steps; or an empty string."""
+    args, rows = trainer.args, trainer.train_dataset
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    steps, before = state["global_step"], state.get("epoch") or 0.0
+    if not hasattr(rows, "__len__") or args.ignore_data_skip or not steps or not before:
+        return ""
+    share = len(rows) / (args.train_batch_size * args.world_size)
+    batches = math.floor(share) if args.dataloader_drop_last else math.ceil(share)
+    whole, rest = divmod(steps, math.ceil(batches / args.gradient_accumulation_steps))
+    now = whole + rest * args.gradient_accumulation_steps / batches
+    if max(now, before) <= _AS_BEFORE * min(now, before):
+        return ""
+    what = "left out" if now > before else "learnt again"
+    return (
+        f"a step has another number of rows than before: step {steps} was at epoch {before:.3g}, and is at "
+        f"{now:.3g} now; the rows between are {what}. To go on where it was, keep the product of the batch "
+        "size, gradient_accumulation_steps and the number of processes"
+    )
 
 
 def finish(trainer: TunedTrainer, checkpoint: Path) -> None:

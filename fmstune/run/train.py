@@ -29,7 +29,7 @@ from fmstune.run.description import describe
 from fmstune.run.directory import RunDirectory
 from fmstune.run.model_card import write_card
 from fmstune.run.preflight import compare, prepare
-from fmstune.run.resume import finish
+from fmstune.run.resume import finish, moved
 from fmstune.run.stream_watch import StreamWatch, stream_ended
 from fmstune.run.tracker_runs import ledger_copier
 from fmstune.run.tracking import in_process_callbacks
@@ -122,6 +122,8 @@ def _build(run: ActiveRun, extensions: Extensions, after: contextlib.ExitStack) 
             out.warn(other)
     if changed := changed_data(before.get("data", {}), built.data):
         out.warn(f"the data has changed since the run was started; using the current data: {changed}")
+    elif checkpoint is not None and (place := moved(built.trainer, checkpoint)):
+        out.warn(place)
     return built
 
 

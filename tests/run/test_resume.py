@@ -72,6 +72,30 @@ def test_a_run_of_whole_epochs_is_resumed_to_its_last_step(sets: list[str]) -> N
         assert weights(f"{resumed}/out") == weights("whole")
 
 
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ((2, 1), "step 1 was at epoch 0.333, and is at 0.167 now; the rows between are learnt again"),
+        ((8, 1), "step 1 was at epoch 0.333, and is at 0.5 now; the rows between are left out"),
+        ((1, 1), "step 1 was at epoch 0.333, and is at 0.0833 now; the rows between are learnt again"),
+        ((4, 1), ""),
+        ((2, 2), ""),
+        ((1, 4), ""),
+    ],
+)
+def test_a_resume_with_other_batches_says_what_becomes_of_the_rows(sizes: tuple[int, int], said: str) -> None:
+    Path("a.jsonl").write_text("".join(json.dumps({"text": f"{n} red"}) + "\n" for n in range(12)))
+    sets = ["model.path=demo", "data.train=a.jsonl", "data.max_rows=12", "training.max_steps=-1"]
+    sets += ["training.num_train_epochs=1", "training.save_steps=1", "training.save_strategy=steps"]
+    sets.append("training.save_total_limit=3")
+    each = "training.per_device_train_batch_size={}", "training.gradient_accumulation_steps={}"
+    tune("out", *sets, each[0].format(4))
+    new = [setting.format(size) for setting, size in zip(each, sizes, strict=True)]
+    _, shown = tune("again", *sets, *new, resume="out/checkpoint-1")
+    assert ("a step has another number of rows than before" in shown) == bool(said)
+    assert said in shown
+
+
 @pytest.mark.parametrize("older", [False, True])
 def test_the_count_of_seen_tokens_continues_after_a_resume(
     older: bool, monkeypatch: pytest.MonkeyPatch
