@@ -26,6 +26,8 @@ _longest = 0.0
 
 _SLICE = 0.5
 """A signal that arrives just before a wait does not interrupt it: this is the maximum delay of Ctrl-C."""
+_MOST_DELAY = 1.0
+"""How many seconds longer than it should a wait takes at most, unless the process is stopped meanwhile."""
 
 
 class DeadlineOver(Exception):
@@ -64,13 +66,16 @@ class DeadlineThread:
             return None
         done: Future[Any] = Future()
         self._calls.put((done, function))
-        until = time.monotonic() + self.seconds
-        while (left := until - time.monotonic()) > 0 or done.done():
+        left, at = self.seconds, time.monotonic()
+        while left > 0 or done.done():
             try:
                 return done.result(max(0.0, min(left, _SLICE)))
             except FutureTimeoutError:
                 if done.done() and done.exception() is not None:  # raised by the function
                     raise
+            passed, at = time.monotonic() - at, time.monotonic()
+            # A process that was stopped (Ctrl-Z) took no time.
+            left -= passed if passed < _SLICE + _MOST_DELAY else _SLICE
         self._over = True
         self.interrupt()
         raise DeadlineOver(f"it did not return within {self.seconds:g} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -61,6 +62,30 @@ from fmstune.cli.main import main
 sys.argv[1:] = ["trackers", sys.argv[1], "--json"]
 main()
 """
+
+
+STOPPED = """
+import time
+from fmstune.system.deadline import DeadlineThread
+
+def call():
+    print("called", flush=True)
+    for _ in range(12):
+        time.sleep(0.05)
+    return "returned"
+
+print(DeadlineThread("sdk", 2.0).call(call))
+"""
+
+
+def test_the_time_for_which_a_process_is_stopped_does_not_count() -> None:
+    process = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "called\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate()[0] == "returned\n"
 
 
 @pytest.mark.parametrize(("command", "code"), [("list", 0), ("lisst", 2)])
