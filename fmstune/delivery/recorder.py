@@ -5,12 +5,10 @@ No value makes it raise into the training, apart from the interface's own `Value
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import itertools
 import math
 import os
-import sys
 import time
 import uuid
 from collections import deque
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from fmstune.delivery.journal.labels import Labels
 from fmstune.delivery.journal.reader import NON_FINITE, Event, Kind, event_of
 from fmstune.delivery.journal.writer import JournalWriter
+from fmstune.delivery.no_run import RECORDS, no_run
 from fmstune.errors import is_stop
 from fmstune.secrets.redaction import Redactor, process_redactor
 from fmstune.trackers.base import Tracker
@@ -36,9 +35,6 @@ _MOST_NAMES = 10_000
 _NUMBERS, _TEXTS = frozenset({float, int}), frozenset({str})
 _STEPS = (float, int, type(None))
 _active: Recorder | None = None
-_RECORDS = "FMSTUNE_RECORDS"
-"""Tells child processes which process records."""
-_warned = False
 
 
 class Recorder(Tracker):
@@ -274,50 +270,19 @@ def active(recorder: Recorder | None) -> Iterator[None]:
     importlib.import_module("fmstune.delivery.tracked")  # fails in a signal handler that interrupts it
     before, _active = _active, recorder
     if recorder is not None:
-        os.environ[_RECORDS] = str(os.getpid())
+        os.environ[RECORDS] = str(os.getpid())
     try:
         yield
     finally:
         _active = before
         if before is None:
-            os.environ.pop(_RECORDS, None)
-
-
-class _NoRun(Tracker):
-    """The tracker where no run is active."""
-
-    def track_table(self, table: Table) -> None:
-        """Do nothing: the default would convert the table to params."""
+            os.environ.pop(RECORDS, None)
 
 
 def active_recorder() -> Tracker:
     """The recorder of the run that is active in this process, or in the one that forked it; else one that
-    does nothing. A process that the training started in another way is warned, once, and so is a script that
-    uses trackers without a run of fmstune."""
-    global _warned
-    if _active is not None:
-        return _active
-    if not _warned and (why := _why_nothing_is_recorded()):
-        _warned = True
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # if stderr is closed
-            print(f"warning  {why}", file=sys.stderr)
-    return _NoRun("fmstune")
-
-
-def _why_nothing_is_recorded() -> str | None:
-    """Where it may surprise that no run is active."""
-    if (trainer := os.environ.get(_RECORDS)) is not None:
-        return (
-            f"fmstune records nothing in process {os.getpid()}, which was not forked by the training "
-            f"(process {trainer}): call fmstune.track there, or use the start method fork"
-        )
-    standalone = sys.modules.get("fmstune.trackers.standalone")
-    if standalone is not None and standalone.are_used():
-        return (
-            "fmstune.track, fmstune.set_params and the like record nothing outside a run of `fmstune train`: "
-            "call the methods of the tracker, such as tracker.track"
-        )
-    return None
+    does nothing."""
+    return no_run() if _active is None else _active
 
 
 def set_params(params: Mapping[str, Any] | None, name: str | None = None) -> None:
