@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +40,7 @@ from fmstune.trackers.wandb.files import (
 )
 from fmstune.trackers.wandb.media import wandb_artifact, wandb_object
 from fmstune.trackers.wandb.settings import (
+    WandbOptions,
     disabled,
     fitted,
     found_settings,
@@ -56,42 +56,6 @@ EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 2
 """W&B shows 0 as finished, others as failed; 255 is what its SDK itself reports for Ctrl-C."""
 
 _AXES = ("train/global_step", "train/epoch")
-
-
-@dataclass(frozen=True)
-class WandbOptions:
-    """Options of the tracker `wandb`. W&B decides those that are not set."""
-
-    mode: str | None = field(
-        default=None,
-        metadata={"help": "online, offline or disabled; else WANDB_MODE, else online."},
-    )
-    project: str | None = field(
-        default=None,
-        metadata={"help": 'The project; else WANDB_PROJECT, else "fmstune".'},
-    )
-    entity: str | None = field(
-        default=None,
-        metadata={"help": "The user or team that owns the run; else WANDB_ENTITY, else yours."},
-    )
-    name: str | None = field(
-        default=None,
-        metadata={"help": "The run's display name; else WANDB_NAME, else the run's own."},
-    )
-    group: str | None = field(
-        default=None,
-        metadata={"help": "The group that the run belongs to; else WANDB_RUN_GROUP, else run.group."},
-    )
-    tags: tuple[str, ...] = field(
-        default=(), metadata={"help": "Tags, of 1 to 64 characters each; else WANDB_TAGS, else run.tags."}
-    )
-    notes: str | None = field(
-        default=None, metadata={"help": "A longer description of the run; else WANDB_NOTES, else run.notes."}
-    )
-    dir: str | None = field(
-        default=None,
-        metadata={"help": "Where to create the folder wandb/; else WANDB_DIR, else the current folder."},
-    )
 
 
 class WandbTracker(WholePointTracker):

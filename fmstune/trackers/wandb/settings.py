@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,43 @@ _MOST_NAME = 128  # the service refuses to open a run with a longer one
 _MOST_TAG = 64  # the SDK refuses longer ones, and empty ones
 
 
-def found_settings(options: Any, name: str) -> wandb.Settings:
+@dataclass(frozen=True)
+class WandbOptions:
+    """Options of the tracker `wandb`. W&B decides those that are not set."""
+
+    mode: str | None = field(
+        default=None,
+        metadata={"help": "online, offline or disabled; else WANDB_MODE, else online."},
+    )
+    project: str | None = field(
+        default=None,
+        metadata={"help": 'The project; else WANDB_PROJECT, else "fmstune".'},
+    )
+    entity: str | None = field(
+        default=None,
+        metadata={"help": "The user or team that owns the run; else WANDB_ENTITY, else yours."},
+    )
+    name: str | None = field(
+        default=None,
+        metadata={"help": "The run's display name; else WANDB_NAME, else the run's own."},
+    )
+    group: str | None = field(
+        default=None,
+        metadata={"help": "The group that the run belongs to; else WANDB_RUN_GROUP, else run.group."},
+    )
+    tags: tuple[str, ...] = field(
+        default=(), metadata={"help": "Tags, of 1 to 64 characters each; else WANDB_TAGS, else run.tags."}
+    )
+    notes: str | None = field(
+        default=None, metadata={"help": "A longer description of the run; else WANDB_NOTES, else run.notes."}
+    )
+    dir: str | None = field(
+        default=None,
+        metadata={"help": "Where to create the folder wandb/; else WANDB_DIR, else the current folder."},
+    )
+
+
+def found_settings(options: WandbOptions, name: str) -> wandb.Settings:
     """The settings W&B would use: its files, `WANDB_*`, then the `options` of the tracker `name`. Reads only.
 
     The SDK's own session is not used: it caches the first environment it saw, and credentials.
