@@ -145,12 +145,12 @@ def settings_of(run: Replay, directory: Path) -> Mapping[str, Any]:
 def current_status(directory: Path, line: RunLine) -> str:
     """How a run ended, or whether it is running: a killed process leaves no status, and its lock is
     released. One that was running when it was read may have ended since, in whatever way."""
-    if line.problem:
-        return line.status or DAMAGED
     if line.status is not None:
         return line.status
     try:
-        return RUNNING if is_being_written(journal_of(directory)) else KILLED
+        if is_being_written(journal_of(directory)):  # whose writer repairs a damaged journal
+            return RUNNING
+        return DAMAGED if line.problem else KILLED
     except PermissionError:  # of its lock
         return UNREADABLE
 

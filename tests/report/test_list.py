@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from fmstune.cli.app import app
-from fmstune.delivery.journal.reader import JournalReader
+from fmstune.delivery.journal.reader import JournalReader, lock_path
 from fmstune.errors import ConfigError
 from fmstune.report.listing import ListedRun, list_runs
 from fmstune.report.summary import RunDetail, RunLine
+from fmstune.system import locks
 from fmstune.trackers.records import MetricPoint
 from tests.support.commands import start
 from tests.support.journals import journal_path
@@ -83,6 +84,18 @@ def test_a_killed_run_is_distinguished_from_a_running_one(here: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_run_that_could_not_begin_its_journal_yet_is_running(here: Path) -> None:
+    """While its disk is full, say."""
+    path = journal_path(here / "runs" / "a")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    lock = locks.acquire(lock_path(path))
+    assert lock is not None
+    assert [run["status"] for run in listed()] == ["running"]
+    lock.release()
+    assert [run["status"] for run in listed()] == ["damaged"]
 
 
 def test_the_end_of_a_run_is_the_one_without_a_later_resume(here: Path) -> None:
