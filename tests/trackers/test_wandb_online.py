@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import pathlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import wandb
 from fmstune.trackers.records import RunStart, TrackerError, TrackerRun
 from fmstune.trackers.wandb import files as wandb_files
 from fmstune.trackers.wandb_tracker import WandbTracker
+from tests.support.moments import acting
 from tests.support.readers import read_wandb_offline, wandb_offline_dirs
 from tests.support.wandb_cloud import WandbCloud
 from tests.support.wandb_isolation import FAKE_KEY, children, point, refused_url, start
@@ -150,6 +153,18 @@ def test_a_redelivery_removes_no_folder_that_another_run_has_open() -> None:
     assert place.exists()
     wandb_files.remove_cut_off(Path("wandb"), start("abc", own="two"))
     assert not place.exists()
+
+
+def test_another_run_may_end_while_a_redelivery_looks_at_its_folder() -> None:
+    place = Path("wandb/offline-run-20260101_000000-abc")
+    place.mkdir(parents=True)
+    for moment in itertools.count(1):
+        (place / "fmstune-open").write_text("abc\ntwo")
+        with acting(moment, (place / "fmstune-open").unlink, wandb_files, pathlib) as ended:
+            wandb_files.remove_cut_off(Path("wandb"), start("abc", own="one"))
+        if not ended:
+            break
+    assert place.exists()
 
 
 def test_a_name_that_is_too_long_for_wandb_is_cut_with_a_note(cloud: WandbCloud) -> None:

@@ -105,7 +105,10 @@ def remove_cut_off(folder: Path, start: RunStart) -> None:
     """Remove what interrupted deliveries of the run left: folders marked with both the W&B run's id and the
     run's."""
     for found in folder.glob(f"offline-run-*/{_OPEN}"):
-        wandb_id, _, run_id = found.read_text(encoding="utf-8").partition("\n")
+        try:
+            wandb_id, _, run_id = found.read_text(encoding="utf-8").partition("\n")
+        except FileNotFoundError:  # of another run, which has ended meanwhile
+            continue
         if wandb_id == start.tracker_run_id and run_id in ("", start.run_id):
             shutil.rmtree(found.parent)
 
