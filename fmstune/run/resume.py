@@ -194,7 +194,7 @@ def _shown(value: Any) -> str:
 def _deciding(tables: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: dict(tables.get(name, {})) for name in _DECIDING}
     found["run"] = {name: tables.get("run", {}).get(name) for name in _OF_RUN}
-    found["tracking"] = {"trackers": list(tables.get("tracking", {}).get("trackers", []))}
+    found["tracking"] = {"trackers": sorted(tables.get("tracking", {}).get("trackers", []))}
     found["model"].pop("revision", None)  # a name on the hub has become a commit
     for name in ("train", "eval"):
         sources = found["data"].get(name) or []

@@ -185,6 +185,8 @@ def test_settings_that_changed_since_the_run_started_are_reported(tmp_path: Path
     assert "training.max_steps (2 → 4)" in said
     said = changed_settings(tmp_path, config("tracking.trackers=['file']"))
     assert said == "tracking.trackers ([] → ['file'])"
+    (tmp_path / "config.toml").write_text(to_toml(config("tracking.trackers=['file', 'aim']")))
+    assert changed_settings(tmp_path, config("tracking.trackers=['aim', 'file']")) == ""
     assert changed_settings(tmp_path / "nowhere", config()) == ""
     sources = "[{path = 'demo', weight = 3.0, revision = 'abc'}, {path = 'demo', max_rows = 9, weight = 1.0}]"
     mixed = (f"data.train={sources}", "model.path=demo")
