@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import http.server
 import io
+import itertools
+import pathlib
 import socket
 import sqlite3
 import threading
@@ -29,6 +31,7 @@ from fmstune.trackers.registry import get_tracker, reference
 from fmstune.trackers.trackio import stores
 from fmstune.trackers.trackio_tracker import TrackioTracker, _stamp
 from tests.support.aim_servers import free_port
+from tests.support.moments import acting
 from tests.support.nurseries import lives
 from tests.support.shipping import delivered_by
 from tests.support.trackio_servers import TOKEN, trackio_server
@@ -188,6 +191,19 @@ def test_on_a_network_file_system_trackios_inbox_is_used(
     assert [row["train/loss"] for row in rows() if "train/loss" in row] == [1.0, 0.5]
     held = config()
     assert (held["params"], held["data"], held["status"]) == ({"a": 1}, {"b": 2}, "finished")
+
+
+def test_a_run_is_held_while_the_dashboard_loads_its_inbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trackio.fragments import import_inbox_dir
+
+    monkeypatch.setenv("TRACKIO_STORAGE_MODE", "jsonl")
+    for moment in itertools.count(1, 4):  # as pathlib has many
+        run, store = f"run{moment}", stores.LocalStore("p")
+        store.write(run, "named", [stores.Row({"loss": 1.0}, 1, _stamp(1.0), f"{moment}")], {"a": 1})
+        with acting(moment, import_inbox_dir, stores, pathlib) as loaded:
+            assert store.held(run) == stores.Held("named", {"a": 1}), loaded
+        if not loaded:
+            break
 
 
 def test_standalone_it_needs_no_journal() -> None:

@@ -85,12 +85,14 @@ class LocalStore:
     def held(self, run_id: str) -> Held | None:
         from trackio.sqlite_storage import SQLiteStorage
 
+        # First, as the dashboard may load it into the database now.
+        if (found := self._in_the_inbox(run_id)) is not None:
+            return found
         records = [each for each in SQLiteStorage.get_run_records(self._project) if each["id"] == run_id]
-        found = None
-        if records:
-            config = SQLiteStorage.get_run_config(self._project, run_id=run_id)
-            found = Held(str(records[-1]["name"]), config or {})
-        return self._in_the_inbox(run_id) or found
+        if not records:
+            return None
+        config = SQLiteStorage.get_run_config(self._project, run_id=run_id)
+        return Held(str(records[-1]["name"]), config or {})
 
     def config(self, run_id: str) -> Mapping[str, Any] | None:
         from trackio.sqlite_storage import SQLiteStorage
@@ -179,11 +181,14 @@ class LocalStore:
         """The run according to the newest file of the inbox."""
         from trackio import fragments
 
-        files = list(self._inbox.glob(f"{run_id}-*/*.jsonl")) if self._inbox is not None else []
-        for file in sorted(files, key=lambda each: each.stat().st_mtime_ns, reverse=True):
-            for record in fragments.parse_fragment_bytes(file.read_bytes()):
-                if record.get("config"):
-                    return Held(str(record["run"]), record["config"])
+        try:
+            files = list(self._inbox.glob(f"{run_id}-*/*.jsonl")) if self._inbox is not None else []
+            for file in sorted(files, key=lambda each: each.stat().st_mtime_ns, reverse=True):
+                for record in fragments.parse_fragment_bytes(file.read_bytes()):
+                    if record.get("config"):
+                        return Held(str(record["run"]), record["config"])
+        except FileNotFoundError:  # loaded meanwhile
+            pass
         return None
 
 
