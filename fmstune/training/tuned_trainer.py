@@ -97,6 +97,7 @@ class TunedTrainer(Protocol):
     accelerator: Any
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
+    current_gradient_accumulation_steps: int
 
     method: str
     longest_row: int | None

@@ -16,7 +16,7 @@ from fmstune.config.schema.tables import ModelConfig
 from fmstune.models.generate import generate_texts
 from fmstune.models.load import load_for_use, load_tokenizer
 from fmstune.models.saving import in_dtype, tied_again
-from tests.support.architectures import tiny_gemma3, tiny_model
+from tests.support.architectures import save_tiny
 from tests.support.short_runs import train
 
 
@@ -105,10 +105,7 @@ def test_weights_copied_by_deepspeed_share_memory_as_in_the_model() -> None:
 
 
 def test_a_model_for_texts_and_images_keeps_its_settings(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(ModelConfig(path="demo"))
-    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    for part in (tiny_gemma3(vocab_size=len(tokenizer), **ids), tokenizer):
-        part.save_pretrained(tmp_path / "model")
+    save_tiny("gemma3", tmp_path / "model")
     train(tmp_path / "run", model=str(tmp_path / "model"))
     assert settings(tmp_path / "run") == settings(tmp_path / "model")
 
@@ -119,10 +116,7 @@ def test_a_mixture_of_experts_keeps_its_settings_and_answers_prompts_of_differen
 ) -> None:
     """Training computes a loss that balances the experts, which fails in generation."""
     monkeypatch.chdir(tmp_path)
-    tokenizer = load_tokenizer(ModelConfig(path="demo"))
-    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    tiny_model("mixtral", vocab_size=len(tokenizer), output_router_logits=own, **ids).save_pretrained("model")
-    tokenizer.save_pretrained("model")
+    save_tiny("mixtral", Path("model"), output_router_logits=own)
     asked = ['samples.prompts=["What does the lamp cost?", "Hello"]', "data.eval_fraction=0.2"]
     train(Path("run"), "training.eval_strategy=steps", "training.eval_steps=1", *asked, model="model")
     assert settings(Path("run")) == settings(Path("model"))

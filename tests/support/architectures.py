@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from fmstune import demo
 
 ALL = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
@@ -104,6 +113,16 @@ def tiny_gemma3(**settings: Any) -> PreTrainedModel:
     )
     made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return made
+
+
+def save_tiny(kind: str, folder: Path, **settings: Any) -> None:
+    """Save a tiny model of an architecture with the demo's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(demo.model_dir())
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    settings = {"vocab_size": len(tokenizer), **ids, **settings}
+    made = tiny_gemma3(**settings) if kind == "gemma3" else tiny_model(kind, **settings)
+    for part in (made, tokenizer):
+        part.save_pretrained(folder)
 
 
 @contextlib.contextmanager

@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from transformers import AutoTokenizer
 
-from fmstune import demo
 from fmstune.config.load.load import load
 from fmstune.console import RunConsole
 from fmstune.errors import ConfigError
 from fmstune.run.run import run
 from fmstune.training.extensions import Extensions
-from tests.support.architectures import tiny_model
+from tests.support.architectures import save_tiny
 from tests.support.end_to_end import journal_points
 from tests.support.tuned import weights
 
@@ -64,10 +62,7 @@ def test_training_stops_when_evals_stop_improving_and_keeps_the_best_weights(who
 
 
 def test_the_best_experts_of_a_mixture_are_kept() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(demo.model_dir())
-    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    tiny_model("mixtral", vocab_size=len(tokenizer), **ids).save_pretrained("model")
-    tokenizer.save_pretrained("model")
+    save_tiny("mixtral", Path("model"))
     few = ["training.max_steps=12", "training.learning_rate=0.5", 'data.train=[{path="demo", max_rows=8}]']
     tune("out", "model.path=model", *few, PATIENT)
     losses = evaluations("out")

@@ -9,6 +9,7 @@ import pytest
 
 from fmstune.data.tokens.lengths import longest_rows
 from fmstune.training.rehearsal.rehearsal import duration
+from tests.support.architectures import save_tiny
 from tests.support.tuned import tune, weights
 
 pytestmark = pytest.mark.usefixtures("small_demo")
@@ -40,6 +41,17 @@ def test_the_weights_are_bitwise_those_of_a_run_without_rehearsal(sets: tuple[st
     assert "the run will take about" in shown
     assert weights("with") == weights("without")
     assert {path.name for path in Path("with").iterdir()} == {path.name for path in Path("without").iterdir()}
+
+
+@pytest.mark.parametrize("setting", ["run.rehearse=always", "run.auto_batch=true"])
+def test_the_first_batch_of_a_mixture_of_experts_is_tried_with_the_loss_that_balances_them(
+    setting: str,
+) -> None:
+    save_tiny("mixtral", Path("model"))
+    given = ("model.path=model", "data.train=demo")
+    tune("without", *given, "run.rehearse=never")
+    tune("with", *given, setting)
+    assert weights("with") == weights("without")
 
 
 def test_the_longest_batch_is_rehearsed() -> None:

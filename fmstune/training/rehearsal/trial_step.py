@@ -74,6 +74,7 @@ def train_one_batch(trainer: TunedTrainer, count: int) -> float:
     model.train()
     inputs = batch(trainer, rows_to_measure(trainer), count)
     items = (inputs["labels"][..., 1:] != IGNORED).sum() if "labels" in inputs else None
+    trainer.current_gradient_accumulation_steps = 1  # as the training sets it for each update
     with offloading(trainer):
         with trainer.accelerator.autocast():
             loss = trainer.compute_loss(model, inputs, num_items_in_batch=items)
