@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fmstune.training.build import BuiltTrainer
+from tests.support.architectures import save_tiny
 from tests.support.preferred import build, pairs, write
 
 pytestmark = pytest.mark.usefixtures("small_demo")
@@ -61,6 +62,13 @@ def test_the_loss_does_not_depend_on_the_batch_size(method: str, more: tuple[str
     for size in (1, 4):
         _, found = evaluated(method, size, *more)
         assert found["eval_loss"] == pytest.approx(whole["eval_loss"], rel=1e-5), size
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "orpo"])
+def test_the_eval_loss_of_a_mixture_of_experts_does_not_depend_on_the_batch_size(method: str) -> None:
+    save_tiny("mixtral", Path("mixture"), output_router_logits=True, router_aux_loss_coef=0.5)
+    found = [evaluated(method, size, "model.path=mixture")[1]["eval_loss"] for size in (64, 1, 4)]
+    assert found == pytest.approx([found[0]] * 3, rel=1e-5)
 
 
 def test_a_reward_accuracy_is_the_share_of_all_rows() -> None:

@@ -9,7 +9,7 @@ batch means (see `row_means`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -85,7 +85,7 @@ class RowWeightedEvaluation:
         trainer = as_trainer(super())
         self._evaluates, self._means, self._token_means = True, RowMeans(), []
         try:
-            with evaluation_gathers(as_trainer(self), self._gathered):
+            with evaluation_gathers(as_trainer(self), self._gathered), _without_balance(self):
                 output = trainer.evaluation_loop(
                     dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
                 )
@@ -112,6 +112,22 @@ class RowWeightedEvaluation:
             found: torch.Tensor = gather(values)
             return found
         return gather_own(values, self._shares, gather)
+
+
+@contextlib.contextmanager
+def _without_balance(trainer: Any) -> Iterator[None]:
+    """Leave out the loss that balances a mixture's experts, as the eval loss of sft does: it depends on which
+    rows form a batch."""
+    name = next((each for each in ("router_aux_loss_coef", "aux_loss_coef") if hasattr(trainer, each)), None)
+    if name is None:
+        yield
+        return
+    weight = getattr(trainer, name)
+    setattr(trainer, name, 0.0)
+    try:
+        yield
+    finally:
+        setattr(trainer, name, weight)
 
 
 def _beyond_batches(means: Sequence[tuple[float, float, int]]) -> float:
