@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from fmstune.access import reason
 from fmstune.delivery.journal.reader import JournalError, is_being_written, lock_path, writer
@@ -19,6 +18,7 @@ from fmstune.report.curves import require_run
 from fmstune.report.index import RunIndex, index_path
 from fmstune.report.summary import journal_of
 from fmstune.run.directory import clear, run_files
+from fmstune.run.locking import being_delivered, deliveries_locked, delivery_locks
 from fmstune.system import locks
 from fmstune.text import shown_path
 
@@ -44,9 +44,9 @@ def planned(directory: Path) -> Removal:
             f"{shown_path(directory)} is a link to {shown_path(directory.resolve())}; use that directory."
         )
     _require_not_running(directory)
-    for path in _delivery_locks(directory):
+    for path in delivery_locks(directory):
         if (holder := locks.holder(path)) is not None:
-            raise _is_delivered(directory, path, holder)
+            raise being_delivered(directory, path, holder)
     entries = sorted(run_files(directory))
     others = sorted(set(directory.iterdir()) - set(entries))
     return Removal(directory, entries, sum(map(_size, entries)), others, _undelivered(directory))
@@ -64,14 +64,10 @@ def remove(removal: Removal) -> None:
     if lock is None:
         _require_not_running(directory)
         raise ConfigError(f"{shown_path(directory)}: another process is using this run; wait until it ends.")
-    held = [lock]
     try:
         _require_removable(removal)
-        for path in _delivery_locks(directory):
-            if (delivery := locks.acquire(path)) is None:
-                raise _is_delivered(directory, path, locks.holder(path))
-            held.append(delivery)
-        clear(directory)
+        with deliveries_locked(directory):
+            clear(directory)
         lock_path(journal_of(directory)).unlink(missing_ok=True)
         for folder in (journal_of(directory).parent, directory):
             with contextlib.suppress(FileNotFoundError if folder != directory else OSError):
@@ -80,8 +76,7 @@ def remove(removal: Removal) -> None:
     except OSError as error:
         raise _not_removed(directory, error) from error
     finally:
-        for each in held:
-            each.release()
+        lock.release()
     index = RunIndex(index_path())
     index.forget([os.path.realpath(directory)])
     index.close()
@@ -94,19 +89,6 @@ def _undelivered(directory: Path) -> list[str]:
     except (OSError, JournalError):  # nothing can be delivered from it
         return []
     return [f"{line.tracker} {line.delivered}/{line.total}" for line in lines if line.delivered < line.total]
-
-
-def _delivery_locks(directory: Path) -> list[Path]:
-    """The locks that the deliveries of a run hold, one for each tracker."""
-    journal = journal_of(directory)
-    return sorted(set(journal.parent.glob("*.lock")) - {lock_path(journal)})
-
-
-def _is_delivered(directory: Path, path: Path, holder: locks.Process | None) -> ConfigError:
-    return ConfigError(
-        f"{shown_path(directory)}: {locks.describe(holder)} is delivering it to {unquote(path.stem)}; wait "
-        "until it ends, or stop it."
-    )
 
 
 def _require_removable(removal: Removal) -> None:

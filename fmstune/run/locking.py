@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from fmstune.access import reason
 from fmstune.delivery.journal.reader import lock_path, writer
@@ -15,6 +16,7 @@ from fmstune.launch.environment import is_main_process
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.run.directory import RunDirectory, clear, journal_bytes
 from fmstune.system import locks
+from fmstune.text import shown_path
 
 
 @contextlib.contextmanager
@@ -40,12 +42,43 @@ def locked(directory: RunDirectory, *, overwrite: bool) -> Iterator[tuple[RunDir
         raise RunError(f"{directory.path} cannot be written to: {reason(error, directory.path)}.") from error
     try:
         if overwrite:
-            clear(directory.path)
+            with deliveries_locked(directory.path):
+                clear(directory.path)
         yield directory, lock
     finally:
         lock.release()
         if made:
             _remove_if_unused(directory.path, lock.path)
+
+
+@contextlib.contextmanager
+def deliveries_locked(directory: Path) -> Iterator[None]:
+    """Hold the locks of the deliveries of a run while its files are removed: a shipper would go on with the
+    next run in the directory. Raises `ConfigError` if a process is delivering it."""
+    held = []
+    try:
+        for path in delivery_locks(directory):
+            if (lock := locks.acquire(path)) is None:
+                raise being_delivered(directory, path, locks.holder(path))
+            held.append(lock)
+        yield
+    finally:
+        for lock in held:
+            lock.release()
+
+
+def delivery_locks(directory: Path) -> list[Path]:
+    """The locks that the deliveries of a run hold, one for each tracker."""
+    tracking = directory / TRACKING_DIR
+    return sorted(set(tracking.glob("*.lock")) - {lock_path(tracking / JOURNAL_NAME)})
+
+
+def being_delivered(directory: Path, path: Path, holder: locks.Process | None) -> ConfigError:
+    """The error that a process is delivering a run with the lock at `path`."""
+    return ConfigError(
+        f"{shown_path(directory)}: {locks.describe(holder)} is delivering it to {unquote(path.stem)}; wait "
+        "until it ends, or stop it."
+    )
 
 
 def _create(directory: RunDirectory) -> tuple[RunDirectory, bool]:

@@ -15,6 +15,8 @@ import pytest
 from fmstune.config.load.load import load
 from fmstune.config.schema.tables import RunConfig
 from fmstune.delivery.journal.reader import LaterJournal, lock_path
+from fmstune.delivery.shipping.main import EXIT_DONE
+from fmstune.delivery.shipping.process import ShipperProcess
 from fmstune.errors import ConfigError
 from fmstune.run import locking
 from fmstune.run.directory import claim, run_state
@@ -23,7 +25,10 @@ from fmstune.run.unfinished import to_resume
 from fmstune.system import locks
 from tests.support.checkpoints import write_checkpoint
 from tests.support.journals import journal_path, make_later_version, open_journal
+from tests.support.made_runs import end_run, start_run
 from tests.support.moments import acting
+from tests.support.shipping import job, record_steps, steps_in
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -242,3 +247,23 @@ def test_a_finished_run_stays_finished_until_it_is_resumed() -> None:
     journal.append("status", {"status": "failed"})
     journal.close()
     assert run_state(Path("out")) == "failed"
+
+
+def test_a_run_that_is_being_delivered_is_not_overwritten_and_loses_nothing(tmp_path: Path) -> None:
+    """The shipper would deliver the next run's events to the tracker's run of the last one."""
+    recorder = start_run(Path("out"))
+    record_steps(recorder, 1, 20)
+    end_run(recorder)
+    shipper = ShipperProcess(job(tmp_path / "c", fault="slow"), check_within=None)
+    shipper.ship(Path("out"), follow=False, close_timeout=0)
+    wait_for(lambda: steps_in(tmp_path / "c"))
+    with (
+        pytest.raises(ConfigError, match=r"out: another process .* is delivering it to collector; wait"),
+        locked(claim(configured("out"), None, overwrite=True), overwrite=True),
+    ):
+        pass
+    assert shipper.wait(300) == EXIT_DONE
+    shipper.kill()
+    assert steps_in(tmp_path / "c") == [*range(1, 21)]
+    with locked(claim(configured("out"), None, overwrite=True), overwrite=True):
+        assert not journal_path(Path("out")).exists()
