@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -162,7 +163,7 @@ class TensorBoardTracker(WholePointTracker):
             found = files.session.hparams[f"[{name}].{key}" if "." in name else f"{name}.{key}"]
             if isinstance(value, bool):
                 found.bool_value = value
-            elif isinstance(value, (int, float)):
+            elif isinstance(value, (int, float)) and not abs(value) > sys.float_info.max:
                 found.number_value = value
             else:
                 found.string_value = as_text(value)

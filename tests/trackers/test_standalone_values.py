@@ -120,6 +120,7 @@ def test_numbers_and_steps_of_any_library_are_tracked_as_such(
     for key, value, step in tracked:
         tracker.track(value, key, "mine", step=step)
     tracker.set_params({1: np.array([0.5]), "rank": Rank.FIRST}, "data")
+    tracker.set_params({"beyond": 10**400, "endless": float("inf")}, "more")
     tracker.close("finished")
     values = {("mine", "float32", 1): 0.5, ("mine", "tensor", 2): 2, ("mine", "decimal", 3): 1.5}
     values |= {("mine", "fraction", 1): 0.25, ("mine", "enum", 4): 1, ("mine", "5", 7): 3}
