@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from fmstune.delivery.shipping.process import ShipperProcess
 from fmstune.system import locks
 from fmstune.trackers.records import MetricPoint
 from tests.support.journals import journal_path
+from tests.support.made_runs import end_run, start_run
 from tests.support.shipping import alive, deliver, job, record_steps, start_trainer, steps_in
 from tests.support.waiting import wait_for
 
@@ -159,6 +161,30 @@ def test_a_tracker_that_another_process_delivers_to_is_delivered_to_once_that_ha
     fleet.finish()
     assert steps_in(tmp_path / "c") == [1, 2, 3]
     assert report(run_directory, ["collector"])[0].state == "complete"
+
+
+def test_a_shipper_whose_run_is_removed_leaves_the_directory_to_the_next_run(tmp_path: Path) -> None:
+    """It may be a `trackers sync`, or the one of a killed training."""
+    directory = tmp_path / "run"
+    old = start_run(directory, "old")
+    record_steps(old, 1, 40)
+    end_run(old)
+    last = ShipperProcess(job(tmp_path / "c", fault="slow"), check_within=None)
+    last.ship(directory, follow=False, close_timeout=0)
+    wait_for(lambda: steps_in(tmp_path / "c"))
+    shutil.rmtree(directory)
+    new = start_run(directory, "new")
+    record_steps(new, 101, 150)
+    fleet = Fleet([job(tmp_path / "d")], check_within=None, close_timeout=300)
+    fleet.start_delivery(directory)
+    assert last.wait(300) == EXIT_DONE
+    last.kill()
+    end_run(new)
+    fleet.finish()
+    assert max(steps_in(tmp_path / "c")) <= 40
+    assert steps_in(tmp_path / "d") == [*range(101, 151)]
+    (line,) = report(directory, ["collector"])
+    assert (line.delivered, line.state) == (51, "complete")
 
 
 def test_a_forked_child_ends_no_shipper_of_its_parent(

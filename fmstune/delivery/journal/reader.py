@@ -61,6 +61,7 @@ class JournalReader:
         with open_file(path) as file:
             self._begin(file)
             self.offset = max(offset, self._first)
+            self._run = self.header.id
             if expected is not None and self.offset > self._first and not _is_at(file, self.offset, expected):
                 self.offset = self._first
 
@@ -139,6 +140,16 @@ class JournalReader:
             file.close()
             raise
         return file
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the journal is that of another run now, as after the directory was removed and used again.
+        The file's identity does not tell: a new file may get the number of a removed one."""
+        try:
+            with open_file(self.path) as file:
+                return read_header(file.readline(), self.path).id != self._run
+        except (OSError, JournalError):  # deleted or damaged: its writer restores it
+            return False
 
     @property
     def at_end(self) -> bool:

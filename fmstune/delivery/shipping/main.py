@@ -31,7 +31,7 @@ from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.log import ShipperLog
 from fmstune.delivery.shipping.orders import Orders, Pauses
 from fmstune.delivery.shipping.priority import lower_while_importing
-from fmstune.delivery.shipping.progress import DeliveryFailed, cause_text
+from fmstune.delivery.shipping.progress import AnotherRun, DeliveryFailed, cause_text
 from fmstune.delivery.shipping.watch import TrainerWatch
 from fmstune.secrets.redaction import know_secrets, process_redactor
 from fmstune.system import locks
@@ -204,6 +204,8 @@ def _ship(
         delivery.run(
             lambda: not follow or trainer.gone, Pauses(orders, during_training=order["during_training"])
         )
+    except AnotherRun:  # whose ledger this must not be
+        _leave(EXIT_DONE, log, trainer)
     except DeliveryFailed as error:
         print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)
         # Not through the interpreter's exit: Aim and others join their queues there, forever.

@@ -37,6 +37,10 @@ class DeliveryFailed(Exception):
         super().__init__(text)
 
 
+class AnotherRun(Exception):
+    """The directory holds another run now: what is left of this one cannot be delivered."""
+
+
 class DeliveryProgress:
     """The progress of delivering the journal in `directory` to one tracker, starting with `ledger`.
 
@@ -175,7 +179,7 @@ class DeliveryProgress:
             later = tuple(sorted({*self.ledger.later, *self._reader.later}))
             self.ledger = dataclasses.replace(self.ledger, later=later)
         self._confirmed, self._confirmed_at = self.ledger, time.monotonic()
-        self.ledger.save(self._directory)
+        self._store(self.ledger)
 
     def _complete(self) -> Ledger:
         last = max(self._reader.later.values(), default=0)
@@ -217,7 +221,7 @@ class DeliveryProgress:
             error=text,
             error_time=time.time(),
         )
-        self.ledger.save(self._directory)
+        self._store(self.ledger)
         raise DeliveryFailed(text, again=times <= _MOST_BEGINNINGS)
 
     def _end(self, cause: Event | BaseException | None, *, patient: bool = False) -> NoReturn:
@@ -244,7 +248,7 @@ class DeliveryProgress:
             error=text,
             error_time=time.time(),
         )
-        self.ledger.save(self._directory)
+        self._store(self.ledger)
         raise DeliveryFailed(text, again=self._opened and hope) from self._error
 
     @property
@@ -263,12 +267,19 @@ class DeliveryProgress:
 
     def _save(self, trying: int = 0) -> None:
         """Save the state of the suspects, which is valid whether or not the rest is safe."""
-        dataclasses.replace(
-            self._confirmed,
-            suspicion=self.ledger.suspicion,
-            last_row=self._last_row,
-            trying=trying,
-        ).save(self._directory)
+        self._store(
+            dataclasses.replace(
+                self._confirmed,
+                suspicion=self.ledger.suspicion,
+                last_row=self._last_row,
+                trying=trying,
+            )
+        )
+
+    def _store(self, ledger: Ledger) -> None:
+        if self._reader.is_replaced:
+            raise AnotherRun
+        ledger.save(self._directory)
 
 
 def cause_text(error: BaseException) -> str:
