@@ -93,10 +93,12 @@ def share_weights(folder: Path) -> None:
     safetensors makes them private to the user, whatever the umask (seen with 0.8.0): colleagues on a cluster
     could not load the model.
     """
-    for file in folder.rglob("*.safetensors"):  # several adapters have separate folders
-        beside = next(file.parent.glob("*config.json"), None)
-        if beside is not None and os.access(file, os.W_OK):
-            copy_mode(beside, file)
+    # Several adapters have separate folders. A run's other folders may be on another disk, and fail.
+    for name, _, files in os.walk(folder):
+        beside = next((each for each in files if each.endswith("config.json")), None)
+        for file in (each for each in files if each.endswith(".safetensors")):
+            if beside is not None and os.access(Path(name, file), os.W_OK):
+                copy_mode(Path(name, beside), Path(name, file))
 
 
 def in_dtype(weights: Mapping[str, torch.Tensor], dtype: torch.dtype, model: Any) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def break_links(directory: Path, step: int) -> None:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    found = [each for each in run_files(folder) if each.is_file() and each.name not in _LEFT_OUT]
+    # Unlike `Path.is_file`, it raises for no folder that fails: one of trackers is in the way of nothing.
+    found = [each for each in run_files(folder) if each.name not in _LEFT_OUT and os.path.isfile(each)]  # noqa: PTH113
     found += (folder / NAMED_TEMPLATES).glob("*.jinja")
     return {str(each.relative_to(folder)): each for each in found if each.suffix != ".log"}

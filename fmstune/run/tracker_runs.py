@@ -64,7 +64,8 @@ def continue_runs(checkpoint: Path, directory: Path, trackers: Collection[str]) 
 def copy_ledgers(source: Path, target: Path) -> None:
     """Copy the ledgers of a run or checkpoint to another. Ignores those that cannot be copied: tracking never
     fails a checkpoint, and the run's own ledgers stay."""
-    for ledger in (source / TRACKING_DIR).glob("*.json"):
-        with contextlib.suppress(OSError):
-            (target / TRACKING_DIR).mkdir(exist_ok=True)
-            shutil.copyfile(ledger, target / TRACKING_DIR / ledger.name)
+    with contextlib.suppress(OSError):
+        for ledger in (source / TRACKING_DIR).glob("*.json"):
+            with contextlib.suppress(OSError):
+                (target / TRACKING_DIR).mkdir(exist_ok=True)
+                shutil.copyfile(ledger, target / TRACKING_DIR / ledger.name)

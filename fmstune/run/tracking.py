@@ -138,11 +138,16 @@ def reports(directory: Path, used: Collection[str] | None = None) -> list[Delive
     if not is_main_process():
         return []
     folder, lines = directory / TRACKING_DIR, []
-    if used is not None and folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
-        error = f"{shown_path(folder)} cannot be read, so what it received is unknown"
-        closed = DeliveryReport("", 0, 0, "behind", error=error, remedy=_opened_first(folder, directory))
-        return [dataclasses.replace(closed, tracker=name) for name in used if name != "none"]
-    for ledger in all_ledgers(directory):
+    try:
+        if used is not None and _is_folder(folder) and not os.access(folder, os.R_OK | os.X_OK):
+            raise PermissionError
+        ledgers = all_ledgers(directory)
+    except OSError as error:
+        why = f" ({error.strerror})" if error.strerror else ""
+        said = f"{shown_path(folder)} cannot be read{why}, so what it received is unknown"
+        closed = DeliveryReport("", 0, 0, "behind", error=said, remedy=_opened_first(folder, directory))
+        return [dataclasses.replace(closed, tracker=name) for name in used or () if name != "none"]
+    for ledger in ledgers:
         try:
             lines += report(directory, [ledger.tracker])
         except (OSError, JournalError) as error:
@@ -174,13 +179,17 @@ def _with_closed_folder(line: DeliveryReport, folder: Path, directory: Path) -> 
     writable."""
     if is_writable(folder):
         return line
-    what = "not writable" if folder.is_dir() else "not there any more"
+    what = "not writable" if _is_folder(folder) else "not there any more"
     error = f"{shown_path(folder)} is {what}, so it may have received more than is recorded"
     return dataclasses.replace(line, error=error, since=None, remedy=_opened_first(folder, directory))
 
 
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112  (`Path.is_dir` raises on a disk that fails)
+
+
 def _opened_first(folder: Path, directory: Path) -> str:
-    if folder.is_dir():
+    if _is_folder(folder):
         access = remedy_of(PermissionError(errno.EACCES, ""), folder) or "make it writable"
     else:  # its disk was unmounted, say
         access = "bring it back"

@@ -50,7 +50,8 @@ def flush_to_disk(path: Path) -> None:
 
 def flush_files(folder: Path) -> None:
     """Flush the files of a folder, not those below it, and their names to the disk. Raises `OSError`."""
-    for path in (*(each for each in folder.iterdir() if each.is_file()), folder):
+    # `Path.is_file` raises where another disk, mounted below the folder, fails.
+    for path in (*(each for each in folder.iterdir() if os.path.isfile(each)), folder):  # noqa: PTH113
         with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
             flush_to_disk(path)
 

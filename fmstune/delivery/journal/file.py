@@ -201,10 +201,10 @@ class JournalFile:
             self.repairs and not self._is_whole()
         ):
             return self._write_again("was damaged")
-        counters[LAST], counters[END] = max(counters[LAST], last_seq(self.path)), size
+        last = max(counters[LAST], last_seq(self.path))
         if os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")
-            counters[END] += 1
+            size += os.write(self._file, b"\n")
+        counters[LAST], counters[END] = last, size
         return True
 
     def _is_whole(self) -> bool:
