@@ -20,7 +20,6 @@ from fmstune.delivery.journal.labels import labels
 from fmstune.delivery.journal.reader import Event, JournalReader, final_status, sessions
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.shipping.batches import BatchDelivery
-from fmstune.delivery.shipping.progress import AnotherRun
 from fmstune.delivery.spans import Spans
 from fmstune.delivery.suspicion import MOST_STRIKES, Mark
 from fmstune.trackers.places import other_place, place_of
@@ -53,9 +52,7 @@ class Delivery(BatchDelivery):
         while True:
             gone = writer_gone()  # checked before the read: everything written before the end is read
             start, at = self._reader.offset, 0
-            batch = self._reader.read(_AT_ONCE, patient=True)
-            if batch and self._reader.is_replaced:
-                raise AnotherRun
+            batch = self._read(_AT_ONCE)
             while at < len(batch):
                 if given := self._deliver_batch(batch, at):
                     at += given

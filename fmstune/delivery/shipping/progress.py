@@ -276,6 +276,12 @@ class DeliveryProgress:
             )
         )
 
+    def _read(self, most: int) -> list[tuple[Event, int]]:
+        batch = self._reader.read(most, patient=True)
+        if batch and self._reader.is_replaced:
+            raise AnotherRun
+        return batch
+
     def _store(self, ledger: Ledger) -> None:
         if self._reader.is_replaced:
             raise AnotherRun
