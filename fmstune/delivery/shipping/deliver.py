@@ -20,8 +20,9 @@ from fmstune.delivery.journal.labels import labels
 from fmstune.delivery.journal.reader import Event, JournalReader, final_status, sessions
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.shipping.batches import BatchDelivery
+from fmstune.delivery.shipping.progress import ROWS
 from fmstune.delivery.spans import Spans
-from fmstune.delivery.suspicion import MOST_STRIKES, Mark
+from fmstune.delivery.suspicion import MOST_STRIKES
 from fmstune.trackers.places import other_place, place_of
 from fmstune.trackers.records import RunStart, Status, run_of
 
@@ -30,7 +31,6 @@ POLL_SECONDS = 1.0
 _FIRST_POLL_SECONDS = 0.1
 _AT_ONCE = 256
 
-_ROWS = ("metrics", "table", "text", "image", "histogram")
 _LONGEST_RUN_ID = 10_000
 _SLOW_SECONDS = 5.0
 """When consecutive failures take this long, the service seems to hang: the process stops trying."""
@@ -134,10 +134,10 @@ class Delivery(BatchDelivery):
         if called:
             self._any_accepted = True
             self._failing.clear()
-        if called and event.kind in _ROWS:
+        if called and event.kind in ROWS:
             last_row = max(event.seq, self.ledger.last_row)
             self.ledger = dataclasses.replace(self.ledger, last_row=last_row)
-        if called and (event.kind in (*_ROWS, "artifact") or event.values):
+        if called and (event.kind in (*ROWS, "artifact") or event.values):
             last_given = max(event.seq, self.ledger.last_given)
             self.ledger = dataclasses.replace(self.ledger, last_given=last_given)
         if self.ledger.suspicion.mark(event.seq) is None:
@@ -159,22 +159,6 @@ class Delivery(BatchDelivery):
         return True
 
     # -- suspects -----------------------------------------------------------------------------
-
-    def _must_wait(self, mark: Mark) -> bool:
-        """Whether later events must wait because a new process must retry this event first: if it could not
-        be delivered late, and in what looks like an outage."""
-        return (self._in_order or mark.how == "outage") and not mark.exhausted
-
-    def _waits_for(self, mark: Mark) -> bool:
-        """Whether to retry a suspect when its turn comes."""
-        if self._must_wait(mark):
-            return True
-        return self._oldest_first(mark) if self._in_order else mark.unproven
-
-    def _oldest_first(self, mark: Mark) -> bool:
-        # In two of three processes the oldest suspect comes first: if an outage has ended, nothing is lost.
-        # In the third one the others get a process that this event has not broken.
-        return mark.open and mark.how != "died" and self.ledger.suspicion.rounds % 3 != 2
 
     def _retry_first(self) -> None:
         """Before anything else: suspects that an earlier process may have been too broken for."""
@@ -212,16 +196,6 @@ class Delivery(BatchDelivery):
             if mark is not None and self._in_order and not mark.exhausted and not mark.strikes:
                 self._end(event, patient=True)
             self._end_if_slow()
-
-    def _is_late(self, event: Event) -> bool:
-        """Whether the tracker's service would drop the event, as it holds later ones."""
-        if self._tracker.takes_late or event.kind not in _ROWS:
-            return False
-        return event.seq < self.ledger.last_row
-
-    def _refuse_late(self, event: Event) -> None:
-        cause = "it accepts no row after later ones; the journal has it"
-        self.ledger = self._with_suspicion(self.ledger.suspicion.refuse(event.seq, cause))
 
     def _end_if_slow(self) -> None:
         if len(self._failing) > 1 and time.monotonic() - self._failing_since > _SLOW_SECONDS:

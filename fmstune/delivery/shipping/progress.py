@@ -13,12 +13,14 @@ from fmstune.delivery.journal.reader import Event, JournalReader, last_seq
 from fmstune.delivery.ledger import Ledger, State
 from fmstune.delivery.shipping.handover import HandOver
 from fmstune.delivery.spans import EMPTY
-from fmstune.delivery.suspicion import How, Suspicion
+from fmstune.delivery.suspicion import How, Mark, Suspicion
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import beginning
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.network import in_words
 
+ROWS = ("metrics", "table", "text", "image", "histogram")
+"""The kinds of events that have a place among a tracker's rows."""
 _MOST_CAUSE = 500
 """The most characters kept of an error's message; SDKs put whole request bodies into theirs."""
 _MOST_ROUNDS, _MOST_ROUNDS_IN_ORDER = 12, 100
@@ -104,6 +106,32 @@ class DeliveryProgress:
     def _careful(self, seq: int) -> bool:
         """Whether to deliver the event by itself, as it may be the one that breaks the tracker."""
         return seq <= self.ledger.careful
+
+    def _must_wait(self, mark: Mark) -> bool:
+        """Whether later events must wait because a new process must retry this event first: if it could not
+        be delivered late, and in what looks like an outage."""
+        return (self._in_order or mark.how == "outage") and not mark.exhausted
+
+    def _waits_for(self, mark: Mark) -> bool:
+        """Whether to retry a suspect when its turn comes."""
+        if self._must_wait(mark):
+            return True
+        return self._oldest_first(mark) if self._in_order else mark.unproven
+
+    def _oldest_first(self, mark: Mark) -> bool:
+        # In two of three processes the oldest suspect comes first: if an outage has ended, nothing is lost.
+        # In the third one the others get a process that this event has not broken.
+        return mark.open and mark.how != "died" and self.ledger.suspicion.rounds % 3 != 2
+
+    def _is_late(self, event: Event) -> bool:
+        """Whether the tracker's service would drop the event, as it holds later ones."""
+        if self._tracker.takes_late or event.kind not in ROWS:
+            return False
+        return event.seq < self.ledger.last_row
+
+    def _refuse_late(self, event: Event) -> None:
+        cause = "it accepts no row after later ones; the journal has it"
+        self.ledger = self._with_suspicion(self.ledger.suspicion.refuse(event.seq, cause))
 
     def _note_failure(self, event: Event, error: BaseException, *, fresh: bool) -> None:
         self._error = error
