@@ -1,4 +1,4 @@
-"""One run at a time in a process, and no spurious warnings at a resume."""
+"""One run at a time in a process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import TrainerCallback
 
 import fmstune
 from fmstune.delivery import recorder
 from fmstune.errors import ConfigError, RunError
-from fmstune.training.trainers.guarded import GuardedTraining
 from tests.support.end_to_end import journal_points
 
 DEMO: dict[str, Any] = {
@@ -52,36 +50,6 @@ def test_a_second_run_in_a_process_is_refused_and_the_first_keeps_its_points(
     assert recorder._active is None
     with pytest.raises(ConfigError):  # another run may start afterwards
         fmstune.train(settings={"training.nothing": 1})
-
-
-class Loads:
-    """The part of a Trainer that warns about loaded weights."""
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        self.warned = load_result
-
-
-class Guarded(GuardedTraining, Loads):
-    pass
-
-
-def test_a_resume_reports_only_weights_that_are_really_missing() -> None:
-    class Tied(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed = torch.nn.Embedding(4, 2)
-            self.head = torch.nn.Linear(2, 4, bias=False)
-            self.head.weight = self.embed.weight
-            self.other = torch.nn.Linear(2, 2)
-
-    trainer: Any = Guarded()
-    trainer.model = model = Tied()
-    whole = {name: value for name, value in model.state_dict().items() if name != "head.weight"}
-    trainer._issue_warnings_after_load(model.load_state_dict(whole, strict=False))
-    assert trainer.warned.missing_keys == []
-    del whole["other.bias"]
-    trainer._issue_warnings_after_load(model.load_state_dict(whole, strict=False))
-    assert trainer.warned.missing_keys == ["other.bias"]
 
 
 def test_a_merged_model_is_written_to_a_symlinked_directory(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""A resumed run loads every weight of its checkpoint, or says which one is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import Trainer
+
+from fmstune.errors import RunError
+from tests.support.tuned import tune
+
+SETS = ["training.eval_strategy=no", "training.save_steps=1"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    tune("out", *SETS, "training.max_steps=2")
+    return Path("out", "checkpoint-2", "model.safetensors")
+
+
+def test_embeddings_that_are_stored_once_are_not_missing(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(Trainer, "_issue_warnings_after_load", lambda _, found: reported.append(found))
+    assert "lm_head.weight" not in load_file(checkpoint)
+    tune("out", *SETS, "training.max_steps=3", resume="out")
+    (found,) = reported
+    assert (found.missing_keys, found.unexpected_keys) == ([], [])
+
+
+def test_a_missing_weight_is_named(checkpoint: Path) -> None:
+    stored = load_file(checkpoint)
+    removed = next(name for name in stored if name.endswith("q_proj.weight"))
+    save_file(
+        {name: value for name, value in stored.items() if name != removed}, checkpoint, {"format": "pt"}
+    )
+    with pytest.raises(RunError, match=f"checkpoint-2 lacks 1 tensor of the model, {removed} for one"):
+        tune("out", *SETS, "training.max_steps=3", resume="out")
