@@ -20,6 +20,12 @@ from fmstune.text import counted
 
 _BATCH = 8
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_OTHER_WAYS = (
+    "constraints", "force_words_ids", "penalty_alpha", "dola_layers", "prompt_lookup_num_tokens",
+    "assistant_early_exit", "use_mtp",
+)  # fmt: skip
+"""Settings that choose another way to write than token by token. transformers refuses them for several
+prompts, or without code from the hub."""
 
 
 def generate_texts(
@@ -44,11 +50,11 @@ def generate_texts(
     ids = encoded(tokenizer, prompts, special=special)
     ids = [row if max(row, default=0) < known else [] for row in ids]
     room = context_length_of(model)
-    settings = _settings(model, tokenizer, special=special, temperature=temperature)
     answers = [""] * len(prompts)
     with _state_restored(model), cudnn_attention_disabled(), torch.no_grad(), warnings.catch_warnings():
         # PEFT's warning for virtual tokens: positions include them, whatever `generate` passes for the text.
         warnings.filterwarnings("ignore", "Position ids are not supported")
+        settings = _settings(model, tokenizer, special=special, temperature=temperature)
         if seed is not None:
             torch.manual_seed(seed)
         batches = list(_batches(ids, max_new_tokens, room, alone=_has_virtual_tokens(model)))
@@ -243,17 +249,24 @@ def _padded(
 @contextlib.contextmanager
 def _state_restored(model: Any) -> Iterator[None]:
     """Switch to evaluation mode; afterwards restore each module's mode, and torch's random state. The loss
-    that balances experts is not computed: with a cache and padding it fails in transformers."""
+    that balances experts is not computed: with a cache and padding it fails in transformers. The model's own
+    settings choose no other way to write: `generate` takes from them what those passed leave out."""
     modes = [(module, module.training) for module in model.modules()]
     config = model.config.get_text_config()
     balances = getattr(config, "output_router_logits", None)
+    written = getattr(model, "generation_config", None)
+    ways = {name: way for name in _OTHER_WAYS if (way := getattr(written, name, None)) is not None}
     with torch.random.fork_rng():
         model.eval()
+        for name in ways:
+            setattr(written, name, None)
         if balances:
             config.output_router_logits = False
         try:
             yield
         finally:
+            for name, way in ways.items():
+                setattr(written, name, way)
             for module, mode in modes:
                 module.training = mode
             if balances:

@@ -76,6 +76,9 @@ def test_prompts_of_different_lengths_are_answered_in_a_batch_as_each_alone(
         {"return_dict_in_generate": True, "output_scores": True},
         {"stop_strings": ["never said"]},
         {"num_beams": 3, "early_stopping": True},
+        {"penalty_alpha": 0.6, "top_k": 4},
+        {"dola_layers": "low"},
+        {"prompt_lookup_num_tokens": 3},
     ],
     ids=str,
 )
