@@ -22,6 +22,9 @@ from pathlib import Path
 _SECONDS_TO_SHARE = 0.3
 """How long to wait for a process that only inspects a lock, which takes microseconds."""
 _SLEEP = 0.01
+_MOST_REMOVALS = 100
+"""How often a lock file may be found removed. On a file system that numbers files anew each time, it always
+seems to be."""
 _SECONDS_FOR_FOLDER = 20.0
 
 
@@ -95,8 +98,10 @@ def acquire(path: Path) -> Lock | None:
     On a file system without locks, it always succeeds. Raises `OSError` if the file cannot be opened.
     """
     with _serialised(path.parent):
+        left = _MOST_REMOVALS
         while (file := _locked(path)) is not None:
-            if _has_name(file, path):
+            left -= 1
+            if _has_name(file, path) or not left:
                 _write_owner(file)
                 return Lock(path, file)
             os.close(file)  # its holder has removed it meanwhile
