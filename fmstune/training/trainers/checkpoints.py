@@ -5,9 +5,9 @@ continues: training waits only for the copy. Once all files are on the disk, one
 The next checkpoint and the end of training wait for the thread, and its errors stop training at the next
 step.
 
-A checkpoint that is read at once, one of several processes, and the last one, including that of a signal, are
-written in the foreground; the thread then only flushes them to the disk. In either case, older checkpoints
-are removed once a power cut would not damage the new one.
+A checkpoint that is read at once, and the last one, including that of a signal, are written in the
+foreground. So are those of several processes, which the thread then only flushes to the disk. Older
+checkpoints are removed once a power cut would not damage the new one.
 """
 
 from __future__ import annotations
@@ -59,21 +59,16 @@ class _Writing(threading.Thread):
         self._placed = write is None
         self.abandoned = False
 
-    def write(self) -> None:
-        """Write it, and rename it into place, unless that is done."""
-        if self._placed or self._write is None or self._place is None:
-            return
-        self._write()
-        with self._placing:
-            if self.abandoned:
-                raise _Abandoned
-            self._place()
-            self._placed = True
-
     def run(self) -> None:
-        """Write and settle it."""
+        """Write it, rename it into place, and settle it."""
         try:
-            self.write()
+            if self._write is not None and self._place is not None:
+                self._write()
+                with self._placing:
+                    if self.abandoned:
+                        raise _Abandoned
+                    self._place()
+                    self._placed = True
             self._settle()
         except BaseException as error:  # raised in the training thread
             self.failure = error
@@ -143,20 +138,21 @@ class AtomicCheckpoints(OfRun, PrivateHooks):
                     if writing.abandoned:
                         raise _Abandoned
                 share_weights(folder)
-                if in_background:  # otherwise the training would wait for the disk
-                    self.saving.flush()
-                    unfinished.flush(folder)
+                self.saving.flush()
+                unfinished.flush(folder)
 
         def place() -> None:
             with _removed_at_failure(this, target, folder):
                 unfinished.rename_into_place(folder, target)
             self.saving.written(target)
 
-        writing = _Writing(target.name, self._settling(target, flushed=in_background), write, place)
-        if not in_background:
-            writing.write()
-        self._writing = writing
-        writing.start()
+        settle = self._settling(target, flushed=True)
+        writing = self._writing = _Writing(target.name, settle, write, place)
+        if in_background:
+            writing.start()
+        else:
+            writing.run()
+            self.finish_writing()
 
     def _settling(self, target: Path, *, flushed: bool) -> Callable[[], None]:
         """A function that flushes a checkpoint to the disk, unless its files are `flushed`, and then removes
