@@ -45,13 +45,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def model(kind: str) -> Any:
     made = demo.build_model(4)
+    torch.manual_seed(1)
     if kind == "lora":
         made = get_peft_model(made, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
         for name, weights in made.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weights, std=0.1)
     elif kind == "prompt tuning":
-        torch.manual_seed(1)
         made = get_peft_model(made, PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"))
     return made
 
