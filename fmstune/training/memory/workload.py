@@ -38,8 +38,8 @@ def workload(trainer: TunedTrainer) -> Workload | None:
     if head in ("own", "logits") or (tiled and not scores_labelled_alone(args.device)):
         scored = tokens
     reference = trainer.ref_model
-    heads = getattr(settings, "num_attention_heads", None) or 1
-    head_width = getattr(settings, "head_dim", None) or hidden // heads
+    heads = _setting(settings, "num_attention_heads") or 1
+    head_width = _setting(settings, "head_dim") or hidden // heads
     spread = sharding(trainer)
     sizes = [_bytes(weight, master=spread.master) for weight in model.parameters()]
     trained = [_bytes(w, master=spread.master) for w in model.parameters() if w.requires_grad]
@@ -57,7 +57,7 @@ def workload(trainer: TunedTrainer) -> Workload | None:
         layers=layers,
         hidden=hidden,
         heads_width=heads * head_width,
-        keys_width=(getattr(settings, "num_key_value_heads", None) or heads) * head_width,
+        keys_width=(_setting(settings, "num_key_value_heads") or heads) * head_width,
         intermediate=_intermediate(settings, hidden),
         vocabulary=vocabulary,
         heads=heads,
@@ -93,11 +93,20 @@ def activations_in_half(weights: Iterable[Any]) -> bool:
     return sum(count * size for count, size in floats) < 3 * sum(count for count, _ in floats)
 
 
+def _setting(settings: Any, name: str) -> Any:
+    """A setting of the model, or `None`. Where each layer has its own (Gemma 4), the largest: transformers
+    refuses to read that of the model then."""
+    if name not in (getattr(settings, "per_layer_attributes", None) or ()):
+        return getattr(settings, name, None)
+    own = (getattr(layer, name, None) for layer in settings.per_layer_config)
+    return max((value for value in own if isinstance(value, int)), default=None)
+
+
 def _intermediate(settings: Any, hidden: int) -> int:
     """The inner width of the MLP that a token passes through, summed over its experts."""
-    expert = getattr(settings, "moe_intermediate_size", None)
-    experts = getattr(settings, "num_experts_per_tok", None)
-    width = getattr(settings, "intermediate_size", None) or getattr(settings, "ffn_dim", None) or 4 * hidden
+    expert = _setting(settings, "moe_intermediate_size")
+    experts = _setting(settings, "num_experts_per_tok")
+    width = _setting(settings, "intermediate_size") or _setting(settings, "ffn_dim") or 4 * hidden
     if isinstance(experts, int) and experts > 0:
         return experts * (expert if isinstance(expert, int) else width)
     return width if isinstance(width, int) else 4 * hidden
