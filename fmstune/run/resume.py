@@ -231,6 +231,16 @@ def moved(trainer: TunedTrainer, checkpoint: Path) -> str:
     )
 
 
+def stopped_early(checkpoint: Path, config: RunConfig) -> bool:
+    """Whether early stopping had ended the run with this checkpoint: transformers would train on."""
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    kept = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback")
+    patience = config.run.early_stopping_patience
+    if patience is None or not isinstance(kept, dict):
+        return False
+    return int(kept.get("attributes", {}).get("early_stopping_patience_counter", 0)) >= patience
+
+
 def finish(trainer: TunedTrainer, checkpoint: Path) -> None:
     """Load a checkpoint after which no step is left: transformers would make one more. Loads the best weights
     if those are to be kept."""

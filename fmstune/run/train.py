@@ -29,7 +29,7 @@ from fmstune.run.description import describe
 from fmstune.run.directory import RunDirectory
 from fmstune.run.model_card import write_card
 from fmstune.run.preflight import compare, prepare
-from fmstune.run.resume import finish, moved
+from fmstune.run.resume import finish, moved, stopped_early
 from fmstune.run.stream_watch import StreamWatch, stream_ended
 from fmstune.run.tracker_runs import ledger_copier
 from fmstune.run.tracking import in_process_callbacks
@@ -153,6 +153,11 @@ def _fit(run: ActiveRun, built: BuiltTrainer, stop: StopCallback) -> None:
     checkpoint = run.directory.checkpoint
     if checkpoint is not None and run.directory.step >= built.steps:
         run.out.say("resume", f"step {built.steps} was the last; only saving the model is left")
+        finish(built.trainer, checkpoint)
+        return
+    if checkpoint is not None and stopped_early(checkpoint, run.config):
+        at = f"step {run.directory.step}"
+        run.out.say("resume", f"the run had stopped early at {at}; only saving the model is left")
         finish(built.trainer, checkpoint)
         return
     if checkpoint is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fmstune.run.run import run
 from fmstune.training.extensions import Extensions
 from tests.support.architectures import save_tiny
 from tests.support.end_to_end import journal_points
+from tests.support.tracked import rewrite_as_interrupted
 from tests.support.tuned import weights
 
 pytestmark = pytest.mark.usefixtures("small_demo")
@@ -83,6 +85,18 @@ def test_a_resumed_run_stops_where_an_uninterrupted_one_does(whole: tuple[str, s
     tune("rest", PATIENT, resume=f"part/checkpoint-{end - 2}")
     assert max(evaluations("rest")) == end
     assert weights("rest") == weights(output)
+
+
+def test_a_run_killed_after_it_stopped_early_only_saves_its_model(whole: tuple[str, str]) -> None:
+    output, _ = whole
+    shutil.copytree(output, "killed")
+    next(Path("killed").glob("*.safetensors")).unlink()
+    rewrite_as_interrupted(Path("killed"))
+    shown = tune("killed", PATIENT, resume="auto")
+    end = max(evaluations(output))
+    assert f"resume   the run had stopped early at step {end}; only saving the model is left" in shown
+    assert max(evaluations("killed")) == end
+    assert weights("killed") == weights(output)
 
 
 @pytest.mark.parametrize("name", ["eval/mean_token_accuracy", "eval_mean_token_accuracy"])
