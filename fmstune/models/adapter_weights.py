@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import Any
 
 from peft import (
     PeftConfig,
     PeftModel,
     get_peft_model,
+    get_peft_model_state_dict,
     load_peft_weights,
     set_peft_model_state_dict,
 )
@@ -16,7 +18,7 @@ from peft import __version__ as peft_version
 from transformers import PreTrainedModel
 
 from fmstune.config.paths.models import AdapterFile
-from fmstune.errors import ModelError
+from fmstune.errors import ConfigError, ModelError
 from fmstune.models.vocabulary import fit_adapter
 from fmstune.text import counted, first_line
 from fmstune.transformers_compat import MISSING_ADAPTER_KEYS, unused_adapter_weights
@@ -56,6 +58,23 @@ def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: boo
     if not settings.is_prompt_learning:
         _require_all_used(made, adapter)
     return made
+
+
+def require_reloadable(model: Any) -> None:
+    """Raise `ConfigError` if PEFT does not find all weights of the model's LoRA adapter again when it loads
+    them: a resumed run would go on with new ones, and the tuned adapter could not be used."""
+    if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
+        return
+    written = get_peft_model_state_dict(model)
+    strange = set_peft_model_state_dict(model, written).unexpected_keys
+    if strange:
+        lost = sorted({re.sub(r"\.lora_.*", "", name).rpartition(".")[2] for name in strange})
+        raise ConfigError(
+            f"PEFT {peft_version} would not load {counted(len(strange), 'tensor')} of this adapter again, "
+            f"{strange[0]} for one, as it renames them for a model of type {model.config.model_type}: set "
+            f"lora.target_modules to modules without {', '.join(lost)}, such as "
+            'lora.target_modules = ["q_proj", "v_proj"].'
+        )
 
 
 def _require_all_used(model: PeftModel, adapter: AdapterFile) -> None:

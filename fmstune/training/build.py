@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from fmstune.config.methods.known import METHODS
 from fmstune.config.schema.tables import RunConfig
@@ -20,6 +21,7 @@ from fmstune.data.tokens.lengths import are_tokenised, sequence_lengths
 from fmstune.errors import ConfigError
 from fmstune.models import adapters
 from fmstune.models.adapted_modules import unreached_experts
+from fmstune.models.adapter_weights import require_reloadable
 from fmstune.models.attention_kernels import disable_cudnn_attention
 from fmstune.system.compiler import require_compiler
 from fmstune.system.device import Precision, precision
@@ -162,6 +164,8 @@ def _complete(trainer: TunedTrainer, config: RunConfig, inputs: Inputs) -> None:
     trainer.method, trainer.longest_row = config.run.method, config.max_length
     trainer.own_files, trainer.save_dtype = inputs.model.own_files, config.run.save_dtype
     adapters.ready_for_checkpoints(trainer.model)
+    if not is_deepspeed_zero3_enabled():  # it has divided the weights
+        require_reloadable(trainer.model)
     trainer.add_callback(TokensSeen(trainer))
     trainer.add_callback(ResumedSteps())
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, in addition to our own lines

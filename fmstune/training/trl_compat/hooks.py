@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
+from transformers import trainer as trainer_module
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
@@ -30,6 +34,31 @@ class GroupedByEpoch(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         self._grouped.generator = torch.Generator().manual_seed(self._seed + self._epoch)
         return iter(self._grouped)
+
+
+class _WrittenBy:
+    """What the Trainer reads of a checkpoint's `config.json`: the version that wrote it."""
+
+    def __init__(self, path: str) -> None:
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+        self.transformers_version = settings.get("transformers_version")
+
+    @classmethod
+    def from_json_file(cls, path: str) -> _WrittenBy:
+        """As `PreTrainedConfig` does."""
+        return cls(path)
+
+
+@contextlib.contextmanager
+def _reading_versions() -> Iterator[None]:
+    """Let the Trainer read a `config.json` of any architecture: it reads it as `PreTrainedConfig`, which
+    refuses values that only an architecture's own class knows (deepseek_v4)."""
+    own = trainer_module.PreTrainedConfig
+    trainer_module.PreTrainedConfig = _WrittenBy
+    try:
+        yield
+    finally:
+        trainer_module.PreTrainedConfig = own
 
 
 class PrivateHooks:
@@ -84,7 +113,8 @@ class PrivateHooks:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
         self.read_from = resume_from_checkpoint
-        _trainer(super())._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+        with _reading_versions():
+            _trainer(super())._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 
     def _load_best_model(self) -> None:
         self.read_from = str(_trainer(self).state.best_model_checkpoint)
