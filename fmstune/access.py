@@ -56,7 +56,15 @@ def denied(path: Path) -> str:
 
 
 def remedy_of(error: BaseException, path: Path) -> str:
-    """What gives access to `path`, or makes room, as a part of a sentence; empty for other errors."""
+    """What gives access to `path`, or makes room, as a part of a sentence; empty for other errors, and on a
+    disk that fails."""
+    try:
+        return _remedy(error, path)
+    except OSError:
+        return ""
+
+
+def _remedy(error: BaseException, path: Path) -> str:
     number = getattr(error, "errno", None)
     if number in _NO_SPACE:
         return "remove some files" if lacks_inodes(path) else "free some space"
