@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import random
 import shutil
 import threading
 from collections.abc import Iterator
@@ -129,7 +130,8 @@ def tensorboard_whose_shipper_is_killed(folder: Path, name: str) -> Iterator[Sce
     logs, healed = folder / "logs", threading.Event()
 
     def kill() -> None:
-        while not healed.wait(0.05):
+        # At no fixed interval: that could hit the same event each time, which is then the one that kills.
+        while not healed.wait(random.uniform(0.05, 0.25)):
             with contextlib.suppress(psutil.Error):  # a process that ends meanwhile
                 for child in psutil.Process(around[name].pid).children():
                     child.kill()
