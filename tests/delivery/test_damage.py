@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -19,7 +20,7 @@ from fmstune.delivery.journal.reader import JournalReader, is_being_written, las
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledger
 from fmstune.layout import TRACKING_DIR
-from tests.support.journals import journal_path, open_journal
+from tests.support.journals import events, journal_path, open_journal
 
 
 def delete(path: Path) -> None:
@@ -258,3 +259,27 @@ def test_a_damaged_ledger_without_a_copy_is_reported(run_directory: Path) -> Non
     assert aim.error is not None
     assert "its ledger was damaged and is set aside as aim.json.damaged" in aim.error
     assert file.error is None
+
+
+def test_a_journal_that_cannot_be_written_again_stays_in_its_place(
+    run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = open_journal(run_directory)
+    journal.append("params", {"values": {"a": 1}})
+    path, replace = journal_path(run_directory), os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if str(source).endswith(".tmp"):
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    with path.open("ab") as file:
+        file.write(b"not a line")
+    with path.open("r+b") as file:
+        file.write(b"X")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fails)
+        journal.tend()
+        assert path.exists()
+    journal.close()
+    assert [event.seq for event in events(run_directory)] == [1]

@@ -115,7 +115,7 @@ class JournalFile:
         now = time.time()
         if look or not self._looked_at <= now <= self._look_at:
             self._looked_at, self._look_at = now, now + _LOOK_SECONDS
-            if not self._has_its_name():
+            if not self.has_its_name():
                 return self._write_again("was replaced")
         if counters[END] == 0:
             self._write(self._header, counters[LAST])
@@ -187,7 +187,8 @@ class JournalFile:
             return None
         return found if _identity(found) == self._identity else None
 
-    def _has_its_name(self) -> bool:
+    def has_its_name(self) -> bool:
+        """Whether the open file is the one at the journal's path."""
         try:
             return _identity(self.path.stat()) == self._identity
         except OSError:
@@ -234,9 +235,13 @@ class JournalFile:
                 for line, is_event in self._lines():
                     file.write(line)
                     count += is_event
-            if self._is_in_the_way():
-                set_aside(self.path)
-            unfinished.replace(self.path)
+            aside = set_aside(self.path) if self._is_in_the_way() else None
+            try:
+                unfinished.replace(self.path)
+            except BaseException:
+                if aside is not None:
+                    aside.replace(self.path)
+                raise
         except BaseException:
             os.close(opened)
             with contextlib.suppress(OSError):

@@ -171,6 +171,8 @@ class JournalWriter:
             self._family.gave_up = False
             self._look(thorough=True)
             self._write_waiting()
+            if not (self._in_child or self._device or self._file.has_its_name()):
+                self._problem("place", "the journal is not in its place, so its events may be lost")
             self._closed = True
             self._file.close()
             if not self._in_child:
