@@ -65,7 +65,7 @@ def use(named: str, place: Place, work: Callable[[Place], T]) -> T:
     while True:
         try:
             return work(place)
-        except Exception:
+        except Exception:  # each library has its own for a file that is gone
             if not place.checkpoint or (newer := locate(named)).path == place.path:
                 raise
             place = newer

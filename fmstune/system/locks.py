@@ -23,8 +23,8 @@ _SECONDS_TO_SHARE = 0.3
 """How long to wait for a process that only inspects a lock, which takes microseconds."""
 _SLEEP = 0.01
 _MOST_REMOVALS = 100
-"""How often a lock file may be found removed. On a file system that numbers files anew each time, it always
-seems to be."""
+"""How often a lock file may be found removed: on a file system without stable inode numbers, it always seems
+to be."""
 _SECONDS_FOR_FOLDER = 20.0
 
 

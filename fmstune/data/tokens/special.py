@@ -1,7 +1,7 @@
 """The special tokens that a tokenizer adds before and after a text, such as Llama's `<s>`.
 
 A text may have them already: many published prompts start with `<s>`, and answers end with `</s>`. And a
-prompt, which goes on with its answer, does not end with them.
+prompt does not end with them, as its answer follows.
 """
 
 from __future__ import annotations
