@@ -23,7 +23,7 @@ from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.layout import TRACKING_DIR
 from fmstune.training.extensions import Extensions
 from tests.support.journals import events
-from tests.support.tuned import tune, weights
+from tests.support.tuned import tune, weights, weights_of
 
 SETS = ["training.save_steps=2", "tracking.artifacts=checkpoints"]
 CALLS = [
@@ -76,10 +76,8 @@ def failing(run: Path, seed: int, share: float) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole() -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        tune(f"{folder}/out", *SETS)
-        yield weights(Path(folder, "out"))
+def whole() -> str:
+    return weights_of(*SETS)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

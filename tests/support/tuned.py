@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,13 @@ def weights(directory: str | Path) -> str:
     files = sorted(Path(directory).glob("*.safetensors"))
     assert files, directory
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def weights_of(*sets: str) -> str:
+    """A hash of the weights that a short run with these settings trains."""
+    with tempfile.TemporaryDirectory() as folder:
+        tune(f"{folder}/out", *sets)
+        return weights(f"{folder}/out")
 
 
 def fmstune(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.models.checkpoints import obstacle
 from tests.support.journals import journal_path
-from tests.support.tuned import tune, weights
+from tests.support.tuned import tune, weights, weights_of
 
 SETS = ["training.lr_scheduler_type=constant", "training.eval_strategy=no", "training.save_steps=1"]
 LACKS = ["links", "permissions", "fsync", "free space", "total space", "folder renames", "gcsfuse"]
@@ -58,10 +58,8 @@ def lacking(what: set[str], below: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole() -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        tune(f"{folder}/out", *SETS)
-        yield weights(Path(folder, "out"))
+def whole() -> str:
+    return weights_of(*SETS)
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
