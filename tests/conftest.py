@@ -18,10 +18,12 @@ from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from tests.support import logs
 from tests.support.durations import RANKS
+from tests.support.hung import Hung, can_be_ended
 from tests.support.isolation import ENVIRONMENT, isolate, reset_signal_handlers, restore
 from tests.support.journals import close_journals, open_journal
 from tests.support.logs import LOGS, Logs
 from tests.support.metadata import read_once
+from tests.support.once import SHARED
 from tests.support.small_demo import smaller
 from tests.support.warm import share, worker
 from tests.support.warm_shippers import install
@@ -32,6 +34,8 @@ install()
 _HOME = (
     isolate()
 )  # before test modules import torch and huggingface_hub, which read the environment at import
+_MOST_SECONDS = 1500
+"""Without any test that begins or ends; more than the time limit of a test."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,7 +44,11 @@ def pytest_configure(config: pytest.Config) -> None:
         gc.enable()  # the controller collects no tests
         paths = (Path(config.invocation_params.dir, arg.partition("::")[0]) for arg in config.args)
         share(filter(Path.exists, paths))
+        if SHARED in os.environ:
+            config.pluginmanager.register(Hung(Path(os.environ[SHARED]), _MOST_SECONDS))
         return
+    if hasattr(config, "workerinput") and SHARED in os.environ:
+        can_be_ended(Path(os.environ[SHARED]), config.workerinput["workerid"])
     from hypothesis import settings  # takes pytest two seconds to rewrite; the controller needs none
 
     # The same examples on every run: more of them would find nothing new in unchanged code;

@@ -88,6 +88,49 @@ def test_user_settings_do_not_affect_the_tests() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+HANGS = """
+import os, signal, threading
+
+def test_stops(): os.kill(os.getpid(), signal.SIGSTOP)
+
+def test_waits():
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    threading.Event().wait()
+
+def test_passes(): pass
+"""
+WATCHES = """
+from pathlib import Path
+from tests.support.hung import Hung, can_be_ended
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        can_be_ended(Path.cwd(), config.workerinput["workerid"])
+    else:
+        config.pluginmanager.register(Hung(Path.cwd(), 1))
+"""
+
+
+def test_a_session_in_which_tests_hang_ends_and_names_them(tmp_path: Path) -> None:
+    (tmp_path / "test_hangs.py").write_text(HANGS)
+    (tmp_path / "conftest.py").write_text(WATCHES)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    for name in ("stops", "waits"):
+        assert f"crashed while running 'test_hangs.py::test_{name}'" in done.stdout
+    assert "2 failed, 1 passed" in done.stdout
+    assert "in test_waits" in done.stderr  # where it hung
+
+
 def facts(*, fresh: bool, closed: bool, cwd: Path) -> dict[str, Any]:
     limits = {resource.RLIMIT_NOFILE: 500}
     done = fmstune(

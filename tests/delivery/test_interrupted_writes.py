@@ -22,24 +22,50 @@ from fmstune.delivery.recorder import Recorder, active
 from fmstune.report.replay import replay
 from tests.support.journals import journal_path, open_journal
 from tests.support.moments import acting
+from tests.support.waiting import wait_for
+
+
+class Monitor:
+    """Tracks from the signal of a timer, and counts its samples.
+
+    Each sample sets the timer for the next one: a timer that goes on alone would leave a slow machine no time
+    between two handlers."""
+
+    def __init__(self, every: float) -> None:
+        self.samples = 0
+        self._every, self._ended = every, False
+
+    def start(self) -> None:
+        """Set the timer."""
+        signal.setitimer(signal.ITIMER_REAL, self._every)
+
+    def sample(self, signum: int, frame: object) -> None:
+        """Handle the signal."""
+        self.samples += 1
+        fmstune.track(1.0, "sample")
+        if not self._ended:
+            self.start()
+
+    def end(self) -> None:
+        """Stop the timer."""
+        self._ended = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @contextmanager
-def sampling(every: float) -> Iterator[Counter[str]]:
-    """A monitor that tracks from a timer signal; counts its samples."""
-    count = Counter[str]()
-
-    def sample(signum: int, frame: object) -> None:
-        count["sample"] += 1
-        fmstune.track(1.0, "sample")
-
-    before = signal.signal(signal.SIGALRM, sample)
-    signal.setitimer(signal.ITIMER_REAL, every, every)
+def monitoring(every: float, *, at_once: bool = True) -> Iterator[Monitor]:
+    """A monitor, in the place of the timer of the test's time limit."""
+    monitor = Monitor(every)
+    limit = signal.setitimer(signal.ITIMER_REAL, 0)
+    before = signal.signal(signal.SIGALRM, monitor.sample)
     try:
-        yield count
+        if at_once:
+            monitor.start()
+        yield monitor
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        monitor.end()
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *limit)
 
 
 def recorded(directory: Path) -> Counter[str]:
@@ -59,35 +85,35 @@ def test_a_monitor_whose_signals_interrupt_writes_neither_stops_the_training_nor
         return put(body, now)
 
     monkeypatch.setattr(recorder.journal._file, "put", slow)
-    with active(recorder), sampling(0.001) as count:
+    with active(recorder), monitoring(0.001) as monitor:
         for _ in range(50):
             fmstune.track(1.0, "loss")
     recorder.journal.tend()
-    assert count["sample"] > 50
-    assert recorded(run_directory) == {"loss": 50, "sample": count["sample"]}
+    assert monitor.samples > 50
+    assert recorded(run_directory) == {"loss": 50, "sample": monitor.samples}
     assert recorder.journal.unrecorded == 0
 
 
 def test_signals_that_arrive_while_another_thread_writes_are_queued(
     recorder: Recorder, run_directory: Path
 ) -> None:
-    held, waiting = threading.Event(), threading.Event()
+    main, held = threading.get_ident(), threading.Event()
 
     def hold() -> None:
         with recorder.journal._lock:
             held.set()
-            waiting.wait()
-            time.sleep(1)
+            wait_for(lambda: main in recorder.journal._inside)
+            monitor.start()  # not before: a handler that waits here while `main` holds a lock of this thread
+            wait_for(lambda: monitor.samples > 20)
 
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait()
-    with active(recorder), sampling(0.0005) as count:
-        waiting.set()
+    with active(recorder), monitoring(0.0005, at_once=False) as monitor:
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
         fmstune.track(1.0, "loss")
     thread.join()
     recorder.journal.tend()
-    assert recorded(run_directory) == {"loss": 1, "sample": count["sample"]}
+    assert recorded(run_directory) == {"loss": 1, "sample": monitor.samples}
 
 
 def test_what_a_handler_tracks_is_bounded_and_dropped_events_are_counted(
@@ -126,14 +152,14 @@ def test_what_a_handler_tracks_while_the_status_is_written_does_not_follow_it(
         return put(body, now)
 
     monkeypatch.setattr(recorder.journal._file, "put", slow)
-    with active(recorder), sampling(0.001) as count:
+    with active(recorder), monitoring(0.001) as monitor:
         recorder.close("finished")
         recorder.journal.close()
     last = last_event(journal_path(run_directory))
     assert last is not None
     assert last.kind == "status"
     kept = recorded(run_directory)["sample"]
-    assert recorder.journal.unrecorded == recorder.journal.late == count["sample"] - kept > 0
+    assert recorder.journal.unrecorded == recorder.journal.late == monitor.samples - kept > 0
 
 
 class Left(BaseException):
