@@ -78,8 +78,16 @@ def _main(arguments: list[str]) -> NoReturn:
         # If a run's summary has been printed, that reports how it ended.
         as_json = _wants_json(arguments) and not getattr(error, "answered", False)
         code, expected = getattr(error, "exit_code", 1), hasattr(error, "exit_code")
-        _fail(in_words(error), code, expected=expected, as_json=as_json)
+        message = in_words(error)
+        _fail(message, code, expected=expected, as_json=as_json, hint=_where(error, message, arguments))
     sys.exit(code)
+
+
+def _where(error: BaseException, message: str, arguments: list[str]) -> str:
+    """What shows where an error that nobody foresaw comes from: the run's log, or a flag; `""` for others."""
+    if not message.startswith(type(error).__name__) or "--debug" in arguments:
+        return ""
+    return f" ({getattr(error, 'log', '--debug')} shows where)"
 
 
 def _wants_json(arguments: list[str]) -> bool:
@@ -185,7 +193,9 @@ def _print_traceback() -> None:
     print(hide(traceback.format_exc()), file=sys.stderr)
 
 
-def _fail(message: str, code: int, *, expected: bool = True, as_json: bool = False) -> NoReturn:
+def _fail(
+    message: str, code: int, *, expected: bool = True, as_json: bool = False, hint: str = ""
+) -> NoReturn:
     from fmstune.launch import rank as ranks
     from fmstune.secrets.redaction import hide
 
@@ -201,7 +211,7 @@ def _fail(message: str, code: int, *, expected: bool = True, as_json: bool = Fal
         if as_json:
             _print_json_error(message, code)
         with contextlib.suppress(OSError, ValueError):  # without a reader, the exit code has to do
-            print(f"error: {message}", file=sys.stderr, flush=True)
+            print(f"error: {message}{hint}", file=sys.stderr, flush=True)
     raise _Reported(code)
 
 

@@ -77,7 +77,7 @@ def recorded(
         ending.hold()
         status, error = _status_of(stopped)
         if status == "failed" and os.getpid() == process:
-            _write_error_log(directory.path, redactor)
+            _write_error_log(directory.path / ERROR_LOG, redactor, stopped)
         raise
     finally:
         if os.getpid() != process:
@@ -235,6 +235,7 @@ def _header(config: RunConfig, directory: RunDirectory, after: int = 0) -> Heade
     )
 
 
-def _write_error_log(directory: Path, redactor: Redactor) -> None:
+def _write_error_log(path: Path, redactor: Redactor, error: Any) -> None:
     with contextlib.suppress(OSError):  # the disk may have failed; the error itself is printed
-        (directory / ERROR_LOG).write_text(redactor.text(traceback.format_exc()), encoding="utf-8")
+        path.write_text(redactor.text(traceback.format_exc()), encoding="utf-8")
+        error.log = path

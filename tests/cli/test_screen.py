@@ -80,7 +80,7 @@ def test_a_truncated_file_is_not_reported_as_an_interruption(
     with pytest.raises(SystemExit) as left:
         main(["train", "--output-dir", str(tmp_path / "out")])
     assert left.value.code == 1
-    assert capsys.readouterr().err.endswith("error: EOFError: Ran out of input\n")
+    assert capsys.readouterr().err.endswith("error: EOFError: Ran out of input (--debug shows where)\n")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_crash_and_an_error_are_in_the_log_and_a_resumed_run_appends_to_it(tmp
     (tmp_path / "crashes.py").write_text(CRASHES.replace("ctypes.string_at(0)", "raise ValueError('mine')"))
     done = fmstune(*TRAIN, "--resume", "--set", "run.callbacks=['crashes:Crashes']", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.endswith("error: ValueError: mine\n")
+    assert done.stderr.endswith("error: ValueError: mine (out/error.log shows where)\n")
     log = (tmp_path / "out/train.log").read_text()
     assert log.count("--- ") == 2
     assert log.count("last words") == 2

@@ -70,6 +70,7 @@ class Family:
 
 def _nameless() -> int:
     if hasattr(os, "memfd_create"):  # on Linux: needs no disk
-        return os.memfd_create("fmstune-journal", os.MFD_CLOEXEC)
+        with contextlib.suppress(OSError):  # hardened kernels and sandboxes refuse it
+            return os.memfd_create("fmstune-journal", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

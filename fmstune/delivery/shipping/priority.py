@@ -27,7 +27,8 @@ _ENABLED = Path("/proc/sys/kernel/sched_autogroup_enabled")
 
 def lower_while_importing() -> None:
     """Lower this process's priority while it imports its SDK, so that the training's imports come first."""
-    os.nice(_NICE)
+    with contextlib.suppress(OSError):  # refused by a sandbox
+        os.nice(_NICE)
     _renice_session(os.getpid(), _NICE)
 
 
@@ -89,8 +90,8 @@ def _can_leave_idle() -> bool:
 
 
 def _can_raise_priority() -> bool:
-    nice = os.getpriority(os.PRIO_PROCESS, 0)
     try:
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
         os.setpriority(os.PRIO_PROCESS, 0, nice - 1)
     except OSError:
         return False
