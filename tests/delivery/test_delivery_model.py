@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fmstune.delivery.ledger import Ledger, load_ledger
@@ -136,8 +136,10 @@ GUARANTEES = st.fixed_dictionaries(
         "idempotent": st.booleans(),
         "takes_late": st.booleans(),
         "durable_on": st.sampled_from(["call", "close"]),
+        "knows_last": st.booleans(),
     }
 )
+KNOWS_LAST = {"idempotent": True, "takes_late": True, "durable_on": "call", "knows_last": True}
 REFUSALS = st.dictionaries(
     st.integers(1, 20),
     st.sampled_from(["raise", "raise", "outage", "base", "exit", "kill", "hang", "break"]),
@@ -195,6 +197,7 @@ def play(
 
 
 @given(st.lists(st.sampled_from(ACTIONS), max_size=25), TROUBLES, REFUSALS, st.booleans(), GUARANTEES)
+@example(["metrics", "metrics", "metrics", "deliver"], ["fine", "raise", "kill after"], {}, True, KNOWS_LAST)
 @SEARCH
 def test_each_event_that_is_not_refused_arrives_exactly_once(
     script: list[str],

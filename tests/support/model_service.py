@@ -116,6 +116,8 @@ class ModelTracker(Tracker):
 
     media = frozenset({"text"})
     service: ClassVar[Service]
+    knows_last: ClassVar[bool]
+    """Whether it reports the last event that the service holds, as one that records it there."""
     storage: int | None = None
     opened_in: int
 
@@ -129,7 +131,8 @@ class ModelTracker(Tracker):
             service.runs.add(run)
         self.opened_in = service.storage
         service.called()
-        return TrackerRun(run)
+        reports = self.knows_last and self.durable_on == "call" and not service.lacking
+        return TrackerRun(run, delivered_through=max(service.stored, default=None) if reports else None)
 
     def holds(self, last: int) -> bool:
         service = self.service
@@ -200,7 +203,9 @@ class ModelTracker(Tracker):
         service.called()
 
 
-def tracker_with(service: Service, *, idempotent: bool, takes_late: bool, durable_on: str) -> type[Tracker]:
+def tracker_with(
+    service: Service, *, idempotent: bool, takes_late: bool, durable_on: str, knows_last: bool
+) -> type[Tracker]:
     """A tracker class of `service` with these guarantees."""
     guarantees = {"idempotent": idempotent, "takes_late": takes_late, "durable_on": durable_on}
-    return type("Made", (ModelTracker,), {"service": service, **guarantees})
+    return type("Made", (ModelTracker,), {"service": service, "knows_last": knows_last, **guarantees})

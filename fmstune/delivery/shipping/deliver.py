@@ -114,7 +114,7 @@ class Delivery(BatchDelivery):
             self.ledger = self._with_suspicion(self.ledger.suspicion.accepted([event.seq]))
             return True  # a status followed by more events was not final: the run was resumed
         self._open_run()
-        if event.seq <= self._held and not again:
+        if event.seq <= self._held and not again and self._is_known_held(event.seq):
             self._redelivered.add(event.seq)
             return True
         if self._handover.takes(event):
@@ -148,6 +148,11 @@ class Delivery(BatchDelivery):
         else:
             self._redelivered.add(event.seq)
         return True
+
+    def _is_known_held(self, seq: int) -> bool:
+        """Whether the service holds an event up to the last one that it reports; later ones may have been
+        accepted after a suspect was not."""
+        return seq in self._redelivered or self.ledger.suspicion.mark(seq) is None
 
     def _deliver(self, event: Event) -> bool:
         if (raised := self._pop_raised(event)) is not None:
