@@ -236,10 +236,17 @@ class Tracker:
         are tracked again."""
 
     def track_media(self, media: Media) -> None:
-        """Track a text, an image or a histogram; `media` lists the supported kinds."""
+        """Track a text, an image or a histogram; `media` lists the supported kinds. Raises `TrackerError` for
+        another one."""
+        self._refuse(f"{media.kind}s")
 
     def track_artifact(self, artifact: Artifact) -> None:
-        """Track files, such as the tuned model."""
+        """Track files, such as the tuned model. Raises `TrackerError` unless `takes_artifacts`."""
+        self._refuse("artifacts")
+
+    def _refuse(self, what: str) -> None:
+        if type(self) is not Tracker:
+            raise TrackerError(f"{self.name} stores no {what}")
 
     def flush(self) -> None:
         """Return once the service has stored everything delivered so far.

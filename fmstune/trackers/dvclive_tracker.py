@@ -157,6 +157,8 @@ class DvcLiveTracker(WholePointTracker):
             self._note()
 
     def track_media(self, media: Media) -> None:
+        if media.kind not in self.media:
+            self._refuse(f"{media.kind}s")
         assert media.file is not None
         step, more = media.step or 0, f"-{media.repeats}" if media.repeats else ""
         name = self.limits.prefix(media.stage) + f"{media.name}/{step}{more}"

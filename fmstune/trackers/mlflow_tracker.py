@@ -227,6 +227,8 @@ class MlflowTracker(WholePointTracker):
         self._note_held()
 
     def track_media(self, media: Media) -> None:
+        if media.kind not in self.media:
+            self._refuse(f"{media.kind}s")
         log = log_text if media.kind == "text" else log_image
         log(self._opened(), self._run_id, media)
         self._note_held()

@@ -17,6 +17,8 @@ import pytest
 import torch
 
 from fmstune import get_tracker
+from fmstune.trackers.base import Artifact, Media, TrackerError
+from fmstune.trackers.built_in import BUILT_IN
 from tests.support.end_to_end import Points, aim_points, mlflow_points, tensorboard_points, wandb_points
 from tests.support.logs import Logs
 from tests.support.mlflow_servers import store_in
@@ -47,6 +49,24 @@ def test_a_value_that_is_left_out_is_named_once(
     assert told == [
         f"{name}: metric {each} is not a number and is left out" for each in ("verdict", "spread")
     ]
+
+
+HELD = {
+    "text": Media("text", "note", text="hello", stage="eval", step=1),
+    "image": Media("image", "shown", file=Path("shown.png"), stage="eval", step=1),
+    "histogram": Media("histogram", "spread", counts=(1, 2), stage="eval", step=1),
+}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_what_a_tracker_does_not_store_is_an_error_in_a_script(name: str) -> None:
+    tracker = get_tracker(name)
+    for kind in HELD.keys() - tracker.media if name != "none" else ():
+        with pytest.raises(TrackerError, match=f"^{name} stores no {kind}s$"):
+            tracker.track_media(HELD[kind])
+    if not tracker.takes_artifacts and name != "none":
+        with pytest.raises(TrackerError, match=f"^{name} stores no artifacts$"):
+            tracker.track_artifact(Artifact("model", "model", Path("model")))
 
 
 CHANGED = """
