@@ -18,6 +18,7 @@ from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.forms import Form, filled, renamed
 from fmstune.data.rows.loss_columns import LOSS_COLUMNS, loss_of, nan_weight
 from fmstune.data.rows.openai import as_pair
+from fmstune.data.rows.padding import NOT_USED, without_padding
 from fmstune.data.rows.preferences import demo_pair, recognise_preferences
 from fmstune.data.rows.shapes import PREFERENCES, Recognised, Shape, recognise
 from fmstune.data.rows.squad import with_one_answer
@@ -182,7 +183,9 @@ class Reader:
         formed = with_our_columns(formed, self.method)
         if self.recognised is None:
             self.recognised = self._recognise(formed, place)
-        read = self.recognised.read(formed, place, self.unused)
+        read, padded = without_padding(self.recognised.read(formed, place, self.unused))
+        if padded:
+            self.unused.add(NOT_USED, place)
         asked = loss_of(formed, place, self.recognised.shape)
         read = {**read, **asked} if asked else read
         for name in left_out:
