@@ -166,6 +166,40 @@ def no_gguf_bar() -> Iterator[None]:
         modeling_gguf_pytorch_utils.tqdm = drawn
 
 
+def gguf_metadata(file: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The metadata of a GGUF file, of lists of strings only their lengths, and the names of its tensors:
+    in milliseconds, for which the package gguf takes seconds."""
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    metadata, tensors = read_gguf_metadata(file)
+    return metadata, tuple(tensors)
+
+
+def gguf_settings_read(architecture: str) -> set[str] | None:
+    """The metadata of a GGUF file that transformers puts into its configuration; `None` if it has a reader
+    for files of this architecture, which reads all of them."""
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+
+    if architecture in GGUF_CONFIG_ARCHS:
+        return None
+    known = {re.sub(r"[-_]", "", name): keys for name, keys in GGUF_CONFIG_MAPPING.items()}
+    found = known.get(re.sub(r"[-_]", "", architecture), {})
+    return {key for key, name in found.items() if name is not None}
+
+
+def gguf_names(model: Any, architecture: str) -> set[str] | None:
+    """The names that a model's weights have in a GGUF file; `None` where transformers reports the others
+    itself."""
+    from transformers import modeling_gguf_pytorch_utils as of_gguf
+    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+
+    if architecture in GGUF_CONFIG_ARCHS:
+        return None
+    kind = of_gguf.TENSOR_PROCESSORS.get(architecture, of_gguf.TensorProcessor)
+    return set(of_gguf.get_gguf_hf_weights_map(model, kind(config=model.config.to_dict())))
+
+
 # PEFT.
 
 MISSING_ADAPTER_KEYS = "missing adapter keys"

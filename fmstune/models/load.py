@@ -33,7 +33,13 @@ from fmstune.models.load_errors import weights_lacking, why_not_loaded
 from fmstune.models.locate import require_local_model
 from fmstune.models.saving import OwnFiles, settings_to_keep
 from fmstune.models.tokenizer_file import unlike_its_file
-from fmstune.models.weights_used import ignored_shards, record_untied, require_no_integers, unused_weights
+from fmstune.models.weights_used import (
+    ignored_shards,
+    record_untied,
+    require_no_integers,
+    unread_settings,
+    unused_weights,
+)
 from fmstune.system.collector import imports_done
 from fmstune.transformers_compat import OWN_KEYS, forget_quantization, hub_commit, no_gguf_bar
 
@@ -104,8 +110,13 @@ def load_model(
     missing: Collection[str] = ()
     said: list[str | None] = [ignored_shards(config)]
     own = OwnFiles()
+    place = str(Path(config.path, config.gguf_file)) if config.gguf_file else config.path
     try:
         settings = AutoConfig.from_pretrained(path, **common)
+        file = None
+        if config.gguf_file is not None:
+            file = gguf.read_gguf(path, config.gguf_file, config.revision)
+            said.append(unread_settings(gguf.complete(settings, file), place))
         packed = getattr(settings, "quantization_config", None)
         if packed is None:
             require_no_integers(config)
@@ -134,7 +145,9 @@ def load_model(
                     [key for key in keys if key.startswith(f"{model.base_model_prefix}.")]
                     for keys in (missing, unexpected)
                 )
-            said.append(unused_weights(unexpected, config.path))
+            if file is not None:
+                unexpected = {*unexpected, *gguf.unplaced(model, file)}
+            said.append(unused_weights(unexpected, place))
             if packed is not None and config.quantization is None and config.gguf_file is None:
                 said.append(quantization.unpacked(model, packed, config.path))
             record_untied(model)
@@ -144,14 +157,14 @@ def load_model(
     except Exception as error:  # each library below has its own errors, including bare `Exception`s
         raise ModelError(why_not_loaded(config, "model", error)) from error
     if missing:
-        raise ModelError(weights_lacking(config.path, missing, settings.architectures, type(model).__name__))
+        raise ModelError(weights_lacking(place, missing, settings.architectures, type(model).__name__))
     if config.gguf_file is not None:
         forget_quantization(model)
     if config.quantization is not None:
         model = quantization.prepare(model)
     record_base(model, config, seed)
     identity = {
-        "path": str(Path(config.path) / config.gguf_file) if config.gguf_file else config.path,
+        "path": place,
         "type": settings.model_type,
         "parameters": model.num_parameters(),
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -23,7 +23,13 @@ def why_not_loaded(config: ModelConfig, what: str, error: Exception) -> str:
     path = config.path
     first = _explained(error)
     if Path(path).is_dir() and config.gguf_file is not None:
-        return f"the {what} in {str(Path(path) / config.gguf_file)!r} cannot be read: {first}"
+        file = str(Path(path) / config.gguf_file)
+        if "ignore_mismatched_sizes" in first:
+            return (
+                f"the weights in {file!r} do not fit the model that transformers makes of its metadata: "
+                "their sizes differ. Use the original model."
+            )
+        return f"the {what} in {file!r} cannot be read: {first}"
     if "trust_remote_code" in str(error):
         where = "there" if Path(path).is_dir() else "on the hub"
         return (
@@ -48,6 +54,11 @@ def why_not_loaded(config: ModelConfig, what: str, error: Exception) -> str:
     )
 
 
+def description(path: str) -> str:
+    """Where the model at a path is described."""
+    return "metadata" if path.lower().endswith(".gguf") else "config.json"
+
+
 def weights_lacking(path: str, missing: Collection[str], own: Collection[str] | None, loaded: str) -> str:
     """The message for a model without the weights named `missing`: `own` are the classes that its config.json
     names, `loaded` is the one that has those weights."""
@@ -57,10 +68,13 @@ def weights_lacking(path: str, missing: Collection[str], own: Collection[str] | 
             f"the model {path!r} is a {min(own)}: it lacks {lacking} of a {loaded}, {min(missing)} for one. "
             f"Use a {loaded}."
         )
-    return (
-        f"the weights of {path!r} are not complete: they lack {lacking} that its config.json asks for, "
-        f"{min(missing)} for one."
+    found = (
+        f"the weights of {path!r} are not complete: they lack {lacking} that its {description(path)} asks "
+        f"for, {min(missing)} for one"
     )
+    if path.lower().endswith(".gguf"):
+        return f"{found}, or have them under names that transformers does not know. Use the original model."
+    return f"{found}."
 
 
 def _of_directory(path: str, what: str, first: str) -> str:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ModelError
+from fmstune.models.load_errors import description
 from fmstune.text import counted
 from fmstune.transformers_compat import tied_weights
 
@@ -21,7 +22,17 @@ def unused_weights(unexpected: Collection[str], path: str) -> str | None:
         return None
     return (
         f"{counted(len(unexpected), 'tensor')} in the weights of {path!r} are not part of the model that its "
-        f"config.json describes, {min(unexpected)} for one; they are neither used nor saved"
+        f"{description(path)} describes, {min(unexpected)} for one; they are neither used nor saved"
+    )
+
+
+def unread_settings(unread: Collection[str], path: str) -> str | None:
+    """A message about settings of a GGUF file that a model is computed without; `None` if there are none."""
+    if not unread:
+        return None
+    return (
+        f"{path} says {', '.join(unread)}, which transformers does not read: the model is computed without, "
+        "and may answer otherwise than the original"
     )
 
 

@@ -7,15 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from fmstune import demo
 from fmstune.config.load.load import load
 from fmstune.config.paths.models import split_gguf
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, DataError, ModelError
+from fmstune.models.gguf import GgufFile, complete
 from fmstune.models.load import load_model, load_tokenizer
 from fmstune.models.locate import locate
 from fmstune.models.merge import merge
@@ -58,6 +61,113 @@ def test_after_training_it_is_a_plain_model_in_float32() -> None:
     assert AutoTokenizer.from_pretrained("out").chat_template
     repeated = load(Path("out/config.toml"))
     assert repeated.model.path == "demo.gguf"
+
+
+def _linear(writer: gguf.GGUFWriter) -> None:
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(4.0)
+
+
+def _yarn(writer: gguf.GGUFWriter) -> None:
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(4.0)
+    writer.add_rope_scaling_orig_ctx_len(16)
+
+
+def _original(seed: int, positions: dict[str, Any]) -> Any:
+    """The demo model with scaled positions."""
+    model = demo.build_model(seed)
+    model.config.rope_parameters = model.config.rope_parameters | positions
+    scaled = type(model)(model.config)
+    scaled.load_state_dict(model.state_dict())
+    return scaled
+
+
+@pytest.mark.parametrize(
+    ("further", "positions"),
+    [
+        (_linear, {"rope_type": "linear", "factor": 4.0}),
+        (_yarn, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}),
+    ],
+)
+def test_its_positions_are_scaled_as_it_says_also_in_the_tuned_model(
+    further: Any, positions: dict[str, Any]
+) -> None:
+    write_demo(Path("demo.gguf"), seed=6, further=further)
+    loaded = load_model(ModelConfig(path="demo.gguf"), lora=False, seed=0)
+    assert torch.allclose(logits(loaded.model), logits(_original(6, positions)), atol=1e-5)
+    assert not torch.allclose(logits(loaded.model), logits(demo.build_model(6)), atol=0.1)
+    assert loaded.notes == ()
+    train(Path("out"), model="demo.gguf")
+    assert positions.items() <= json.loads(Path("out/config.json").read_text())["rope_parameters"].items()
+
+
+def test_a_llama_3_model_has_the_scaling_from_which_its_factors_follow() -> None:
+    positions = {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192, "rope_theta": 5e5,
+    }  # fmt: skip
+    original = _original(6, positions)
+    rotary = next(module for module in original.modules() if hasattr(module, "inv_freq"))
+    size = 2 * len(rotary.inv_freq)
+    unscaled = 1 / 5e5 ** (torch.arange(0, size, 2) / size)
+    factors = {"rope_freqs.weight": (unscaled / rotary.inv_freq).numpy()}
+    write_demo(Path("demo.gguf"), 6, further=lambda writer: writer.add_rope_freq_base(5e5), tensors=factors)
+    loaded = load_model(ModelConfig(path="demo.gguf"), lora=False, seed=0)
+    assert torch.allclose(logits(loaded.model), logits(original), atol=1e-5)
+    assert loaded.model.config.rope_parameters == positions
+    assert loaded.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "metadata", "expected"),
+    [
+        ("starcoder2", {"rope.freq_base": 1e6}, {"rope_parameters": {"rope_theta": 1e6}}),
+        ("starcoder2", {"attention.sliding_window": 64}, {"sliding_window": 64}),
+        ("phi3", {"attention.sliding_window": 0}, {"sliding_window": None}),
+        ("phi3", {"attention.sliding_window": 2**20}, {"sliding_window": None}),
+        ("phi3", {"rope.dimension_count": 72}, {"rope_parameters": {"partial_rotary_factor": 0.75}}),
+        ("gemma2", {"final_logit_softcapping": 9.0}, {"final_logit_softcapping": 9.0}),
+        ("nemotron", {"attention.layer_norm_epsilon": 0.5}, {"norm_eps": 0.5}),
+        ("gemma4_text", {"attention.key_length": 512, "rope.dimension_count": 512}, {"head_dim": 256}),
+        (
+            "phi3",
+            {"rope.scaling.original_context_length": 4096, "rope.scaling.attn_factor": 1.2},
+            {
+                "original_max_position_embeddings": 4096,
+                "rope_parameters": {
+                    "rope_type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [2.0, 3.0],
+                    "original_max_position_embeddings": 4096, "attention_factor": 1.2,
+                },
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_transformers_leaves_out_are_those_of_the_model(
+    kind: str, metadata: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    settings = AutoConfig.for_model(kind)
+    factors = {"rope_factors_short.weight": [1.0, 1.1], "rope_factors_long.weight": [2.0, 3.0]}
+    long = "rope.scaling.attn_factor" in metadata
+    file = GgufFile(kind.removesuffix("_text"), metadata, (), factors if long else {})
+    assert complete(settings, file) == ()
+    found = settings.to_dict()
+    for key, value in expected.items():
+        assert value.items() <= found[key].items() if isinstance(value, dict) else found[key] == value
+
+
+def test_what_it_says_and_the_model_does_not_compute_is_named() -> None:
+    def scaled(writer: gguf.GGUFWriter) -> None:
+        writer.add_logit_scale(0.25)
+
+    bias = {"blk.0.ffn_up.bias": np.zeros(4, np.float32), "rope_freqs.weight": np.full(4, 7, np.float32)}
+    write_demo(Path("demo.gguf"), seed=6, further=scaled, tensors=bias)
+    settings, tensors = load_model(ModelConfig(path="demo.gguf"), lora=False, seed=0).notes
+    assert (
+        "demo.gguf says logit_scale = 0.25, rope_freqs.weight, which transformers does not read" in settings
+    )
+    assert "1 tensor in the weights of 'demo.gguf'" in tensors
+    assert "blk.0.ffn_up.bias for one; they are neither used nor saved" in tensors
 
 
 def test_an_adapter_finds_it_again_and_is_merged_into_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gguf
@@ -24,8 +25,17 @@ _LAYER = {
 _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
 
 
-def write_demo(path: Path, seed: int, *, quantised: bool = False, template: bool = True) -> Path:
-    """Write the demo model with the weights of `seed`; matrices are in Q8_0 if `quantised`."""
+def write_demo(
+    path: Path,
+    seed: int,
+    *,
+    quantised: bool = False,
+    template: bool = True,
+    further: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
+    tensors: Mapping[str, np.ndarray] | None = None,
+) -> Path:
+    """Write the demo model with the weights of `seed`; matrices are in Q8_0 if `quantised`. `further` adds
+    metadata, and `tensors` are written beside the model's own."""
     model = demo.build_model(seed)
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
@@ -40,6 +50,9 @@ def write_demo(path: Path, seed: int, *, quantised: bool = False, template: bool
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
     _add_tokenizer(writer, template=template)
+    further(writer)
+    for name, values in (tensors or {}).items():
+        writer.add_tensor(name, values)
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight":  # tied
             continue
