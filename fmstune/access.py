@@ -89,6 +89,16 @@ def _remedy(error: BaseException, path: Path) -> str:
     return f"{first}`chmod {rights} {shlex.quote(name)}` gives you access"
 
 
+def lacks_home(error: BaseException | None = None) -> bool:
+    """Whether this user has no home directory that is known, as a container's user without a name and HOME;
+    with an error, whether that is its cause."""
+    try:
+        Path.home()
+    except RuntimeError as why:
+        return error is None or str(error) == str(why)
+    return False
+
+
 def nearest(path: Path) -> Path:
     """The path itself, or the nearest directory above it that exists."""
     whole = path.absolute()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fmstune.access import reason, remedy_of
+from fmstune.access import lacks_home, reason, remedy_of
+from fmstune.delivery.shipping.main import check
 from fmstune.system.disk import shortage
+from fmstune.trackers.base import Check, Tracker
 from tests.support.file_systems import mounted
+from tests.support.tuned import dry_run_shown
 from tests.support.unprivileged import unprivileged
 
 
@@ -101,3 +105,26 @@ def test_a_disk_with_room_but_no_inodes_is_not_called_full(few_files: Path) -> N
     assert short is not None
     assert "no room for more files (inodes)" in short.what
     assert reason(raised.value, few_files / "x") == "No space left on device. Remove some files"
+
+
+class AtHome(Tracker):
+    """Reads the home directory, as W&B, SwanLab and ClearML do."""
+
+    def track(self, *_: object, **__: object) -> None: ...
+
+    def check(self, timeout: float) -> Check:
+        Path.home()
+        raise ValueError("not at home")
+
+
+def test_a_user_without_a_home_directory_is_told_to_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not lacks_home()
+    assert "own documentation" in check(AtHome(), 1).remedy
+    monkeypatch.delenv("HOME")
+
+    def unknown(user: int) -> object:
+        raise KeyError(user)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)  # another user may not read this interpreter
+    assert check(AtHome(), 1).remedy.startswith("set HOME to a directory")
+    assert "no home directory" in dry_run_shown("model.path=demo", "data.train=demo")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmstune.access import lacks_home
 from fmstune.config.rules.unused import unused
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole, watched_by
@@ -102,7 +103,7 @@ def execute(
         if is_main_process():
             out.end(directory.path)
         return RunResult(directory.path, delivery=tuple(reports(directory.path)))
-    _warn_unused(config, out, extensions)
+    _warn(config, out, extensions)
     look_ahead(config)
     config = pinned(config, out.warn, None if overwrite else directory.path)
     redactor = redactor_of(config)
@@ -129,7 +130,7 @@ def dry_run(
     config, directory = resolved_run(config, out, resume, overwrite=overwrite)
     if directory.finished:
         return
-    _warn_unused(config, out)
+    _warn(config, out)
     look_ahead(config)
     config = pinned(config, out.warn, None if overwrite else directory.path)
     with checked_trackers(config, out) as (fleet, _), tempfile.TemporaryDirectory() as scratch:
@@ -155,8 +156,13 @@ def _timing(config: RunConfig, recorder: Recorder, began: float, imported: float
     )
 
 
-def _warn_unused(config: RunConfig, out: RunConsole, extensions: Extensions | None = None) -> None:
-    """Warn about settings that have no effect in this run."""
+def _warn(config: RunConfig, out: RunConsole, extensions: Extensions | None = None) -> None:
+    """Warn about settings that have no effect in this run, and of a missing home directory."""
     computes = extensions is not None and extensions.compute_metrics is not None
     for key, why in unused(config, computes_metrics=computes).items():
         out.warn(f"{config.at(key)}{key} has no effect in this run: {why}")
+    if lacks_home():
+        out.warn(
+            "this user has no home directory: libraries may put files into a folder named ~ here. "
+            "Set HOME to a directory"
+        )

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from fmstune.access import unusable_path, what_and_remedy
+from fmstune.access import lacks_home, unusable_path, what_and_remedy
 from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.log import ShipperLog
@@ -45,6 +45,7 @@ from fmstune.trackers.registry import BrokenTracker, build_tracker
 from fmstune.user_code import enter_tracker_process
 
 # A tracker may end the process with any code: these only count if the shipper recorded them (`note_end`).
+_SET_HOME = "set HOME to a directory: this user has none"
 EXIT_DONE = 77
 EXIT_RETRY = 75  # EX_TEMPFAIL: the ledger has the progress, and why it stopped
 EXIT_AGAIN = 74  # the same, but a new process may get further at once
@@ -117,7 +118,7 @@ def check(tracker: Tracker, timeout: float) -> Check:
         except BaseException as error:
             found = f"{package} {version} cannot be imported: {type(error).__name__}: {error}"
             again = f"install it again: `{remedy} --force-reinstall`" if command else remedy
-            return Check("broken", found, again)
+            return Check("broken", found, _SET_HOME if lacks_home(error) else again)
     try:
         answer: Any = tracker.check(timeout)
         if isinstance(answer, Check) and answer.is_valid:
@@ -139,7 +140,7 @@ def check(tracker: Tracker, timeout: float) -> Check:
         return Check(
             "broken",
             f"its check failed: {type(error).__name__}: {error}",
-            "see the tracker's own documentation",
+            _SET_HOME if lacks_home(error) else "see the tracker's own documentation",
         )
 
 
