@@ -188,6 +188,13 @@ def gguf_settings_read(architecture: str) -> set[str] | None:
     return {key for key, name in found.items() if name is not None}
 
 
+def gguf_splits() -> set[str]:
+    """The rules by which transformers can split the texts of a GGUF file's tokenizer."""
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    return set(GGUF_PRE_TOKENIZER_SPLITS)
+
+
 def gguf_names(model: Any, architecture: str) -> set[str] | None:
     """The names that a model's weights have in a GGUF file; `None` where transformers reports the others
     itself."""

@@ -15,7 +15,7 @@ from typing import Any
 import transformers
 from transformers.utils import cached_file
 
-from fmstune.transformers_compat import gguf_metadata, gguf_names, gguf_settings_read
+from fmstune.transformers_compat import gguf_metadata, gguf_names, gguf_settings_read, gguf_splits
 
 _NAMES = {
     "attention.key_length": ("head_dim",),
@@ -34,6 +34,12 @@ _NOT_NEEDED = {
     "expert_shared_feed_forward_length", "attention.causal", "rope.scaling.finetuned",
 }  # fmt: skip
 """What the tensors show, too: with another value they would not fit, and loading fails."""
+_AS_GPT2 = {
+    "default", "gpt-2", "phi-2", "olmo", "mpt", "jais", "roberta-bpe", "smollm", "starcoder", "refact",
+    "command-r", "codeshell", "exaone", "minerva-7b",
+}  # fmt: skip
+"""Rules for splitting texts that are GPT-2's, which transformers uses for those that it does not know, or in
+which no token has several digits, so that the result is the same."""
 _FREQUENCIES, _SHORT, _LONG = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """The scaling of all Llama 3 models, whose files have the factors that follow from it."""
@@ -41,13 +47,14 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """What a GGUF file says of its model: the `metadata` of its architecture, the names of its `tensors`, and
-    its `factors` of positions, by the name of their tensor."""
+    """What a GGUF file says of its model: the `metadata` of its architecture, the names of its `tensors`, its
+    `factors` of positions, by the name of their tensor, and the rules by which a `split` of bytes is made."""
 
     architecture: str
     metadata: Mapping[str, Any]
     tensors: tuple[str, ...]
     factors: Mapping[str, list[float]]
+    split: str = "default"
 
 
 def dequantized() -> dict[str, Any]:
@@ -69,6 +76,9 @@ def read_gguf(path: str, name: str, revision: str | None) -> GgufFile:
         },
         tensors,
         _factors(found) if {_FREQUENCIES, _SHORT, _LONG} & set(tensors) else {},
+        str(said.get("tokenizer.ggml.pre", "default"))
+        if said.get("tokenizer.ggml.model") == "gpt2"
+        else "default",
     )
 
 
@@ -86,6 +96,8 @@ def complete(settings: Any, file: GgufFile) -> tuple[str, ...]:
     left = {key: value for key, value in file.metadata.items() if read is not None and key not in read}
     used = {key for key, value in left.items() if _set(config, key, value)} | _set_positions(config, file)
     unread = [f"{key} = {value}" for key, value in left.items() if key not in used | _NOT_NEEDED]
+    if file.split not in _AS_GPT2 | gguf_splits():
+        unread.append(f"tokenizer.ggml.pre = {file.split}")
     return (*unread, *(name for name in file.factors if name not in used))
 
 

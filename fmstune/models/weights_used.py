@@ -31,8 +31,8 @@ def unread_settings(unread: Collection[str], path: str) -> str | None:
     if not unread:
         return None
     return (
-        f"{path} says {', '.join(unread)}, which transformers does not read: the model is computed without, "
-        "and may answer otherwise than the original"
+        f"{path} says {', '.join(unread)}, which transformers does not read: the model is used without, and "
+        "may answer otherwise than the original"
     )
 
 

@@ -159,12 +159,13 @@ def test_settings_that_transformers_leaves_out_are_those_of_the_model(
 def test_what_it_says_and_the_model_does_not_compute_is_named() -> None:
     def scaled(writer: gguf.GGUFWriter) -> None:
         writer.add_logit_scale(0.25)
+        writer.add_tokenizer_pre("deepseek-coder")
 
     bias = {"blk.0.ffn_up.bias": np.zeros(4, np.float32), "rope_freqs.weight": np.full(4, 7, np.float32)}
     write_demo(Path("demo.gguf"), seed=6, further=scaled, tensors=bias)
     settings, tensors = load_model(ModelConfig(path="demo.gguf"), lora=False, seed=0).notes
     assert (
-        "demo.gguf says logit_scale = 0.25, rope_freqs.weight, which transformers does not read" in settings
+        "says logit_scale = 0.25, tokenizer.ggml.pre = deepseek-coder, rope_freqs.weight, which" in settings
     )
     assert "1 tensor in the weights of 'demo.gguf'" in tensors
     assert "blk.0.ffn_up.bias for one; they are neither used nor saved" in tensors
