@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fmstune.config.schema.tables import DataConfig
 from fmstune.data.prepare import prepare
 from fmstune.data.rows.padding import NOT_USED, without_padding
+from fmstune.errors import DataError
 from tests.support.chat_templates import tokenizer_with
 
 FIND = {
@@ -50,6 +51,15 @@ def test_the_nulls_that_datasets_writes_to_json_are_not_learnt(tmp_path: Path, m
     assert '"near":null' in exported.read_text()
     assert learnt(own, method)[1] == []
     assert learnt(exported, method) == (learnt(own, method)[0], [NOT_USED])
+
+
+def test_pairs_with_tools_as_json_are_refused_as_examples(tmp_path: Path) -> None:
+    said = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({**said, "prompt": "q", "tools": json.dumps(ROWS[0]["tools"])}))
+    with pytest.raises(DataError, match="dpo"):
+        learnt(path, "sft")
+    assert learnt(path, "dpo")[1] == []
 
 
 def test_a_null_that_may_be_a_value_is_learnt() -> None:

@@ -123,3 +123,19 @@ def test_tags_that_the_template_renders_around_results_are_not_duplicated(
     assert len(fitted.remarks) == bool(results)
     if results:
         assert writer.whole(fitted.messages, None, "").count("<tool_response>") == len(results)
+
+
+@pytest.mark.parametrize("role", ["tool_call", "function_call"])
+def test_consecutive_messages_that_are_calls_are_one_answer(role: str) -> None:
+    def read(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return read_messages([{"role": "user", "content": "q"}, *messages], "line 1", "messages")
+
+    calls = [{"role": role, "content": f'{{"name": "f{n}", "arguments": {{"n": {n}}}}}'} for n in range(3)]
+    results = [{"role": "tool_response", "content": f"r{n}"} for n in range(3)]
+    (_, answer, *rest) = read([*calls, *results])
+    assert [call["function"]["name"] for call in answer["tool_calls"]] == ["f0", "f1", "f2"]
+    assert [message["content"] for message in rest] == ["r0", "r1", "r2"]
+    roles = [message["role"] for message in read([calls[0], results[0], calls[1], results[1]])]
+    assert roles == ["user", "assistant", "tool", "assistant", "tool"]
+    apart = read([calls[0] | {"loss": False}, calls[1] | {"loss": True}, *results[:2]])
+    assert [message.get("weight") for message in apart] == [None, 0.0, 1.0, None, None]

@@ -46,12 +46,17 @@ def read_messages(value: Any, place: str, key: str, unused: Unused | None = None
     if not isinstance(value, (list, tuple)) or not value:
         raise DataError(f"{place}: `{key}` takes a list of messages with at least one in it.")
     lost = Lost()
-    made = [
-        _message(part, where, key, lost)
-        for number, given in enumerate(as_messages(value, key, lost), 1)
-        for where in [f"{place}: message {number} of `{key}`"]
-        for part in with_own_results(given, f"{key}.content", lost)
-    ]
+    made: list[Message] = []
+    called = False
+    for number, given in enumerate(as_messages(value, key, lost), 1):
+        where = f"{place}: message {number} of `{key}`"
+        for part in with_own_results(given, f"{key}.content", lost):
+            message = _message(part, where, key, lost)
+            also, called = called, _is_call(part)
+            if also and called and _without_calls(made[-1]) == _without_calls(message):
+                made[-1] = message | {"tool_calls": [*made[-1]["tool_calls"], *message["tool_calls"]]}
+            else:
+                made.append(message)
     made = in_order_of_calls(made, place, key, lost)
     if unused is not None:
         lost.report(unused, place)
@@ -65,6 +70,15 @@ def says_something(message: Message) -> bool:
         or message.get("tool_calls")
         or message.get("reasoning_content", "").strip()
     )
+
+
+def _is_call(given: Mapping[str, Any]) -> bool:
+    """Whether its role says that it is a call. A run of these is one answer: ms-swift's parallel calls."""
+    return str(given.get("role", given.get("from"))).strip().lower() in _CALLS
+
+
+def _without_calls(message: Message) -> Message:
+    return {name: value for name, value in message.items() if name != "tool_calls"}
 
 
 def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
@@ -89,7 +103,7 @@ def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
                 f"{where} has calls in its `content` and others in a field; remove them from one."
             )
         calls = calls or called
-    if str(speaker).strip().lower() in _CALLS and not calls:
+    if _is_call(given) and not calls:
         calls, value = read_calls(value, where, f"{key}.content", lost), None
     content, thought = read_content(value, role, where, f"{key}.content", lost)
     if value is None and not calls and role != "assistant":

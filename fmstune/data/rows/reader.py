@@ -183,9 +183,11 @@ class Reader:
         formed = with_our_columns(formed, self.method)
         if self.recognised is None:
             self.recognised = self._recognise(formed, place)
-        read, padded = without_padding(self.recognised.read(formed, place, self.unused))
-        if padded:
-            self.unused.add(NOT_USED, place)
+        read = self.recognised.read(formed, place, self.unused)
+        if read is not formed:  # one of another method's shape is as it was, and refused later
+            read, padded = without_padding(read)
+            if padded:
+                self.unused.add(NOT_USED, place)
         asked = loss_of(formed, place, self.recognised.shape)
         read = {**read, **asked} if asked else read
         for name in left_out:
