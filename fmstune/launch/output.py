@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from fmstune._version import __version__
-from fmstune.launch.output_keeper import serve
+from fmstune.launch.output_keeper import HEAD, serve
 from fmstune.launch.output_link import Link
 from fmstune.launch.output_log import OutputLog
 from fmstune.layout import TRAIN_LOG
@@ -222,7 +222,7 @@ def _run_log_process(reading: int, control: socket.socket) -> NoReturn:
         os.closerange(last + 1, 1 << 16)
         rank = os.environ.get("RANK") if os.environ.get("WORLD_SIZE", "1") != "1" else None
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        head = f"--- {now} · fmstune {__version__}{_end_of_header(os.getppid()).decode()}"
+        head = f"{HEAD}{now} · fmstune {__version__}{_end_of_header(os.getppid()).decode()}"
         serve(
             reading,
             control,

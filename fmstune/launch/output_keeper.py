@@ -29,6 +29,9 @@ _SECONDS_TO_RETRY = 1.0
 _CRASH, _THREAD = "Fatal Python error", "Current thread"
 """The start of `faulthandler`'s output, and its mark of the thread that crashed."""
 _LINES_OF_THREAD = 8
+_LAST_LINES = 3
+HEAD = "--- "
+"""The start of the line with which each process begins its part of the log."""
 
 
 class _Backlog:
@@ -196,11 +199,15 @@ def _print_last_output(log: OutputLog) -> None:
     if log.path is None:
         _print(lines)
         return
+    lines = lines[1 + max((at for at, line in enumerate(lines) if line.startswith(HEAD)), default=-1) :]
     crash = next((at for at in reversed(range(len(lines))) if _CRASH in lines[at]), None)
     if crash is not None:
         thread = next((at for at in range(crash, len(lines)) if _THREAD in lines[at]), crash + 1)
         shown = [lines[crash], *lines[thread : thread + _LINES_OF_THREAD]]
         _print([*shown, f"error: the process has crashed; see {log.path}"])
+    elif "TORCHELASTIC_RUN_ID" not in os.environ:  # of a rank, the launcher reports how it ended
+        said = [line for line in lines if line.strip()][-_LAST_LINES:]
+        _print([*said, f"error: the process was killed, or code in it called exit; see {log.path}"])
 
 
 def _print(lines: list[str]) -> None:

@@ -68,6 +68,20 @@ def test_output_of_a_callback_is_in_the_log_and_not_on_stdout(tmp_path: Path) ->
     assert said.startswith("out/train.log: ")
 
 
+@pytest.mark.parametrize("ends", ["os._exit(0)", "os.kill(os.getpid(), 9)"])
+def test_a_run_whose_process_ends_without_a_message_says_so_with_its_last_output(
+    ends: str, tmp_path: Path
+) -> None:
+    (tmp_path / "ends.py").write_text(CRASHES.replace("ctypes.string_at(0)", f"import os; {ends}"))
+    done = fmstune(*TRAIN, "--set", "run.callbacks=['ends:Crashes']", cwd=tmp_path)
+    assert done.returncode == (-signal.SIGKILL if "kill" in ends else 0)
+    *_, said, error = done.stderr.splitlines()
+    assert said == "last words"
+    assert error == (
+        "error: the process was killed, or code in it called exit; see " + str(tmp_path / "out/train.log")
+    )
+
+
 def test_a_crash_and_an_error_are_in_the_log_and_a_resumed_run_appends_to_it(tmp_path: Path) -> None:
     (tmp_path / "crashes.py").write_text(CRASHES)
     done = fmstune(*TRAIN, "--set", "run.callbacks=['crashes:Crashes']", cwd=tmp_path)
