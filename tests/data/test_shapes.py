@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fmstune.config.schema.tables import DataConfig, ModelConfig
 from fmstune.data.prepare import PreparedData, prepare
+from fmstune.data.rows.messages import read_messages
 from fmstune.data.tokens.table import IGNORED
 from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
@@ -94,10 +95,15 @@ def test_in_chats_of_any_shape_the_answer_is_trained(
     assert f"({name})" in data.summary.line()
 
 
-def test_the_input_of_an_instruction_is_part_of_the_question(tmp_path: Path) -> None:
-    row = {"instruction": "Add.", "input": "2 and 2", "output": "4"}
+@pytest.mark.parametrize(
+    ("instruction", "question"), [("Add.", "Add.\n\n2 and 2"), ("", "2 and 2"), (" ", "2 and 2")]
+)
+def test_the_input_of_an_instruction_is_part_of_the_question(
+    tmp_path: Path, instruction: str, question: str
+) -> None:
+    row = {"instruction": instruction, "input": "2 and 2", "output": "4"}
     seen, trained = shown(prepared(tmp_path, row))
-    assert (f"user\nAdd.\n\n2 and 2{END}" in seen, trained) == (True, f"4{END}")
+    assert (f"user\n{question}{END}" in seen, trained) == (True, f"4{END}")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +147,14 @@ def test_function_calls_are_trained_and_their_results_are_not(tmp_path: Path) ->
     _, trained = shown(prepared(tmp_path, row, using=using), using)
     assert json.loads(trained.partition("\n")[0]) == json.loads(call)
     assert trained.endswith("}\nIt rains.\n")
+
+
+@pytest.mark.parametrize("arguments", ["", " ", None, "{}", {}])
+def test_a_call_without_arguments_has_an_empty_object(arguments: Any) -> None:
+    call = {"type": "function", "function": {"name": "now", "arguments": arguments}}
+    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    (read,) = read_messages(messages, "line 1", "messages")
+    assert read["tool_calls"][0]["function"] == {"name": "now", "arguments": {}}
 
 
 class TestTokens:

@@ -59,7 +59,10 @@ def _call(given: Any, where: str, name: str, lost: Lost) -> Call:
 
 
 def _read_arguments(value: Any, where: str) -> Any:
-    """An object, if they are one or the text of one, however often encoded; any other text unchanged."""
+    """An object, if they are one or the text of one, however often encoded; an empty one if there are none,
+    which some services write as an empty text; any other text unchanged."""
+    if isinstance(value, str) and not value.strip():
+        return {}
     found = value
     while isinstance(found, str):
         if (again := loaded(found, where)) is found:

@@ -80,7 +80,9 @@ def plain_prompt(name: str, question: str, context: str, system: str) -> str:
 
 
 def with_context(question: str, context: str) -> str:
-    """A question with its context."""
+    """A question with its context, which may be all of it."""
+    if not question.strip():
+        return context or question
     return f"{question}\n\n{context}" if context else question
 
 
