@@ -27,10 +27,13 @@ _KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt tuning"}
 _HOW = {"lora": "a LoRA adapter (--lora)", "prompt tuning": "a tuned prompt (prompt_tuning.enabled)"}
 _WHOLE = "all weights"
 _SHAPES = {
-    "lora": ("lora.target_modules", "lora.bias", "lora.dora", "lora.modules_to_save"),
+    "lora": (
+        "lora.target_modules", "lora.bias", "lora.dora", "lora.modules_to_save", "lora.alpha", "lora.rslora",
+    ),
     "prompt tuning": ("prompt_tuning.tokens",),
-}
-"""Settings of adapters that must match a checkpoint's weights."""
+}  # fmt: skip
+"""Settings of adapters that must match a checkpoint's weights: with another scale, they would be others, and
+so would those of the best checkpoint."""
 _HELD = (
     "training.learning_rate", "training.weight_decay", "training.adam_beta1", "training.adam_beta2",
     "training.adam_epsilon", "training.optim_args", "prompt_tuning.text",

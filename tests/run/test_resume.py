@@ -142,6 +142,11 @@ def test_the_count_of_seen_tokens_continues_after_a_resume(
         ),
         (
             ["lora.enabled=true"],
+            ["lora.enabled=true", "lora.alpha=320"],
+            "lora.alpha = 32, and its state does not fit 320",
+        ),
+        (
+            ["lora.enabled=true"],
             ["lora.enabled=true", "lora.target_modules=q_proj"],
             "lora.target_modules = 'all-linear', and its state does not fit 'q_proj'",
         ),
