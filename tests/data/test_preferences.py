@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.config.schema.tables import DataConfig, DataSource, ModelConfig
+from fmstune.data.columns import SPEAKERS
 from fmstune.data.prepare import prepare
 from fmstune.data.rendering.answer import Writer
 from fmstune.data.rows.bad_rows import BadRows
@@ -68,6 +69,16 @@ PAIR = {"prompt": [user("Why?")], "chosen": [bot("So.")], "rejected": [bot("No."
 )
 def test_every_format_of_a_chat_pair_gives_the_same_pair(row: dict[str, Any]) -> None:
     assert one(row) == PAIR
+
+
+@pytest.mark.parametrize("speaker", [each for each, role in SPEAKERS.items() if role != "assistant"])
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_a_conversation_that_another_than_the_assistant_ends_is_the_prompt(speaker: str, column: str) -> None:
+    call = {"from": "function_call", "value": '{"name": "look", "arguments": {}}'}
+    row = {column: [user("Why?"), call, {"from": speaker, "value": "x"}]}
+    found = one({**row, "chosen": bot("So."), "rejected": bot("No.")})
+    assert [message["content"] for message in found["prompt"]] == ["Why?", "", "x"]
+    assert (found["chosen"], found["rejected"]) == (PAIR["chosen"], PAIR["rejected"])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from fmstune.data.columns import (
     ANSWERS,
     CONVERSATIONS,
     QUESTIONS,
+    SPEAKERS,
     Row,
     as_list,
     as_message_list,
@@ -166,7 +167,7 @@ def ends_with_question(messages: Any) -> bool:
     last = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(last, dict) or not is_message(last):
         return False
-    return str(last.get("role", last.get("from"))).lower() in ("user", "human", "system", "tool", "prompter")
+    return SPEAKERS.get(str(last.get("role", last.get("from"))).strip().lower()) != "assistant"
 
 
 def _prompted(row: Row, *, chat: bool) -> Recognised:
