@@ -178,6 +178,11 @@ class Tracker:
         return kind.track is Tracker.track and kind.track_points is not Tracker.track_points
 
     @property
+    def buffers(self) -> bool:
+        """Whether it overrides `flush`: what it is given is safe only once that returns."""
+        return type(self).flush is not Tracker.flush
+
+    @property
     def hears_of_resumes(self) -> bool:
         """Whether it overrides `resumed`."""
         return type(self).resumed is not Tracker.resumed

@@ -116,6 +116,10 @@ class OldShapeTracker(Tracker):
     def takes_whole_points(self) -> bool:
         return isinstance(self.inner, Tracker) and self.inner.takes_whole_points
 
+    @property
+    def buffers(self) -> bool:
+        return hasattr(self.inner, "flush") and getattr(type(self.inner), "flush", None) is not Tracker.flush
+
     def open(self, start: RunStart) -> TrackerRun:
         return self.inner.open(start) if hasattr(self.inner, "open") else super().open(start)
 

@@ -164,15 +164,16 @@ class ModelTracker(Tracker):
         if self._writes_to_nowhere:
             service.called()
             return
-        held = service.pending if self.durable_on == "close" else service.stored
+        waits = self.durable_on == "close" or self.buffers
+        held = service.pending if waits else service.stored
         known = self.idempotent and seq in held
         late = row and not self.takes_late and seq <= max(service.last_row, service.pending_row)
         if not known and not late:
             held.append(seq)
             service.rows |= {seq} if row else set()
-            if self.durable_on == "call":
+            if not waits:
                 service.lacking.discard(seq)
-            if row and self.durable_on == "call":
+            if row and not waits:
                 service.last_row = seq
             elif row:
                 service.pending_row = seq
@@ -192,20 +193,47 @@ class ModelTracker(Tracker):
     def close(self, status: Status, error: str | None = None) -> None:
         service = self.service
         service.call(self.seq, knows_again=self.idempotent)
+        self._store_pending()
+        service.statuses.append(status)
+        service.called()
+
+    def _store_pending(self) -> None:
+        service = self.service
         if self._writes_to_nowhere:
-            service.pending = []
+            service.pending, service.pending_row = [], 0
         new = [seq for seq in service.pending if not (self.idempotent and seq in service.stored)]
         service.stored += new
         service.lacking -= set(new)
         service.last_row = max(service.last_row, service.pending_row)
         service.pending, service.pending_row = [], 0
-        service.statuses.append(status)
+
+
+class BufferingTracker(ModelTracker):
+    """Sends what it got together, in `flush`, or in an event's call when that is much. A batch that could not
+    be sent is dropped."""
+
+    def _take(self, *, row: bool) -> None:
+        super()._take(row=row)
+        if len(self.service.pending) > 2:
+            self.flush()
+
+    def flush(self) -> None:
+        service = self.service
+        if not service.pending:
+            return
+        try:
+            service.call(None, knows_again=self.idempotent)
+        except BaseException:
+            service.pending, service.pending_row = [], 0
+            raise
+        self._store_pending()
         service.called()
 
 
 def tracker_with(
-    service: Service, *, idempotent: bool, takes_late: bool, durable_on: str, knows_last: bool
+    service: Service, *, idempotent: bool, takes_late: bool, durable_on: str, knows_last: bool, buffers: bool
 ) -> type[Tracker]:
     """A tracker class of `service` with these guarantees."""
     guarantees = {"idempotent": idempotent, "takes_late": takes_late, "durable_on": durable_on}
-    return type("Made", (ModelTracker,), {"service": service, "knows_last": knows_last, **guarantees})
+    kind = BufferingTracker if buffers and durable_on == "call" else ModelTracker
+    return type("Made", (kind,), {"service": service, "knows_last": knows_last, **guarantees})

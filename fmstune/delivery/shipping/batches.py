@@ -45,7 +45,7 @@ class BatchDelivery(DeliveryProgress):
         if error is not None:
             self._raised = (events[given].seq, error)
         if called:
-            self._any_accepted = True
+            self._any_accepted = self._unflushed = True
         if given:
             seq, offset = events[given - 1].seq, batch[at + given - 1][1]
             self.ledger = dataclasses.replace(

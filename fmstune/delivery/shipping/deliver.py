@@ -116,17 +116,22 @@ class Delivery(BatchDelivery):
         self._open_run()
         if event.seq <= self._held and not again and self._is_known_held(event.seq):
             self._redelivered.add(event.seq)
+            self._note_given(event)
             return True
         if self._handover.takes(event):
             self._note_sending(int(event.item.get("size", 0)))
         if careful := self._careful(event.seq) or again:
             self._save(trying=event.seq)
+        unflushed = self._unflushed
         try:
             called = self._deliver(event)
             if event.kind != "status" and careful:
                 self._tracker.flush()  # an SDK that sends in the background must fail here, not later
+            self._unflushed = not careful
         # SystemExit, KeyboardInterrupt or any other BaseException of an SDK is a failure like another.
         except BaseException as error:
+            if unflushed and self._tracker.buffers and self._tracker.durable_on == "call":
+                self._dropped = error  # it may have sent a batch with earlier events
             self._note_failure(event, error, fresh=not again or self.ledger.suspicion.rounds > 0)
             return False
         if event.kind == "status" and not self._holds():
@@ -134,12 +139,7 @@ class Delivery(BatchDelivery):
         if called:
             self._any_accepted = True
             self._failing.clear()
-        if called and event.kind in ROWS:
-            last_row = max(event.seq, self.ledger.last_row)
-            self.ledger = dataclasses.replace(self.ledger, last_row=last_row)
-        if called and (event.kind in (*ROWS, "artifact") or event.values):
-            last_given = max(event.seq, self.ledger.last_given)
-            self.ledger = dataclasses.replace(self.ledger, last_given=last_given)
+            self._note_given(event)
         if self.ledger.suspicion.mark(event.seq) is None:
             return True
         if event.seq > self._confirmed.safe_delivered:
@@ -148,6 +148,15 @@ class Delivery(BatchDelivery):
         else:
             self._redelivered.add(event.seq)
         return True
+
+    def _note_given(self, event: Event) -> None:
+        """Record an event that the service has, among its rows if it is one."""
+        given = {
+            "last_row": event.kind in ROWS,
+            "last_given": event.kind in (*ROWS, "artifact") or event.values,
+        }
+        last = {key: max(event.seq, getattr(self.ledger, key)) for key, counts in given.items() if counts}
+        self.ledger = dataclasses.replace(self.ledger, **last)
 
     def _is_known_held(self, seq: int) -> bool:
         """Whether the service holds an event up to the last one that it reports; later ones may have been
@@ -284,7 +293,10 @@ class Delivery(BatchDelivery):
     def _flush(self) -> None:
         if self._open and self._any_accepted:
             try:
+                if self._dropped is not None:
+                    raise self._dropped
                 self._tracker.flush()
+                self._unflushed = False
                 whole = self._tracker.holds(self.ledger.last_given)
             except BaseException as error:
                 # A process that waits after each of these events will find out which one it was.

@@ -92,6 +92,8 @@ class DeliveryProgress:
         self._held = 0  # the service reports that it holds the events up to this number
         self._ended = False
         self._any_accepted = False  # anything since the last time that it was known to be safe
+        self._unflushed = False  # whether events were given to the tracker since the last `flush`
+        self._dropped: BaseException | None = None  # a failure that may have dropped such events, too
         self._redelivered: set[int] = set()  # suspects that were accepted, until that is safe
         self._failing: dict[int, bool] = {}  # consecutive failures; whether one casts doubt on the SDK
         self._failing_since = 0.0
@@ -175,7 +177,7 @@ class DeliveryProgress:
         )
         if self.ledger.closed:
             self._confirm(proved=True)
-        elif self._careful(seq) or not self._tracker.idempotent:
+        elif self._careful(seq) or not (self._tracker.idempotent or self._tracker.buffers):
             self._confirm(proved=False)
 
     def _note_sending(self, size: int) -> None:
