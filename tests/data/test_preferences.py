@@ -81,6 +81,26 @@ def test_a_conversation_that_another_than_the_assistant_ends_is_the_prompt(speak
     assert (found["chosen"], found["rejected"]) == (PAIR["chosen"], PAIR["rejected"])
 
 
+BARE = {key: PAIR[key] for key in ("chosen", "rejected")}
+WHOLE = {key: [user("Why?"), *PAIR[key]] for key in BARE}
+TEXTS = {"chosen": "So.", "rejected": "No."}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [BARE | {"messages": [user("Why?"), bot("So.")]}],
+        [TEXTS | {"messages": [user("Why?"), bot("So.")]}],
+        [WHOLE, PAIR],
+        [WHOLE | {"messages": WHOLE["chosen"]}, BARE | {"messages": [user("Why?")]}],
+        [{"chosen": "Why? So.", "rejected": "Why? No."}, TEXTS | {"prompt": "Why?"}],
+    ],
+)
+def test_a_pair_whose_question_would_not_be_learnt_is_refused(rows: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"line {len(rows)}: its answers follow no question"):
+        read(write(tmp_path / "x.jsonl", *rows), "dpo")
+
+
 @pytest.mark.parametrize(
     ("chosen", "rejected", "prompt"),
     [

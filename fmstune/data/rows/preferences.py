@@ -109,6 +109,7 @@ def _pair(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> d
         begun = _plain(row, cast(str, prompt), columns, where)
         both = {"chosen": cast(str, chosen), "rejected": cast(str, rejected)}
         made = {"prompt": begun} | {key: _after(columns, begun, text) for key, text in both.items()}
+    columns.require_question(row, made, where)
     return made | _extras(row, made, where, unused, margin=columns.judges)
 
 
