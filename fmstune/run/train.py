@@ -41,6 +41,7 @@ from fmstune.training.callbacks.progress import LastStepCallback, ProgressCallba
 from fmstune.training.callbacks.samples import SampleCallback, questions
 from fmstune.training.callbacks.stopping import StopCallback, stopping
 from fmstune.training.callbacks.timing import TimingCallback
+from fmstune.training.callbacks.unreached import Unreached
 from fmstune.training.decided import changed_decisions, decided
 from fmstune.training.extensions import Extensions
 from fmstune.training.memory.outlook import explained
@@ -140,6 +141,8 @@ def _attach(run: ActiveRun, built: BuiltTrainer, after: contextlib.ExitStack) ->
         trainer.add_callback(SampleCallback(asked, most, built.tokenizer, run.recorder, out))
     if built.data.streaming and is_main_process():
         trainer.add_callback(StreamWatch(directory, built.data.unused, out))
+    if is_main_process() and not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
+        trainer.add_callback(Unreached(out.warn))  # these hold gradients of parts, and elsewhere
     artifacts = Artifacts(config, run.directory, run.recorder, out, built)
     after.callback(artifacts.end, config.tracking.close_timeout)
     journal = run.recorder.journal
