@@ -223,8 +223,8 @@ class ChatWriter:
                 if without == text:
                     raise DataError(
                         f"{place}: the model's chat template leaves out call {left_out + 1} of the "
-                        f"{len(calls)} that one message makes; put each call into its own message, or "
-                        "set another template (model.chat_template)."
+                        f"{len(calls)} that one message makes; put each call into its own message, "
+                        "followed by its result, or set another template (model.chat_template)."
                     )
 
     def whole(self, messages: Sequence[Message], tools: Any, place: str, *, prompt: bool = False) -> str:
