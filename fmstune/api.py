@@ -79,7 +79,7 @@ def _train(
 ) -> RunResult:
     from rich.console import Console
 
-    from fmstune.launch.environment import is_main_process
+    from fmstune.launch.environment import drop_empty_size, is_main_process
     from fmstune.launch.process_state import quiet_for_a_run
     from fmstune.launch.termination_log import requested_path, written_from_python
     from fmstune.report.console import SummingConsole
@@ -97,6 +97,7 @@ def _train(
     file = Path(_path("config", config)) if config is not None else None
     checkpoint = _path("resume", resume) if resume is not None else None
     given = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else (callbacks,)
+    drop_empty_size()
     # Notebooks get lines, too: as displays, they would be out of order among those that are printed.
     console = Console(stderr=True, force_jupyter=False)
     out = SummingConsole(console, quiet=quiet or not is_main_process())

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fmstune.launch.environment import drop_empty_size
 from fmstune.system.collector import collect_rarely
 
 
@@ -23,6 +24,7 @@ class _Reported(SystemExit):
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line, and exit with the documented code; the last line printed is the cause."""
     _fill_closed_streams()
+    drop_empty_size()
     if argv is None:  # the process belongs to us
         collect_rarely()
     teardown = None

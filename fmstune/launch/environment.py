@@ -21,6 +21,13 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
+def drop_empty_size() -> None:
+    """Unset a terminal size of zero, which a terminal without a size exports: rich would print no text."""
+    for name in ("COLUMNS", "LINES"):
+        if not os.environ.get(name, "80").strip("0"):
+            del os.environ[name]
+
+
 def require_whole_launch() -> None:
     """Raise `ConfigError` if the variables of a launcher are incomplete or not numbers: left over in a shell,
     or set for another tool. torch would wait for processes that never start, or fail late."""

@@ -37,6 +37,13 @@ def test_a_run_continues_after_its_output_pipe_closes(tmp_path: Path) -> None:
     assert (tmp_path / "out/model.safetensors").exists()
 
 
+def test_a_terminal_without_a_size_gets_all_lines(tmp_path: Path) -> None:
+    done = fmstune(*TRAIN, "--tracker", "file", cwd=tmp_path, COLUMNS="0", LINES="0")
+    assert {"model", "data", "file", "tuned", "time"} <= {
+        line.split()[0] for line in done.stderr.splitlines()
+    }
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_an_error_that_cannot_be_printed_keeps_its_exit_code(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:

@@ -156,3 +156,10 @@ def test_a_plug_in_whose_import_fails_is_named(source: str, said: str, tmp_path:
     assert said in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_an_sdk_warns_of_at_import_is_no_error_because_the_shell_makes_warnings_errors(
+    tmp_path: Path,
+) -> None:
+    done = fmstune("trackers", "check", "aim", cwd=tmp_path, light=True, PYTHONWARNINGS="error")
+    assert done.returncode == 0, done.stdout

@@ -21,6 +21,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -67,6 +68,10 @@ def main(trainer: TrainerWatch) -> int:
         lower_while_importing()
     sys.path[:] = job["sys_path"]
     enter_tracker_process()
+    if any(
+        action == "error" for action, *_ in warnings.filters
+    ):  # of -W or PYTHONWARNINGS; SDKs warn at import
+        warnings.resetwarnings()
     try:
         tracker = build_tracker(job["reference"], job["name"], job["options"])
     except BaseException as error:
