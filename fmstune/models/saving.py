@@ -148,7 +148,7 @@ def _parts(config: Any) -> dict[str, Any]:
 
 @contextmanager
 def _own_settings(model: Any, own: Mapping[tuple[str, str], Any]) -> Iterator[None]:
-    parts = _parts(model.config) if own else {}
+    parts = _parts(model.config)
     places = [(part, name) for part in parts for name in TRAINING_CHANGES]
     training = {place: vars(parts[place[0]]).get(place[1], _MISSING) for place in places}
     _set(parts, {place: own.get(place, _MISSING) for place in places})

@@ -123,3 +123,11 @@ def test_a_mixture_of_experts_keeps_its_settings_and_answers_prompts_of_differen
     model, tokenizer = load_for_use(ModelConfig(path="run"))
     assert len(generate_texts(model.model, tokenizer, ["What does the lamp cost?", "Hello"], 4)) == 2
     assert model.model.config.output_router_logits is own
+
+
+def test_a_setting_that_only_the_training_adds_is_not_saved(tmp_path: Path) -> None:
+    save_tiny("openai-gpt", tmp_path / "model")
+    assert "use_cache" not in settings(tmp_path / "model")
+    train(tmp_path / "run", "training.save_steps=3", model=str(tmp_path / "model"))
+    for directory in (tmp_path / "run", tmp_path / "run" / "checkpoint-3"):
+        assert "use_cache" not in settings(directory)
