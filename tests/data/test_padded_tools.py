@@ -66,6 +66,9 @@ def test_a_null_that_may_be_a_value_is_learnt() -> None:
     unit = {"type": ["string", "null"], "default": None, "enum": ["km", None]}
     given = row("find", {"type": "object", "properties": {"unit": unit}}, {"unit": None})
     assert without_padding(given) == (given, False)
+    without = row("now", FIND, {})
+    without["tools"][0]["function"] |= {"parameters": None, "strict": None}
+    assert without_padding(without) == (without, False)
     of_no_tool = {**ROWS[0], "tools": ROWS[1]["tools"]}
     assert without_padding(of_no_tool) == (of_no_tool, False)
 

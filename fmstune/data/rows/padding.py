@@ -25,17 +25,21 @@ def without_padding(row: Row) -> tuple[Row, bool]:
     not have; and whether there were any."""
     if not row.get("tools"):
         return row, False
-    tools = _schema(row["tools"])
-    parameters = {
-        function.get("name"): function.get("parameters")
-        for tool in tools
-        if isinstance(function := tool.get("function"), Mapping)
-    }
+    tools = [_tool(tool) for tool in row["tools"]]
+    functions = [tool["function"] for tool in tools if isinstance(tool.get("function"), Mapping)]
+    parameters = {str(function.get("name")): function.get("parameters") for function in functions}
     made = {**row, "tools": tools}
     for key, messages in row.items():
         if key != "tools" and isinstance(messages, list):
             made[key] = [_message(message, parameters) for message in messages]
     return (made, True) if made != row else (row, False)
+
+
+def _tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    function = tool.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("parameters"), Mapping):
+        return tool
+    return {**tool, "function": {**function, "parameters": _schema(function["parameters"])}}
 
 
 def _schema(value: Any, *, names: bool = False) -> Any:
@@ -50,7 +54,7 @@ def _schema(value: Any, *, names: bool = False) -> Any:
     }
 
 
-def _message(message: Any, parameters: Mapping[Any, Any]) -> Any:
+def _message(message: Any, parameters: Mapping[str, Any]) -> Any:
     if not isinstance(message, Mapping) or not message.get("tool_calls"):
         return message
     calls = [
