@@ -101,7 +101,7 @@ def generate(
     config = pinned(RunConfig(model=config), console.warn).model
     from fmstune.models.generate import Prompt, generate_texts, rendered, require_room
     from fmstune.models.load import load_for_use
-    from fmstune.training.speed.lm_head import require_causal
+    from fmstune.models.probe import require_causal
 
     def load(place: Place) -> tuple[LoadedModel, PreTrainedTokenizerBase]:
         if place.checkpoint:

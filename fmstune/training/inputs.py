@@ -20,10 +20,10 @@ from fmstune.layout import SKIPPED_ROWS
 from fmstune.models.context_length import check_context_length
 from fmstune.models.end_tokens import learnt_ends, stop_at
 from fmstune.models.load import LoadedModel, load_model, load_tokenizer
+from fmstune.models.probe import require_causal
 from fmstune.models.special_tokens import use_tokens
 from fmstune.models.tokenizer_file import unlike_its_file
 from fmstune.models.vocabulary import fit_vocabulary
-from fmstune.training.speed.lm_head import require_causal
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from fmstune.data.tokens.table import IGNORED
-from fmstune.errors import ModelError
+from fmstune.models.probe import evaluated, probe, succeeds
 from fmstune.training.speed.log_probs import scores
 from fmstune.training.trl_compat.head import (
     FUSED,
@@ -36,7 +36,6 @@ from fmstune.training.trl_compat.head import (
 )
 from fmstune.training.tuned_trainer import Head
 
-_PROBE = 12
 _LARGE_LOGIT = 128.0
 """Caps start at 15 to 50; the small logits of a new model would not reach them."""
 _KNOWN_TO_TRL = (
@@ -71,10 +70,10 @@ def _fitting(model: PreTrainedModel, *, direct: bool, experts: bool) -> Head:
         # TRL assumes that the head is the last layer; BERT models wrap it in a larger one.
         inner = all(part is not model.get_output_embeddings() for part in model.children())
         return "own" if inner or _unknown_to_trl(model.config.get_text_config()) else "tiled"
-    with _evaluated(model), on_whole_weights():
-        if direct and not experts and _succeeds(lambda: _ends_with_its_head(model)):
+    with evaluated(model), on_whole_weights():
+        if direct and not experts and succeeds(lambda: _ends_with_its_head(model)):
             return "direct"
-        if _succeeds(lambda: _tiled_is_exact(model) and (not experts or _tiled_balances(model))):
+        if succeeds(lambda: _tiled_is_exact(model) and (not experts or _tiled_balances(model))):
             return "tiled"
     return "own"
 
@@ -88,59 +87,6 @@ def _unknown_to_trl(config: PreTrainedConfig) -> bool:
         and not _OF_OTHERS.search(name)
         for name, value in config.to_dict().items()
     )
-
-
-@contextlib.contextmanager
-def _evaluated(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
-
-
-def _succeeds(question: Callable[[], bool]) -> bool:
-    try:
-        return question()
-    except (
-        Exception
-    ):  # an architecture may fail in any way on a batch it does not expect; then the answer is no
-        return False
-
-
-def _probe(model: PreTrainedModel) -> torch.Tensor:
-    embeddings = model.get_input_embeddings().weight
-    return torch.tensor([[(7 * i * i + 3 * i + 11) % embeddings.shape[0] for i in range(_PROBE)]]).to(
-        embeddings.device
-    )
-
-
-def require_causal(model: PreTrainedModel, name: str) -> None:
-    """Raise `ModelError` if the model sees the tokens that it should predict, as BERT models do without
-    `is_decoder` in the config: the loss drops to zero, but the model cannot generate."""
-    if _sees_ahead(model):
-        raise ModelError(
-            f"{name} sees the tokens that it is to predict: models of type {model.config.model_type} can "
-            'learn to generate if config.json has "is_decoder": true.'
-        )
-
-
-def _sees_ahead(model: PreTrainedModel) -> bool:
-
-    def changes() -> bool:
-        ids = _probe(model)
-        other = ids.clone()
-        other[0, -1] = (other[0, -1] + 1) % model.get_input_embeddings().weight.shape[0]
-        before, after = (model(input_ids=each, use_cache=False).logits[0, :-1] for each in (ids, other))
-        # Experts with limited capacity may then serve other tokens; looking ahead shows at every position.
-        return bool(((after - before).abs().amax(-1) > 1e-4 * before.abs().max()).all())
-
-    if any(weight.is_meta or hasattr(weight, "ds_id") for weight in model.parameters()):
-        return False
-    with _evaluated(model):
-        return _succeeds(changes)
 
 
 def _plain_head(model: PreTrainedModel) -> torch.nn.Linear:
@@ -168,7 +114,7 @@ def _ends_with_its_head(model: PreTrainedModel) -> bool:
         seen["logits"] = output * (_LARGE_LOGIT / output.abs().max().clamp(min=1e-6))
         return seen["logits"]
 
-    ids = _probe(model)
+    ids = probe(model)
     hook = head.register_forward_hook(enlarged)
     try:
         logits = model(input_ids=ids, use_cache=False).logits
@@ -183,7 +129,7 @@ def _tiled_is_exact(model: PreTrainedModel) -> bool:
     """Whether TRL's fused head returns the log-probabilities of the model's own logits, even scaled up."""
     head = _plain_head(model)
     name = next(key for key, weight in model.named_parameters() if weight is head.weight)
-    ids = _probe(model)
+    ids = probe(model)
     largest = float(model(input_ids=ids, use_cache=False).logits.abs().max())
     weights = {name: head.weight * (_LARGE_LOGIT / max(largest, 1e-6))}
     own = functional_call(model, weights, kwargs={"input_ids": ids, "use_cache": False}).logits
@@ -194,18 +140,18 @@ def _tiled_is_exact(model: PreTrainedModel) -> bool:
 
 def balances_experts(model: PreTrainedModel) -> bool:
     """Whether the model's own forward returns the loss that balances the load of its experts."""
-    with _evaluated(model):
-        return _succeeds(lambda: _balance(model) is not None)
+    with evaluated(model):
+        return succeeds(lambda: _balance(model) is not None)
 
 
 def _tiled_balances(model: PreTrainedModel) -> bool:
     """Whether TRL's balancing loss is the model's own. TRL reads the number of experts from one field."""
-    own, found = _balance(model), _balance(model, labels=_probe(model), **FUSED)
+    own, found = _balance(model), _balance(model, labels=probe(model), **FUSED)
     return own is not None and found is not None and bool(torch.allclose(found, own, rtol=1e-3))
 
 
 def _balance(model: PreTrainedModel, **kwargs: Any) -> torch.Tensor | None:
-    output = model(input_ids=_probe(model), use_cache=False, output_router_logits=True, **kwargs)
+    output = model(input_ids=probe(model), use_cache=False, output_router_logits=True, **kwargs)
     found = getattr(output, "aux_loss", None)
     return found if isinstance(found, torch.Tensor) else None
 
