@@ -114,7 +114,7 @@ class ClearmlTracker(WholePointTracker):
         self._task = Task("")
         self._mark: dict[str, Any] = {}
         self._held = self._seen = 0
-        self._waiting: list[Event] = []
+        self._waiting: list[tuple[int | None, Event]] = []
         self._ended = False
         self._params: dict[str, Any] = {}
         self._alone = Occurrences()
@@ -175,7 +175,7 @@ class ClearmlTracker(WholePointTracker):
             if repeat and not self._repeated:
                 key = series_of(self.limits.prefix(stage) + name, repeat)
                 self._repeated = f"further values of a metric at one step are series of their own, as {key!r}"
-            self._waiting += scalars(point, name, value, repeat, self._moment(point))
+            self._add(*scalars(point, name, value, repeat, self._moment(point)))
         self._note()
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
@@ -195,13 +195,13 @@ class ClearmlTracker(WholePointTracker):
 
     def track_table(self, table: Table) -> None:
         self._opened()
-        self._waiting.append(plot(table, table_plot(table), self._moment(table)))
+        self._add(plot(table, table_plot(table), self._moment(table)))
         self._note()
 
     def track_media(self, media: Media) -> None:
         store, moment = self._opened(), self._moment(media)
         if media.kind == "histogram":
-            self._waiting.append(plot(media, histogram_plot(media), moment))
+            self._add(plot(media, histogram_plot(media), moment))
             self._note()
             return
         title, series = title_of(media.stage), series_of(media.name, media.repeats or 0)
@@ -214,7 +214,7 @@ class ClearmlTracker(WholePointTracker):
             with tempfile.TemporaryDirectory() as folder:
                 (page := Path(folder, "page.html")).write_bytes(page_of(media.text))
                 key, url = store.put_file(path, page)
-        self._waiting.append(sample(media, key, url, moment))
+        self._add(sample(media, key, url, moment))
         self._note(now=True)
 
     def track_artifact(self, artifact: Artifact) -> None:
@@ -230,11 +230,17 @@ class ClearmlTracker(WholePointTracker):
     def flush(self) -> None:
         if self._store is None or not (self._waiting or self._seen > self._held):
             return
-        # A failed batch is not retried together with later events, which would fail with it.
-        events, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, []
         seen, self._seen = self._seen, self._held
-        self._again()
-        self._store.write(events, self._held_mark(seen))
+        try:
+            self._again()
+            self._store.write([event for _, event in waiting], self._held_mark(seen))
+        except BaseException:
+            # What failed is not retried with later events, which would fail with it. Earlier ones are: the
+            # mark of later ones would count them as stored.
+            self._waiting = [(seq, event) for seq, event in waiting if seq != self.seq]
+            self._seen = max((seq or 0 for seq, _ in self._waiting), default=self._held)
+            raise
         if self._store.holds():
             self._held = self._seen = max(seen, self._held)
 
@@ -310,6 +316,9 @@ class ClearmlTracker(WholePointTracker):
         if self._ended and self._store is not None:
             self._ended = False
             self._store.resume()
+
+    def _add(self, *events: Event) -> None:
+        self._waiting += [(self.seq, event) for event in events]
 
     def _note(self, *, now: bool = False) -> None:
         """Record the event that is stored next."""

@@ -6,7 +6,10 @@ import http.client
 import re
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import requests
 
 _Found = TypeVar("_Found")
 
@@ -14,6 +17,21 @@ CLOSED = "the server closed the connection without an answer"
 
 _ABORTED = re.compile(r"\('Connection aborted\.', \w+\((?:[^()']|'[^']*')*\)\)")
 """How urllib3 2 reports, in messages of requests and MLflow, that a server disconnected mid-request."""
+
+
+class NotTheService(OSError):
+    """Something other than the service answers: a network's login page, a proxy, or another address."""
+
+
+def refuse_pages(answer: requests.Response, *_: Any, **__: Any) -> None:
+    """A response hook for `requests`. Raises `NotTheService` for a web page, with which a network's login or
+    a proxy may answer any request with success, and for a redirect that turns an upload into a download."""
+    address = str(answer.url).partition("?")[0]
+    if answer.is_redirect and answer.status_code < 304 and answer.request.method not in ("GET", "HEAD"):
+        there = answer.headers["location"].partition("?")[0]
+        raise NotTheService(f"{address} redirects to {there} instead of taking data")
+    if answer.ok and not answer.is_redirect and answer.content.lstrip()[:1] == b"<":
+        raise NotTheService(f"{address} answers with a web page; is it a proxy's or a network's login?")
 
 
 def root_cause(error: BaseException) -> str:

@@ -29,6 +29,7 @@ from fmstune.trackers.clearml.stores import (
     properties,
     safe,
 )
+from fmstune.trackers.network import refuse_pages
 from fmstune.trackers.records import Artifact, Status, TrackerError
 
 if TYPE_CHECKING:
@@ -217,7 +218,9 @@ class ServerStore:
         with file.open("rb") as data:
             body = MultipartEncoder({f"/{key}": (key, data, "application/octet-stream")})
             headers = self._session.add_auth_headers({"Content-Type": body.content_type})
-            answer = requests.post(target, data=body, headers=headers, timeout=_TIMEOUT)
+            answer = requests.post(
+                target, data=body, headers=headers, timeout=_TIMEOUT, hooks={"response": refuse_pages}
+            )
         if answer.status_code != 200:
             raise TrackerError(f"ClearML's files server {target} answers {answer.status_code}.")
 

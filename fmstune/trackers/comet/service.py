@@ -18,6 +18,7 @@ from urllib.parse import urljoin
 from fmstune.trackers.comet.items import Asset, Events, Item, Other, Param, Point
 from fmstune.trackers.comet.settings import Settings
 from fmstune.trackers.continued import MARK
+from fmstune.trackers.network import refuse_pages
 from fmstune.trackers.records import Status, TrackerError, utf8
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Http:
             api_key=key, server_address=settings.server, default_timeout=timeout, config=settings.config,
             verify_tls=settings.config["comet.internal.check_tls_certificate"], default_retry=False,
         )  # fmt: skip
+        self._client.session.hooks["response"].append(refuse_pages)
 
     def post(
         self, path: str, payload: Mapping[str, Any], *, rest: bool = False, compress: bool = False

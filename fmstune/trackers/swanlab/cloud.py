@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmstune.trackers.continued import MARK
+from fmstune.trackers.network import refuse_pages
 from fmstune.trackers.records import TrackerError
 from fmstune.trackers.swanlab.account import Account, account_of
 from fmstune.trackers.swanlab.records import params_of, yaml_of
@@ -30,16 +31,23 @@ _ALIVE_SECONDS = 600.0
 _shared = threading.RLock()
 
 
+def _session() -> Any:
+    """A session of SwanLab's SDK, without its retries, that takes no web page for an answer."""
+    from swanlab.sdk.internal.pkg.client import session
+
+    made = session.create(default_retry=0)
+    made.hooks["response"].append(refuse_pages)
+    return made
+
+
 class Client:
     """A session with the API: what `swanlab`'s own functions need of their client, without its retries and
     its terminal output. Raises what `requests` raises."""
 
     def __init__(self, host: str, key: str, timeout: float = _SECONDS) -> None:
         """Log in."""
-        from swanlab.sdk.internal.pkg.client import session
-
         self._base, self._key, self._timeout = f"{host.rstrip('/')}/api", key, timeout
-        self._session: Any = session.create(default_retry=0)
+        self._session = _session()
         self.username = ""
         self.login()
 
@@ -121,6 +129,7 @@ class Experiment:
             )  # fmt: skip
             self.url = f"{settings.web_host}{fmt_run_path(generate_run_online_path(found))}"
             self._context, self._sender = context, HttpRecordSender(context)
+            self._sender._buffer_session = _session()
             if not found.new_experiment:
                 said = get_experiment_summary(
                     context.project_id, context.experiment_id, found.experiment["createdAt"]
@@ -216,7 +225,6 @@ class Experiment:
             collect_media_tasks,
             put_media_resources,
         )
-        from swanlab.sdk.internal.pkg.client import session
 
         where, tasks = self._context, collect_media_tasks(self._context, batch)
         failures: dict[int, BaseException] = {
@@ -225,7 +233,7 @@ class Experiment:
             if task.failure is not None
         }
         payloads = [payload for task in tasks for payload in task.payloads]
-        with used_by_sdk(self._client), session.create(default_retry=0) as storage:
+        with used_by_sdk(self._client), _session() as storage:
             failed = put_media_resources(storage, where.experiment_id, payloads)
             failures |= {payloads[number].task_index: error for number, error in failed.items()}
             ready = tasks[: min(failures, default=len(tasks))]
