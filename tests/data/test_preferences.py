@@ -101,6 +101,14 @@ def test_a_pair_whose_question_would_not_be_learnt_is_refused(rows: list[Any], t
         read(write(tmp_path / "x.jsonl", *rows), "dpo")
 
 
+def test_a_first_row_without_a_question_is_skipped_alone(tmp_path: Path) -> None:
+    source, bad = write(tmp_path / "x.jsonl", PAIR | {"prompt": None}, PAIR, PAIR), BadRows(True)
+    assert len(list(Reader(DataSource(source), "train", DataConfig(), bad, method="dpo"))) == 2
+    assert bad.first[0].endswith(
+        "follow no question, and its `prompt` is empty; put the question into `prompt`, in every row."
+    )
+
+
 @pytest.mark.parametrize(
     ("chosen", "rejected", "prompt"),
     [

@@ -57,19 +57,20 @@ class PreferenceColumns:
         return context_columns(self.question, self.answer or "") if self.question else ()
 
     def require_question(self, row: Row, made: Row, where: str) -> None:
-        """Raise `DataError` for a pair without a question (`made`) that has one in a column that is not read,
-        since the first row has none there or repeats an answer in it."""
+        """Raise `DataError` for a pair without a question (`made`) that has a column for it: an empty one, or
+        one that is not read, since the first row has none there or repeats an answer in it."""
         asked = made["prompt"]
         if asked if isinstance(asked, list) else asked.strip():
             return
         if isinstance(asked, list) and made["chosen"][0]["role"] != "assistant":
             return  # a reward model judges whole conversations
-        names = (*QUESTIONS, *CONVERSATIONS)
-        if left := next((name for name in names if name not in self.used() and has_value(row.get(name))), ""):
-            raise DataError(
-                f"{where}: its answers follow no question, and its `{left}` is not read as one; put the "
-                "question into `prompt`, in every row."
-            )
+        for name in (*QUESTIONS, *CONVERSATIONS):
+            if name in row and name not in self.used():
+                there = f"its `{name}` is {'not read as one' if has_value(row[name]) else 'empty'}"
+                raise DataError(
+                    f"{where}: its answers follow no question, and {there}; put the question into "
+                    "`prompt`, in every row."
+                )
 
     def used(self) -> frozenset[str]:
         """All columns that are read."""
