@@ -57,7 +57,9 @@ def train(cwd: Path, callback: str, *arguments: str, path: str = "", fresh: bool
     return seen
 
 
-def test_packages_that_hang_raise_or_exit_at_import_are_never_imported(tmp_path: Path) -> None:
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """A folder with SDKs that say in the file `imported` that they are imported, and then fail."""
     packages = tmp_path / "packages"
     for number, name in enumerate(SDKS):
         (packages / name).mkdir(parents=True)
@@ -66,11 +68,25 @@ def test_packages_that_hang_raise_or_exit_at_import_are_never_imported(tmp_path:
         information = packages / f"{name}-99.0.dist-info"  # accelerate and transformers look for it
         information.mkdir()
         (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n")
+    return packages
 
+
+def test_packages_that_hang_raise_or_exit_at_import_are_never_imported(
+    packages: Path, tmp_path: Path
+) -> None:
     # `fresh`: a warm interpreter has imported everything within `sdks_deferred`.
     seen = train(tmp_path, "Looks", path=str(packages), fresh=True)
 
     assert seen["imported"] == []
+    assert not (tmp_path / "imported").exists()
+
+
+def test_other_commands_import_none_either(packages: Path, tmp_path: Path) -> None:
+    path = os.pathsep.join((str(packages), str(ROOT)))
+    train(tmp_path, "Looks", "--lora")
+    for command in ("generate out --prompt Hi --max-new-tokens 1", "merge out merged"):
+        done = fmstune(*command.split(), cwd=tmp_path, fresh=True, PYTHONPATH=path)
+        assert done.returncode == 0, done.stderr
     assert not (tmp_path / "imported").exists()
 
 
