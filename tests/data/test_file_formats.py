@@ -103,6 +103,8 @@ def test_json_in_any_of_its_layouts_holds_the_same_rows(
     [
         {"messages": CHAT},
         {"tools": [{"type": "function", "function": {"name": "f"}}], "messages": CHAT},
+        {"contents": CHAT, "tools": [{"functionDeclarations": [{"name": "f"}]}]},
+        {"tools": [{"name": "f", "input": "i", "output": "o"}], "contents": CHAT},
         {"prompt": CHAT[:1], "completion": CHAT[1:]},
         {"question": "a", "answer": "b", "contexts": [{"title": "t", "text": "x"}]},
         {"frage": "a", "antwort": "b", "quellen": [{"title": "t", "text": "x"}]},

@@ -18,6 +18,7 @@ _LISTS = (
 """Common names of a list of rows."""
 _OF_THE_FORM = ("version", "columns", "index", "schema", "features", "num_rows_total", "num_rows_per_page")
 """Metadata that SQuAD's files, pandas and the hub's viewer write around rows; not training data."""
+_TOOLS = ("tools", "functions")
 _SPEAKS = ("from", "speaker", "author", "sender")
 _NUMBERS = ("input_ids", "labels", "attention_mask")
 
@@ -54,7 +55,7 @@ def rows_inside(value: dict[str, Any], wanted: Wanted, name: str, say: Callable[
         key
         for key, inner in value.items()
         if _is_list_of_objects(inner)
-        and (key not in (*CONVERSATIONS, *SYSTEMS) or is_list_of_rows(key, inner[0]))
+        and (key not in (*CONVERSATIONS, *SYSTEMS, *_TOOLS) or is_list_of_rows(key, inner[0]))
     ]
     if len(lists) > 1:
         lists = [key for key in lists if key.lower() in _LISTS or looks_like_a_row(value[key][0])] or lists
@@ -86,8 +87,8 @@ def is_list_of_rows(key: str, first: Any) -> bool:
         return False
     if key in CONVERSATIONS and {"input", "output"} <= first.keys() and not _has_question_column(first):
         return False  # the turns of one conversation
-    if key in SYSTEMS:
-        return False  # Anthropic's blocks of text
+    if key in (*SYSTEMS, *_TOOLS):
+        return False  # Anthropic's blocks of text, and what a conversation may call
     if key in CONVERSATIONS and any(str(first.get(name)).lower() in SPEAKERS for name in _SPEAKS):
         return False  # its messages, in an unsupported form, which the row reports
     known = key.lower() in _LISTS or split_named(key) is not None
