@@ -202,10 +202,11 @@ def test_text_parts_that_a_tool_returns_are_its_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("unlearnt", [{"weight": 0}, {"output_with_loss": False}])
 def test_a_turn_of_input_and_output_keeps_its_weight_and_the_row_its_columns(
-    tmp_path: Path, rows: int
+    tmp_path: Path, rows: int, unlearnt: dict[str, Any]
 ) -> None:
-    turns = [{"input": "a", "output": "BAD", "weight": 0}, {"input": "c", "output": "GOOD", "reasoning": "R"}]
+    turns = [{"input": "a", "output": "BAD"} | unlearnt, {"input": "c", "output": "GOOD", "reasoning": "R"}]
     path = file_of(tmp_path, [{"system": "SYSTEM", "conversation": turns}] * rows)
     written, trained, _ = learnt(path, "qwen3")
     assert "SYSTEM" in written

@@ -29,7 +29,8 @@ Message = dict[str, Any]
 ROLES = ("system", "user", "assistant", "tool", "developer")
 _CALLS = ("function_call", "tool_call")
 _CLOSES = "</think>"
-_TRAINED = ("train", "training")
+_TRAINED = ("train", "training", "output_with_loss")
+"""Booleans for an answer that is learnt; the last is of XTuner's turns."""
 
 
 def read_messages(value: Any, place: str, key: str, unused: Unused | None = None) -> list[Message]:
