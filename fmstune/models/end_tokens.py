@@ -40,8 +40,8 @@ class _AsPublished(GenerationConfig):
     temperature without sampling, for example. Many published models have them, and other programs heed them,
     so that they are neither changed nor left out."""
 
-    def validate(self, strict: bool = False) -> None:
-        super().validate(strict=False)
+    def validate(self, strict: bool = False, **how: Any) -> None:
+        super().validate(strict=False, **how)
 
 
 def keep_as_published(model: Any) -> None:

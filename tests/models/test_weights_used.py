@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGenerat
 from fmstune import demo
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ModelError
+from fmstune.models.generate import generate_texts
 from fmstune.models.load import load_for_use, load_model
 from fmstune.models.locate import Place, locate
 from tests.support.models import logits
@@ -92,13 +93,16 @@ def test_a_reward_model_without_its_head_is_refused_and_a_language_model_gets_on
     [{"temperature": 0.6, "top_p": 0.9}, {"do_sample": False, "top_k": 20}, {"length_penalty": 2.0}],
 )
 @pytest.mark.parametrize("sets", [[], ["lora.enabled=true"]])
-def test_generation_settings_that_transformers_calls_inconsistent_are_saved_as_published(
+def test_generation_settings_that_transformers_calls_inconsistent_are_kept_and_used(
     model: Path, published: dict[str, Any], sets: list[str]
 ) -> None:
     """Llama 2 has a temperature without `do_sample`; a run used to end without its model."""
     (model / "generation_config.json").unlink()
     change(model / "generation_config.json", **published, eos_token_id=0)
     train(Path("run"), *sets, model="model")
+    for place in ("model", "run"):
+        loaded, tokenizer = load_for_use(ModelConfig(path=place))
+        assert generate_texts(loaded.model, tokenizer, ["Hello"], 3) != [""]
     saved = json.loads(Path("run/generation_config.json").read_text())
     assert {key: saved.get(key, False) for key in published} == published
     assert saved["eos_token_id"] == [0, 2]
