@@ -77,6 +77,8 @@ class WandbCloud:
         """Projects, as `entity/project`, for which the account has read access only."""
         self.answer: Answer = "ok"
         self.delay = 0.2
+        self.login_page = False
+        """Whether rows get a web page for an answer, as in a network that wants a login."""
         self.runs: dict[str, CloudRun] = {}
         self.requests: list[tuple[str, str]] = []
         """The path of each request, and its GraphQL operation (or an empty string)."""
@@ -244,6 +246,8 @@ class _Handler(BaseHTTPRequestHandler):
             if parts == ["graphql"]:
                 data = self.cloud.graphql(operation, query, request.get("variables") or {})
                 self._send(200, {"data": data})
+            elif parts[-1] == "file_stream" and self.cloud.login_page:
+                self._answer(200, b"<html>Log in to this network</html>", "text/html")
             elif parts[-1] == "file_stream":
                 self._send(200, self.cloud.file_stream(parts[-2], request))
             else:
@@ -266,10 +270,12 @@ class _Handler(BaseHTTPRequestHandler):
         return value == self.cloud.key
 
     def _send(self, status: int, answer: dict[str, Any]) -> None:
-        payload = json.dumps(answer).encode()
+        self._answer(status, json.dumps(answer).encode(), "application/json")
+
+    def _answer(self, status: int, payload: bytes, kind: str) -> None:
         try:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)

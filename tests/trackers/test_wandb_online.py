@@ -64,6 +64,23 @@ def test_a_run_that_the_cloud_stops_accepting_is_not_reported_as_delivered(
         tracker.close("finished")
 
 
+def test_rows_that_a_login_page_answered_are_not_delivered_and_arrive_later(cloud: WandbCloud) -> None:
+    tracker = WandbTracker()
+    opened = tracker.open(start())
+    cloud.login_page = True
+    for seq in (2, 3):
+        tracker.track_point(point(seq))
+    with pytest.raises(TrackerError, match="did not take the whole run"):
+        tracker.close("finished")
+    cloud.login_page = False
+    again = WandbTracker()
+    again.open(start(opened.id, redelivery=True))
+    for seq in (2, 3):
+        again.track_point(point(seq))
+    again.close("finished")
+    assert cloud.runs[opened.id or ""].steps == [2, 3]
+
+
 def test_a_run_from_the_environment_with_other_points_is_an_error_and_loses_no_point(
     cloud: WandbCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import wandb
 
 # Our files in an offline run's folder: the first exists from `open` until `close` ends, the second stays.
-_LOST = ("filestream: fatal error", "runupserter: failed to upload")
+_LOST = ("filestream: fatal error", "filestream: json decode error", "runupserter: failed to upload")
+"""The second: something else answered, such as a network's login page, which wandb-core takes for success."""
 _OPEN, _OWNER = "fmstune-open", "fmstune-run.json"
 _FIRST, _LAST, _SIZE = "first_event", "last_event", "bytes"
 
