@@ -74,6 +74,14 @@ def test_openai_preference_pairs_are_pairs(tmp_path: Path) -> None:
         ({"prompt": "q", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, 'messages = "chosen"'),
         ({"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, 'messages = "chosen"'),
         ({"chosen": "q GOOD", "rejected": "q BAD"}, 'text = "chosen"'),
+        (
+            {"conversations": [ASKED], "chosen": GOOD, "rejected": BAD},
+            'prompt = "conversations", completion = "chosen"',
+        ),
+        (
+            {"messages": [ASKED], "chosen": "GOOD", "rejected": "BAD"},
+            'prompt = "messages", completion = "chosen"',
+        ),
     ],
 )
 def test_pairs_can_be_trained_as_examples_with_their_question(tmp_path: Path, row: Any, columns: str) -> None:

@@ -57,9 +57,10 @@ def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
     question = next((name for name in QUESTIONS if has(name) and name != answer), None)
     if pair:
         answers = as_message_list(row["chosen"])
-        whole = answers is not None and (question is None or len(answers) > 1)
-        kept = "messages" if whole else "completion" if question else "text"
-        given = f'{question} = "{question}", ' if question and kept == "completion" else ""
+        asked = f'{question} = "{question}", ' if question else f'prompt = "{key}", ' if key else ""
+        whole = answers is not None and (not asked or len(answers) > 1)
+        kept = "messages" if whole else "completion" if asked else "text"
+        given = asked if kept == "completion" else ""
         as_examples = f'{given}{kept} = "chosen"'
         return Recognised("preference", "chosen/rejected", _as_it_is, frozenset(row), as_examples)
     if has("prompt", "completion"):
