@@ -75,6 +75,18 @@ def test_openai_preference_pairs_are_pairs(tmp_path: Path) -> None:
         ({"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, 'messages = "chosen"'),
         ({"chosen": "q GOOD", "rejected": "q BAD"}, 'text = "chosen"'),
         (
+            {"instruction": "q", "input": "CONTEXT", "chosen": "GOOD", "rejected": "BAD"},
+            'instruction = "instruction", input = "input", completion = "chosen"',
+        ),
+        (
+            {"question": "q", "context": "CONTEXT", "answer": "GOOD", "label": True},
+            'question = "question", context = "context", answer = "answer"',
+        ),
+        (
+            {"instruction": "q", "input": "", "output": "GOOD", "kto_tag": False},
+            'instruction = "instruction", input = "input", output = "output"',
+        ),
+        (
             {"conversations": [ASKED], "chosen": GOOD, "rejected": BAD},
             'prompt = "conversations", completion = "chosen"',
         ),
@@ -95,6 +107,7 @@ def test_pairs_can_be_trained_as_examples_with_their_question(tmp_path: Path, ro
     [made], _ = read(path, [row], columns={ours: theirs.strip('"') for ours, theirs in named.items()})
     assert "'q" in str(made)
     assert "GOOD" in str(made)
+    assert ("CONTEXT" in str(made)) == ("CONTEXT" in str(row))
 
 
 @pytest.mark.parametrize(

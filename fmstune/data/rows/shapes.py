@@ -30,7 +30,7 @@ from fmstune.data.rows.conversations import (
     with_system,
 )
 from fmstune.data.rows.messages import read_messages
-from fmstune.data.rows.questions import OF_CHATS, question_rows
+from fmstune.data.rows.questions import OF_CHATS, context_columns, question_rows
 from fmstune.data.rows.recognised import PREFERENCES, Recognised, Shape
 from fmstune.data.rows.repeated import split_off_prompt
 from fmstune.data.rows.unused import Unused
@@ -57,20 +57,24 @@ def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
     question = next((name for name in QUESTIONS if has(name) and name != answer), None)
     if pair:
         answers = as_message_list(row["chosen"])
-        asked = f'{question} = "{question}", ' if question else f'prompt = "{key}", ' if key else ""
+        named = [question, *_contexts(row, question)] if question else []
+        asked = "".join(f'{name} = "{name}", ' for name in named)
+        asked = asked or (f'prompt = "{key}", ' if key else "")
         whole = answers is not None and (not asked or len(answers) > 1)
         kept = "messages" if whole else "completion" if asked else "text"
         given = asked if kept == "completion" else ""
         as_examples = f'{given}{kept} = "chosen"'
         return Recognised("preference", "chosen/rejected", _as_it_is, frozenset(row), as_examples)
     if has("prompt", "completion"):
-        return _judged_or(row, _prompted(row, chat=chat), ("prompt", "completion"))
+        learnt = ("prompt", *_contexts(row, "prompt", "completion"), "completion")
+        return _judged_or(row, _prompted(row, chat=chat), learnt)
     if has("input_ids"):
         name = "input_ids/labels" if has("labels") else "input_ids"
         read = _labelled_tokens if has("labels") else _tokens
         return Recognised("tokens", name, read, frozenset(("input_ids", "labels", "attention_mask")))
     if question and answer and _may_be_text(row[question]) and _may_be_text(row[answer]):
-        return _judged_or(row, question_rows(row, question, answer, chat=chat), (question, answer))
+        learnt = (question, *_contexts(row, question, answer), answer)
+        return _judged_or(row, question_rows(row, question, answer, chat=chat), learnt)
     if has("text", "message_id", "role") and "parent_id" in row:  # OASST's
         raise DataError(
             f"{place}: it is one message of a tree (`parent_id`): make each path through the tree a row with "
@@ -91,23 +95,32 @@ def _as_it_is(row: Row, place: str, unused: Unused) -> Row:
     return row
 
 
+def _contexts(row: Row, question: str, answer: str = "") -> list[str]:
+    return [name for name in context_columns(question, answer) if name in row]
+
+
 def _judged_or(row: Row, found: Recognised, learnt: Sequence[str]) -> Recognised:
-    """`found`, or, if a `label` marks answers as good or bad, rows for kto: bad answers must not be learnt as
+    """`found`, or, if a label marks answers as good or bad, rows for kto: bad answers must not be learnt as
     examples, whichever row has the label first."""
     as_examples = ", ".join(f'{name} = "{name}"' for name in learnt)
-    if is_verdict(row.get("label")):
-        return Recognised("labelled", f"{found.name}/label", _as_it_is, frozenset(row), as_examples)
+    if label := _verdict(row):
+        return Recognised("labelled", f"{found.name}/{label}", _as_it_is, frozenset(row), as_examples)
 
     def read(row: Row, place: str, unused: Unused) -> Row:
-        if is_verdict(row.get("label")):
+        if label := _verdict(row):
             raise DataError(
-                f"{place}: its `label` marks the answer as good or bad, but the first row has none. "
+                f"{place}: its `{label}` marks the answer as good or bad, but the first row has none. "
                 f"Such rows are for --method {methods_for('labelled')}; to learn all answers, set "
                 f"data.columns = {{{as_examples}}}."
             )
         return found.read(row, place, unused)
 
     return replace(found, read=read)
+
+
+def _verdict(row: Row) -> str | None:
+    """The column that marks the answer as good or bad, as in TRL or in LLaMA-Factory."""
+    return next((name for name in ("label", "kto_tag") if is_verdict(row.get(name))), None)
 
 
 def _conversation(row: Row, key: str) -> Recognised:
