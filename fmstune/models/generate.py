@@ -27,6 +27,10 @@ _OTHER_WAYS = (
 """Settings that choose another way to write than token by token. transformers refuses them for several
 prompts, or without code from the hub."""
 
+_OF_PROMPT = ("repetition_penalty", "encoder_repetition_penalty")
+"""Settings that change the chances of a prompt's tokens, its padding included: in many tuned models, padding
+is the token that ends an answer."""
+
 
 def generate_texts(
     model: Any,
@@ -186,6 +190,8 @@ def _padding_is_exact(
     padding, row = max(lengths, default=(0, []), key=lambda each: each[0])
     if padding == 0:
         return True
+    if any(getattr(settings, name) not in (None, 1.0) for name in _OF_PROMPT):
+        return False
     first = copy.deepcopy(settings)
     first.max_new_tokens, first.return_dict_in_generate, first.output_logits = 1, True, True
     alone, padded = (

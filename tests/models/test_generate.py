@@ -290,6 +290,18 @@ def test_a_model_that_reads_padding_gets_none(kind: str, tokenizer: Any) -> None
     assert len(set(alone)) > 1
 
 
+@pytest.mark.parametrize("published", [{"repetition_penalty": 3.0}, {"encoder_repetition_penalty": 3.0}])
+def test_padding_is_no_repetition(published: dict[str, float], tokenizer: Any) -> None:
+    """Of a token that an answer begins with, as a model that was tuned without a padding token has."""
+    writer = model("full")
+    for name, value in published.items():
+        setattr(writer.generation_config, name, value)
+    answer = generate_texts(writer, tokenizer, [PROMPTS[1]], 8, special=True)[0]
+    tokenizer.pad_token_id = tokenizer(answer, add_special_tokens=False)["input_ids"][0]
+    alone = [generate_texts(writer, tokenizer, [text], 8, special=True)[0] for text in PROMPTS]
+    assert generate_texts(writer, tokenizer, PROMPTS, 8, special=True) == alone
+
+
 def test_a_token_that_the_model_does_not_have_is_named(tokenizer: Any) -> None:
     writer = model("full")
     tokenizer.add_tokens([f"<|filler-{n}|>" for n in range(writer.config.vocab_size - len(tokenizer))])
