@@ -15,6 +15,7 @@ from typing import Any
 import transformers
 from transformers.utils import cached_file
 
+from fmstune.text import shown
 from fmstune.transformers_compat import gguf_metadata, gguf_names, gguf_settings_read, gguf_splits
 
 _NAMES = {
@@ -32,6 +33,8 @@ _NOT_NEEDED = {
     "vocab_size", "context_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv",
     "attention.key_length", "attention.value_length", "expert_feed_forward_length", "expert_count",
     "expert_shared_feed_forward_length", "attention.causal", "rope.scaling.finetuned",
+    "attention.key_length_swa", "attention.value_length_swa", "attention.shared_kv_layers",
+    "embedding_length_per_layer_input",
 }  # fmt: skip
 """What the tensors show, too: with another value they would not fit, and loading fails."""
 _AS_GPT2 = {
@@ -95,7 +98,7 @@ def complete(settings: Any, file: GgufFile) -> tuple[str, ...]:
     config, read = settings.get_text_config(), gguf_settings_read(file.architecture)
     left = {key: value for key, value in file.metadata.items() if read is not None and key not in read}
     used = {key for key, value in left.items() if _set(config, key, value)} | _set_positions(config, file)
-    unread = [f"{key} = {value}" for key, value in left.items() if key not in used | _NOT_NEEDED]
+    unread = [f"{key} = {shown(value)}" for key, value in left.items() if key not in used | _NOT_NEEDED]
     if file.split not in _AS_GPT2 | gguf_splits():
         unread.append(f"tokenizer.ggml.pre = {file.split}")
     return (*unread, *(name for name in file.factors if name not in used))
@@ -132,7 +135,8 @@ def _set_positions(config: Any, file: GgufFile) -> set[str]:
         return set()
     full, said = rotary.get("full_attention", rotary), file.metadata
     if full.get("rope_type", "default") != "default":
-        return {*file.metadata, *file.factors}  # the architecture's own
+        # The architecture's own.
+        return {*(key for key in said if key.startswith("rope.")), *file.factors}
     used: set[str] = set()
     if "rope.freq_base" in said:
         full["rope_theta"] = said["rope.freq_base"]

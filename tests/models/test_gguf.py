@@ -156,6 +156,14 @@ def test_settings_that_transformers_leaves_out_are_those_of_the_model(
         assert value.items() <= found[key].items() if isinstance(value, dict) else found[key] == value
 
 
+def test_an_architecture_with_its_own_positions_keeps_them_and_names_the_rest() -> None:
+    settings = AutoConfig.for_model("gemma4_text")
+    before = settings.to_dict()["rope_parameters"]
+    said = {"rope.freq_base": 5.0, "rope.dimension_count": 512, "attention.key_length_swa": 256, "scale": 2}
+    assert complete(settings, GgufFile("gemma4", said, (), {"rope_freqs.weight": [1.0]})) == ("scale = 2",)
+    assert settings.to_dict()["rope_parameters"] == before
+
+
 def test_what_it_says_and_the_model_does_not_compute_is_named() -> None:
     def scaled(writer: gguf.GGUFWriter) -> None:
         writer.add_logit_scale(0.25)
