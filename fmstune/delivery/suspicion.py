@@ -28,6 +28,7 @@ MOST_ATTEMPTS = 3
 """After this many failures, an event that blocks the others is skipped."""
 MOST_STRIKES = 2
 MOST_CAUSES = 50
+_MOST_GIVEN = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,14 @@ class Mark:
 @dataclass(frozen=True, slots=True)
 class Suspicion:
     """The suspects by their marks, the refused events, and the first cause of each of the first `MOST_CAUSES`
-    of them. `rounds` counts the consecutive processes that ended without an accepted event."""
+    of them. `rounds` counts the consecutive processes that ended without an accepted event. `given` counts
+    the values of an event that the tracker had taken before it failed on the next one."""
 
     suspects: tuple[tuple[Mark, Spans], ...] = ()
     refused: Spans = EMPTY
     causes: tuple[tuple[int, str], ...] = ()
     rounds: int = 0
+    given: tuple[tuple[int, int], ...] = ()
 
     # -- questions ----------------------------------------------------------------------------
 
@@ -112,6 +115,10 @@ class Suspicion:
         """The first reason why the event was not accepted."""
         return dict(self.causes).get(seq, "see the tracker's log")
 
+    def values_given(self, seq: int) -> int:
+        """How many values of the event the tracker has taken already."""
+        return dict(self.given).get(seq, 0) if self.given else 0
+
     def sentence(self) -> str | None:
         """The refused events in words: how many, the first of them, and its first cause."""
         if not self.refused:
@@ -123,9 +130,9 @@ class Suspicion:
 
     # -- transitions --------------------------------------------------------------------------
 
-    def failed(self, seq: int, cause: str, how: How, *, leads: bool) -> Suspicion:
+    def failed(self, seq: int, cause: str, how: How, *, leads: bool, given: int = 0) -> Suspicion:
         """The tracker failed on the event; `leads`: it was the first failure of its process, or since another
-        event was accepted."""
+        event was accepted. `given` values of it are not to be tracked again."""
         before = self.mark(seq) or Mark()
         mark = dataclasses.replace(
             before,
@@ -137,7 +144,10 @@ class Suspicion:
         causes = self.causes
         if len(causes) < MOST_CAUSES and all(known != seq for known, _ in causes):
             causes = tuple(sorted((*causes, (seq, cause))))
-        return dataclasses.replace(self._without(seq), causes=causes)._with(mark, spans_of([seq]))
+        known = dict(self.given)
+        taken = known | ({seq: given} if given and len(known) < _MOST_GIVEN else {})
+        left = dataclasses.replace(self._without(seq), causes=causes, given=tuple(taken.items()))
+        return left._with(mark, spans_of([seq]))
 
     def accepted(self, seqs: Collection[int]) -> Suspicion:
         """The tracker has accepted these events after all."""
@@ -145,7 +155,8 @@ class Suspicion:
         for seq in seqs:
             left = left._without(seq)
         causes = tuple(entry for entry in self.causes if entry[0] not in seqs)
-        return dataclasses.replace(left, causes=causes) if seqs else self
+        given = tuple(entry for entry in self.given if entry[0] not in seqs)
+        return dataclasses.replace(left, causes=causes, given=given) if seqs else self
 
     def proved(self, but: Collection[int] = ()) -> Suspicion:
         """The tracker has accepted another event after the failure of every suspect, except those in
@@ -174,7 +185,9 @@ class Suspicion:
         """The tracker may have been fixed: every event gets another chance, a refused one exactly one. With
         `in_order`, suspects that had their fair attempts keep them, so that one sync continues where the last
         one stopped."""
-        again = Suspicion(causes=self.causes)._with(Mark(strikes=MOST_STRIKES - 1, open=False), self.refused)
+        again = Suspicion(causes=self.causes, given=self.given)._with(
+            Mark(strikes=MOST_STRIKES - 1, open=False), self.refused
+        )
         for mark, events in self.suspects:
             fails, leads = (mark.fails, mark.leads) if in_order and mark.exhausted else (0, 0)
             again = again._with(Mark(fails, leads, mark.strikes, mark.open), events)
@@ -196,6 +209,7 @@ class Suspicion:
             "refused": self.refused.to_text(),
             "causes": {str(seq): cause for seq, cause in self.causes},
             "rounds": self.rounds,
+            "given": {str(seq): count for seq, count in self.given},
         }
 
     def _those(self, wanted: Any) -> Spans:
@@ -238,7 +252,10 @@ def suspicion_from_json(raw: Mapping[str, Any]) -> Suspicion:
             group["events"]
         )
     causes = tuple(sorted((int(seq), str(cause)) for seq, cause in raw["causes"].items()))
-    return Suspicion(tuple(suspects.items()), spans_from_json(raw["refused"]), causes, int(raw["rounds"]))
+    given = tuple((int(seq), int(count)) for seq, count in raw.get("given", {}).items())
+    return Suspicion(
+        tuple(suspects.items()), spans_from_json(raw["refused"]), causes, int(raw["rounds"]), given
+    )
 
 
 def suspicion_of_earlier_version(raw: Mapping[str, Any]) -> Suspicion:

@@ -102,6 +102,9 @@ class Tracker:
     """When delivered events survive a kill of this process: after each call, or only after `close`. With
     the latter, an interrupted delivery is repeated from its start."""
 
+    given: int = 0
+    """How many values of the last point `track` has taken: if it fails on the next one, only the rest is
+    delivered again."""
     own_callback: TrainerCallback | None = None
     """What `get_hf_callback` returned, when the tracker is used standalone."""
 
@@ -214,8 +217,10 @@ class Tracker:
             self._track_each(point)
 
     def _track_each(self, point: MetricPoint) -> None:
+        self.given = 0
         for name, value in point.values.items():
             self.track(value, name, point.stage, step=point.step)
+            self.given += 1
 
     def track_points(self, points: Iterator[MetricPoint]) -> None:
         """Track consecutive points; by default, one call of `track_point` each.

@@ -122,7 +122,7 @@ class Delivery(BatchDelivery):
             self._note_sending(int(event.item.get("size", 0)))
         if careful := self._careful(event.seq) or again:
             self._save(trying=event.seq)
-        unflushed = self._unflushed
+        unflushed, self._tracker.given = self._unflushed, 0
         try:
             called = self._deliver(event)
             if event.kind != "status" and careful:
@@ -166,7 +166,7 @@ class Delivery(BatchDelivery):
     def _deliver(self, event: Event) -> bool:
         if (raised := self._pop_raised(event)) is not None:
             raise raised
-        called = self._handover.deliver(event)
+        called = self._handover.deliver(event, self.ledger.suspicion.values_given(event.seq))
         if event.kind != "status":
             return called
         self._close(cast(Status, event.status), event.error)

@@ -7,6 +7,7 @@ including those that another process has delivered: a new process reads them fro
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -58,15 +59,17 @@ class HandOver:
         """Whether the event delivers files that the tracker accepts."""
         return event.kind == "artifact" and self.tracker.takes_artifacts
 
-    def deliver(self, event: Event) -> bool:
+    def deliver(self, event: Event, given: int = 0) -> bool:
         """Deliver metrics, a table or params to the tracker, adapted to its limits; the caller handles a
-        status. Returns whether the tracker was called. Raises what the tracker raises."""
+        status. Of metrics, the tracker has already taken the first `given` values. Returns whether the
+        tracker was called. Raises what the tracker raises."""
         if event.seq != self._last[0]:
             self._last = (event.seq, self._call(event))
         call, tracker = self._last[1], self.tracker
         tracker.seq, tracker.step, tracker.event_time = event.seq, getattr(call, "step", None), event.time
         if isinstance(call, MetricPoint):
-            tracker.track_point(call)
+            left = dict(itertools.islice(call.values.items(), given, None)) if given else call.values
+            tracker.track_point(call._replace(values=left))
         elif isinstance(call, Table):
             tracker.track_table(call)
         elif isinstance(call, Params):

@@ -140,9 +140,11 @@ class DeliveryProgress:
         if not self._failing:
             self._failing_since = time.monotonic()
         how: How = "outage" if isinstance(error, OSError) else "raised"
-        suspicion = self.ledger.suspicion.failed(
-            event.seq, cause_text(error), how, leads=not self._failing
-        )  # fmt: skip
+        tracker = self._tracker
+        suspicion = self.ledger.suspicion
+        keeps = not tracker.buffers and tracker.durable_on == "call"
+        given = suspicion.values_given(event.seq) + tracker.given if keeps else 0
+        suspicion = suspicion.failed(event.seq, cause_text(error), how, leads=not self._failing, given=given)
         self._failing[event.seq] = fresh
         self.ledger = self._with_suspicion(suspicion)
         self._save()
@@ -242,6 +244,7 @@ class DeliveryProgress:
             safe_offset=0,
             last_row=0,
             last_given=0,
+            suspicion=dataclasses.replace(self.ledger.suspicion, given=()),
             adapted=(),
             missing=EMPTY,
             closed=False,
