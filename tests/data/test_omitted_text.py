@@ -25,6 +25,8 @@ PLAIN = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 """Has no reasoning, like SmolLM2's."""
+BLANKS = PLAIN.replace("<{{ m.role }}>", "<{{ m.role }}>\n").replace("<assistant>{%", "<assistant>\n\n{%")
+"""Its prompt has another blank than its answers, as of templates that are indented."""
 LAST_THINKS = PLAIN.replace(
     "{{ m.content }}",
     "{% if loop.last and m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
@@ -71,6 +73,7 @@ def test_omitted_reasoning_is_reported_though_its_answer_repeats_it(
     pair = {"prompt": [messages[0]], "chosen": [messages[1]], "rejected": [answer("bad")]}
     assert LOST_REASONING in unused_parts(tmp_path, pair, tokenizer(PLAIN), "dpo")
     assert unused_parts(tmp_path, {"messages": messages}, tokenizer(PLAIN), reasoning="keep") == ""
+    assert unused_parts(tmp_path, {"messages": messages}, tokenizer(BLANKS), reasoning="keep") == ""
     assert unused_parts(tmp_path, {"messages": messages}, tokenizer(LAST_THINKS)) == ""
 
 

@@ -161,6 +161,11 @@ class Writer(ChatWriter):
         if answer is None and earlier:
             answer = _behind_words(prompt, text, earlier[-1]["content"].strip())
         if answer is not None:
+            reasoning = message.get("reasoning_content", "").strip()
+            if reasoning and self.keep_reasoning and not _reasons(answer, message, 0):
+                opens, closes = self.dialect.thinking
+                opens = "" if opened_by(prompt, self.dialect.opened) else opens
+                answer = opens + reasoning + closes + after_block(answer, closes)
             return self._finished(prompt, prompt + answer, message, [])
         raise DataError(
             f"{place}: this chat template's rendering of an answer does not continue its own prompt "
