@@ -131,6 +131,15 @@ EVENTS = ("metrics", "metrics", "metrics", "params", "table", "text", "resume")
 DELIVERIES = ("live", "deliver", "sync")
 LOSSES = ("snapshot", "removed", "older")
 ACTIONS = (*EVENTS, *EVENTS, *DELIVERIES, *LOSSES)
+
+
+def _tellable(guarantees: dict[str, Any]) -> dict[str, Any]:
+    """A batch may have arrived though its call failed. A tracker that neither recognises its rows nor takes
+    late ones cannot tell, and refuses them."""
+    cannot = guarantees["buffers"] and not guarantees["idempotent"]
+    return guarantees | {"takes_late": guarantees["takes_late"] or cannot}
+
+
 GUARANTEES = st.fixed_dictionaries(
     {
         "idempotent": st.booleans(),
@@ -139,12 +148,15 @@ GUARANTEES = st.fixed_dictionaries(
         "knows_last": st.booleans(),
         "buffers": st.booleans(),
     }
-)
+).map(_tellable)
 KNOWS_LAST = {
     "idempotent": True, "takes_late": True, "durable_on": "call", "knows_last": True, "buffers": False,
 }  # fmt: skip
 BUFFERS = {
     "idempotent": True, "takes_late": True, "durable_on": "call", "knows_last": False, "buffers": True,
+}  # fmt: skip
+FORGETS = {
+    "idempotent": False, "takes_late": True, "durable_on": "call", "knows_last": False, "buffers": False,
 }  # fmt: skip
 REFUSALS = st.dictionaries(
     st.integers(1, 20),
@@ -208,6 +220,7 @@ def play(
 @example(
     ["metrics", "metrics", "deliver"], [*3 * ["fine"], "raise"], {}, False, BUFFERS | {"idempotent": False}
 )
+@example([*4 * ["metrics"], "live"], ["fine", "raise", "outage"], {3: "kill"}, False, FORGETS)
 @SEARCH
 def test_each_event_that_is_not_refused_arrives_exactly_once(
     script: list[str],
@@ -277,7 +290,7 @@ def check(
             assert arrived == set(expected) - aside
         if not guarantees["buffers"]:  # a kill repeats a batch
             assert len(service.stored) - len(arrived) <= service.kills_after
-        if made.durable_on == "close" or made.idempotent:
+        if made.idempotent or (made.durable_on == "close" and not service.killed_after_close):
             assert len(service.stored) == len(arrived)
         (line,) = report(world.directory, ["t"])
         silent = last - len(expected) - (ends and last in refused)

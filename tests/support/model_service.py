@@ -41,6 +41,7 @@ class Service:
     runs: set[str] = field(default_factory=set)
     statuses: list[str] = field(default_factory=list)
     kills_after: int = 0
+    killed_after_close: bool = False
     attempts: Counter[int] = field(default_factory=Counter)
     death: str = ""
     broken: bool = False
@@ -195,6 +196,7 @@ class ModelTracker(Tracker):
         service.call(self.seq, knows_again=self.idempotent)
         self._store_pending()
         service.statuses.append(status)
+        service.killed_after_close |= service.dies_now
         service.called()
 
     def _store_pending(self) -> None:

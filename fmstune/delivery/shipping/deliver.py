@@ -147,6 +147,8 @@ class Delivery(BatchDelivery):
             self.ledger = self._with_suspicion(self.ledger.suspicion.accepted([event.seq]))
         else:
             self._redelivered.add(event.seq)
+            if again and not self._tracker.idempotent:  # or a death at the next suspect would repeat it
+                self._confirm(proved=False)
         return True
 
     def _note_given(self, event: Event) -> None:
