@@ -76,7 +76,10 @@ class DeliveryProgress:
         if forgive and ledger.missing:  # lines may be repaired, or this version may know their kind
             ledger = dataclasses.replace(ledger, offset=0, safe_offset=0, later=())
         if tracker.durable_on == "close":
-            ledger = dataclasses.replace(ledger, delivered=ledger.safe_delivered, offset=ledger.safe_offset)
+            # What follows is delivered again, in order: rows after it make none of it late.
+            safe = ledger.safe_delivered
+            last_row = min(ledger.last_row, safe)
+            ledger = dataclasses.replace(ledger, delivered=safe, offset=ledger.safe_offset, last_row=last_row)
         self._reader = JournalReader(
             directory / TRACKING_DIR / JOURNAL_NAME, ledger.offset, expected=ledger.delivered + 1
         )
