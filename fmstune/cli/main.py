@@ -86,7 +86,7 @@ def _main(arguments: list[str]) -> NoReturn:
 
 
 def _where(error: BaseException, message: str, arguments: list[str]) -> str:
-    """What shows where an error that nobody foresaw comes from: the run's log, or a flag; `""` for others."""
+    """What shows where an unexpected error comes from: the log of the run, or a flag; `""` for others."""
     if not message.startswith(type(error).__name__) or "--debug" in arguments:
         return ""
     return f" ({getattr(error, 'log', '--debug')} shows where)"
