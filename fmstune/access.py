@@ -44,6 +44,8 @@ def in_words(error: BaseException) -> str | None:
 def what_and_remedy(error: BaseException) -> tuple[str, str] | None:
     """The path and the reason of an error of the system, and what to do about it, which may be unknown;
     `None` for other errors."""
+    if isinstance(error, OSError) and error.errno == errno.EMFILE and error.filename is None:
+        return os.strerror(errno.EMFILE), remedy_of(error, Path())
     if not isinstance(error, OSError) or not error.errno or not isinstance(error.filename, (str, bytes)):
         return None
     path = Path(os.fsdecode(error.filename))
@@ -68,6 +70,8 @@ def _remedy(error: BaseException, path: Path) -> str:
     number = getattr(error, "errno", None)
     if number in _NO_SPACE:
         return "remove some files" if lacks_inodes(path) else "free some space"
+    if number == errno.EMFILE:
+        return "raise the limit of open files (ulimit -n)"
     if number == errno.EFBIG:
         return "raise the limit of a file's size (ulimit -f), or use another path"
     closed = _closed(path.absolute()) if number in _DENIED else None

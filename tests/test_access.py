@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fmstune.access import lacks_home, reason, remedy_of
+from fmstune.access import in_words, lacks_home, reason, remedy_of
 from fmstune.delivery.shipping.main import check
 from fmstune.system.disk import shortage
 from fmstune.trackers.base import Check, Tracker
@@ -128,3 +128,12 @@ def test_a_user_without_a_home_directory_is_told_to_set_it(monkeypatch: pytest.M
     monkeypatch.setattr(pwd, "getpwuid", unknown)  # another user may not read this interpreter
     assert check(AtHome(), 1).remedy.startswith("set HOME to a directory")
     assert "no home directory" in dry_run_shown("model.path=demo", "data.train=demo")
+
+
+@pytest.mark.parametrize("name", [None, "journal.jsonl"])
+def test_too_many_open_files_name_the_limit(name: str | None) -> None:
+    found = in_words(OSError(errno.EMFILE, os.strerror(errno.EMFILE), name))
+    assert (
+        found
+        == f"{f'{name}: ' if name else ''}Too many open files. Raise the limit of open files (ulimit -n)"
+    )
