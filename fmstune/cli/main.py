@@ -213,7 +213,7 @@ def _fail(
         if as_json:
             _print_json_error(message, code)
         with contextlib.suppress(OSError, ValueError):  # without a reader, the exit code has to do
-            print(f"error: {message}{hint}", file=sys.stderr, flush=True)
+            print(f"error: {message}{hide(hint)}", file=sys.stderr, flush=True)
     raise _Reported(code)
 
 
