@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.delivery.delivered_files import folders, release_links
-from fmstune.delivery.journal.files import Stopped, files_in, linked, named_by_content
+from fmstune.delivery.journal.files import Stopped, files_in, named_by_content
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import FILES_DIR
-from fmstune.system.files import rename_folder
+from fmstune.system.files import linked, rename_folder
 from fmstune.text import counted
 
 _LEFT = re.compile(r"\.(checkpoint-(\d+))\.(linking|pending)")

@@ -36,7 +36,7 @@ def has(ledger: Ledger, event: Event) -> bool:
 def release_links(directory: Path, used: Collection[str] = ()) -> None:
     """Remove the links to files that all trackers of the run in `directory` have, those in `used` and those
     of earlier processes: they would keep the disk space of a checkpoint that is removed later. Not while a
-    tracker refers to files in place, as `file` and W&B's offline runs do. What cannot be read or removed
+    tracker refers to files in place, as `file` does. What cannot be read or removed
     now is left for the next time."""
     tracking = directory / TRACKING_DIR
     with contextlib.suppress(OSError):

@@ -74,6 +74,23 @@ def rename_folder(folder: Path, target: Path, last: str = "") -> None:
     shutil.rmtree(folder)
 
 
+def linked(source: Path, path: Path) -> bool:
+    """Hard-link a file. `False` if that is impossible: on another file system, or one without hard links."""
+    try:
+        os.link(source.resolve(strict=True), path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Hard-link a file, or copy it where that is impossible. Raises `OSError`."""
+    if not linked(source, path):
+        shutil.copyfile(source, path)
+
+
 def copy_mode(path: Path, to: Path) -> None:
     """Give a file the permissions of another, where the file system has permissions."""
     with contextlib.suppress(OSError):

@@ -118,7 +118,6 @@ class SwanLabTracker(WholePointTracker):
         self._store, self._rename, self._lost = store, store.rename, False
         if isinstance(store, RunFolder):
             self._values.said |= dict.fromkeys(store.state.adapted)
-            self.refers_to_files = True  # `swanlab sync` reads them in place
         else:
             self.repeated_steps = "kept"
         self._values.begin(store.series, settings.core.section_rule)

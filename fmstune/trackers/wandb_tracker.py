@@ -131,7 +131,6 @@ class WandbTracker(WholePointTracker):
         # In a resumed run, `run.step` is 0 until something is logged; `starting_step` is right.
         self._first_step = 0 if run.disabled else run.starting_step
         self._resumed = start.tracker_run_id is not None
-        self.refers_to_files = run.offline  # `wandb sync` reads them in place
         if run.offline and not run.disabled:
             self._offline = begin_offline(run, start, Path(settings.wandb_dir))
         elif start.run_id is not None and not run.disabled:
@@ -246,7 +245,9 @@ class WandbTracker(WholePointTracker):
     def track_artifact(self, artifact: Artifact) -> None:
         run = self._opened()
         with shown_to_sdk(run):
-            run.log_artifact(wandb_artifact(artifact, run.id))
+            # `wandb sync` reads the files later, when the run's folder may have been moved.
+            folder = None if self._offline is None else self._offline.artifacts
+            run.log_artifact(wandb_artifact(artifact, run.id, folder))
 
     def _log(self, values: Mapping[str, Any], point: MetricPoint | Table | Media) -> None:
         run = self._opened()

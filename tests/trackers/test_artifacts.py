@@ -10,6 +10,7 @@ import pytest
 
 import fmstune
 from fmstune.delivery.artifacts import record
+from fmstune.delivery.delivered_files import release_links
 from fmstune.delivery.ledger import load_ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import report
@@ -81,6 +82,26 @@ def test_files_arrive_as_they_were_when_handed_over(
     assert found == {
         f"things{end}/a.bin": data, f"things{end}/deep/ü b.txt": "text", f"a.bin{end}/a.bin": data,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["wandb", "swanlab"])
+def test_offline_files_are_sent_later_also_from_a_run_whose_folder_was_moved(
+    name: str, run_directory: Path, recorder: Recorder, given: Path
+) -> None:
+    with active(recorder):
+        fmstune.track_artifact(given / "a.bin", "config.yaml")  # SwanLab has a file of this name
+        fmstune.track_artifact(given, "things")
+        record(recorder, {"model.bin": given / "a.bin"}, "model", "model", link=True)
+    recorder.close("finished")
+    reference, options = TRACKER_CASES[name]
+    assert lives(name).deliver(run_directory, f"fmstune.trackers.{reference}", options)
+    release_links(run_directory)
+    moved = run_directory.rename(run_directory.with_name("moved"))
+    shutil.rmtree(given)
+    (line,) = report(moved, ["t"])
+    assert (line.state, line.artifacts) == ("complete", "3 artifacts, 0.0 MB")
+    found = lives(name).read(f"tests.support.media:files_from_{name}", moved.parent)
+    assert sorted(len(content) for content in found.values()) == [4, 256, 256, 256]
 
 
 def test_a_plug_in_that_cannot_store_files_reports_it(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.layout import FILES_DIR
-from fmstune.system.files import rename_folder
+from fmstune.system.files import link_or_copy, rename_folder
 
 _NAME = re.compile(r"([0-9a-f]{64})(\.[a-z]{1,5})")
 
@@ -57,22 +57,10 @@ def store_all(journal: Path, files: Mapping[str, Path], *, link: bool) -> dict[s
         for name, source in files.items():
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not (link and linked(source, path)):
-                shutil.copyfile(source, path)
+            link_or_copy(source, path) if link else shutil.copyfile(source, path)
         return named_by_content(store, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def linked(source: Path, path: Path) -> bool:
-    """Hard-link a file. `False` if that is impossible: on another file system, or one without hard links."""
-    try:
-        os.link(source.resolve(strict=True), path)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        return False
-    return True
 
 
 def named_by_content(store: Path, folder: Path, go_on: Callable[[], bool] = lambda: True) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.system.files import replace_text
+from fmstune.system.files import link_or_copy, replace_text
 from fmstune.trackers.stored_numbers import StoredNumbers
 from fmstune.trackers.swanlab.frames import HEAD, framed, read_frames
 from fmstune.trackers.swanlab.records import params_of, yaml_of
@@ -113,6 +113,7 @@ class RunFolder:
                     records.append(self._config_record())
             for record in records:
                 self._put_media(record)
+                self._put_file(record)
             size, count = self._append_numbered(records)
         except OSError:
             self.series.take_back(records)
@@ -150,6 +151,10 @@ class RunFolder:
 
     # -- the rest -----------------------------------------------------------------------------
 
+    @property
+    def _config_file(self) -> Path:
+        return self.path / "files" / "config.yaml"
+
     def _begun(self, start: Record) -> State:
         for name in ("media", "files"):
             shutil.rmtree(self.path / name, ignore_errors=True)
@@ -175,7 +180,7 @@ class RunFolder:
                 if end >= state.size:
                     break
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            text = (self.path / "files" / "config.yaml").read_text("utf-8")
+            text = self._config_file.read_text("utf-8")
             self.params = params_of(yaml.safe_load(text))
         return end == state.size
 
@@ -234,16 +239,29 @@ class RunFolder:
                 _replace_bytes(place, item.payload)
             item.ClearField("payload")
 
+    def _put_file(self, record: Record) -> None:
+        """Link the file of a record into this folder, where `swanlab sync` finds it even if the folder was
+        moved: the file may be gone from the run's folder by then. Raises `OSError`."""
+        if not record.HasField("save") or record.num == _CONFIG:
+            return
+        place, source = self.path / "files" / record.save.name, Path(record.save.source_path)
+        if place.is_relative_to(self._config_file):
+            place = self.path / "artifacts" / record.save.name
+        with contextlib.suppress(FileExistsError, NotADirectoryError, IsADirectoryError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.unlink(missing_ok=True)  # an earlier version
+            link_or_copy(source, place)
+            record.save.source_path = place.as_posix()
+
     def _write_config(self, params: Mapping[str, Any]) -> None:
-        place = self.path / "files" / "config.yaml"
-        place.parent.mkdir(exist_ok=True)
-        replace_text(place, yaml_of(params))
+        self._config_file.parent.mkdir(exist_ok=True)
+        replace_text(self._config_file, yaml_of(params))
 
     def _config_record(self) -> Record:
         from swanlab.proto.swanlab.record.v1.record_pb2 import Record
         from swanlab.proto.swanlab.save.v1.save_pb2 import SaveRecord, SaveType
 
-        place = (self.path / "files" / "config.yaml").as_posix()
+        place = self._config_file.as_posix()
         save = SaveRecord(name="config", source_path=place, type=SaveType.SAVE_TYPE_CONFIG)
         return Record(num=_CONFIG, save=save)
 

@@ -31,6 +31,8 @@ class OfflineRun:
         """`again` are complete folders, with the first event of each, whose events may or may not be
         delivered again."""
         self._place = place
+        self.artifacts = place / "artifacts"
+        """Where the files of artifacts are kept for `wandb sync`."""
         self._again = again
         self._first: int | None = None
         self._last = 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 from typing import Any
 
+from fmstune.system.files import link_or_copy
 from fmstune.trackers.records import Artifact, Media
 
 _MOST_NAME = 64
@@ -26,14 +28,22 @@ def wandb_object(media: Media) -> Any:
     return wandb.Histogram(np_histogram=(list(media.counts), [*edges, media.high]))
 
 
-def wandb_artifact(artifact: Artifact, run_id: str) -> Any:
+def wandb_artifact(artifact: Artifact, run_id: str, folder: Path | None) -> Any:
     """The object to pass to `Run.log_artifact`. Artifact names are unique per project, so the name includes
-    the run's id; the same content is the same version."""
+    the run's id; the same content is the same version. The files are read from `folder`, which gets links to
+    them, or without one from where they are. Raises `OSError`."""
     import wandb
 
     name = re.sub(r"[^\w.-]", "_", artifact.name, flags=re.ASCII)[:_MOST_NAME]
     kind = re.sub(r"[^\w.-]", "_", artifact.type, flags=re.ASCII)[:_MOST_NAME] or "file"
     made = wandb.Artifact(f"{name}-{run_id}", kind)
-    for file in artifact.files:  # read in place; nothing changes it
-        made.add_file(str(artifact.folder / file), name=file, policy="immutable")
+    for file in artifact.files:
+        source = artifact.folder / file
+        if folder is not None:
+            path = folder / artifact.folder.name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            link_or_copy(source, path)
+            source = path
+        made.add_file(str(source), name=file, policy="immutable")  # W&B copies others; nothing changes it
     return made
