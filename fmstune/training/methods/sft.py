@@ -23,11 +23,13 @@ from fmstune.training.trainers.loaded_weights import LoadsAllWeights
 from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
 from fmstune.training.trainers.neftune import RowNoise
 from fmstune.training.trainers.output_precision import KeepsOutputPrecision, return_float32
+from fmstune.training.trainers.plain_logits import BalancedSmoother, leave_out_virtual_tokens
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.token_means import TokenMeans
 from fmstune.training.trainers.workers import EndsWorkers
 from fmstune.training.trl_compat.figures import count_tokens
 from fmstune.training.trl_compat.loop import CachedLookups
+from fmstune.training.trl_compat.steps import smooths_labels
 
 
 class FineTuner(
@@ -56,6 +58,7 @@ class FineTuner(
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         return_float32(self)
+        leave_out_virtual_tokens(self.model)
         self.data_collator = WeightedCollator.of(self.data_collator)
         bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self.lm_head = fit_lm_head(bare, direct=self.args.device.type == "cpu", experts=self.aux_loss_enabled)
@@ -67,6 +70,8 @@ class FineTuner(
                     "its experts; leave it out."
                 )
             self.aux_loss_enabled = bare.config.get_text_config().output_router_logits = False
+        if smooths_labels(self):
+            self.label_smoother = BalancedSmoother(self)
         # Not the Trainer's own noise, which depends on the width of the batch.
         alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None
         self._noise = None if alpha is None else RowNoise(alpha)
