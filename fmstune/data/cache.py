@@ -37,7 +37,7 @@ from fmstune.system.files import cache_folder
 
 logger = logging.getLogger("fmstune")
 
-_PREPARATION = 11  # increment when the same rows are prepared differently
+_PREPARATION = 12  # increment when the same rows are prepared differently
 _WORTH_SECONDS = 3.0
 """Data that are prepared faster are not cached, unless several processes need them."""
 _DAYS = 30
@@ -178,6 +178,7 @@ def _load(entry: Path) -> PreparedData | None:
         unused, of_eval = (
             tuple(NotUsed(**each) for each in raw.pop(name)) for name in ("unused", "eval_unused")
         )
+        raw["eval_sets"] = tuple((name, count) for name, count in raw["eval_sets"])
         summary = DataSummary(**raw, sources=sources, unused=unused, eval_unused=of_eval)
         summary = replace(summary, prepared_before=True)
         places = json.loads((entry / _PLACES).read_text(encoding="utf-8"))

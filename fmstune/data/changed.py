@@ -42,8 +42,11 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
     elif before.get("tokens") != now.get("tokens"):
         yield f"the tokens of {now['source']} ({_then_and_now(before, now, 'tokens', 'token')})"
     names = ("eval_source", "eval_sha256", "eval_rows")
-    if [before.get(name) for name in names] != [now.get(name) for name in names]:
-        what = now.get("eval_source") or before.get("eval_source")
+    what = now.get("eval_source") or before.get("eval_source")
+    if [before.get(name) for name in names] == [now.get(name) for name in names]:
+        if before.get("eval_sets") != now.get("eval_sets"):
+            yield f"{what} to evaluate on (in other sets)"
+    else:
         yield f"{what} to evaluate on ({_then_and_now(before, now, 'eval_rows', 'row')})"
 
 

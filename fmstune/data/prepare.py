@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from fmstune.config.methods.known import DEFAULT, METHODS
 from fmstune.data.files.source import Split
 from fmstune.data.mixture import numbers_of_mixture, rows_of_sources
+from fmstune.data.parts import Part, hold_out, order_of, order_within, source_of
 from fmstune.data.rendering.answer import Writer
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader
@@ -24,7 +24,7 @@ from fmstune.data.stream import stream
 from fmstune.data.summary import DataSummary, SourceSummary, joined
 from fmstune.data.tokens.preferences import AnswerEncoder
 from fmstune.data.tokens.sft import Labeller
-from fmstune.data.tokens.table import IGNORED, Encoder, Integers, Tokenised
+from fmstune.data.tokens.table import IGNORED, Encoder
 from fmstune.data.tokens.tokenise import tokenise
 from fmstune.errors import DataError
 from fmstune.text import counted
@@ -48,6 +48,16 @@ class PreparedData:
     summary: DataSummary
     bad: BadRows
     places: Sequence[str] = ()
+
+    def eval_by_name(self) -> dict[str, datasets.Dataset]:
+        """The rows of each named evaluation set, which `eval` has one after the other."""
+        if self.eval is None:
+            return {}
+        sets, begin = {}, 0
+        for name, count in self.summary.eval_sets:
+            sets[name] = self.eval.select(range(begin, begin + count))
+            begin += count
+        return sets
 
 
 def prepare(
@@ -96,7 +106,7 @@ def prepare(
         held_out = [] if not config.eval else _eval_parts(config, of_eval, bad, method)
         unused, eval_unused = _unused(parts), _unused(held_out)
         if config.eval_fraction and not config.eval:
-            parts, held_out = _hold_out(parts, config.eval_fraction, seed)
+            parts, held_out = hold_out(parts, config.eval_fraction, seed)
             if len(set(divided_by)) > 1:
                 # Rows to evaluate on are truncated in the same way.
                 again = _parts(config.train, "train", config, of_eval, BadRows(config.skip_bad_rows), method)
@@ -107,14 +117,17 @@ def prepare(
         summary = replace(summary, unused=unused, eval_unused=eval_unused)
     if not held_out:
         return PreparedData(train, None, replace(summary, skipped=bad.count), bad, places)
-    evaluation, held = _concatenated(held_out, max_length)
+    sets = _eval_sets(held_out, max_length)
+    evaluation, held = _concatenated([part for own in sets.values() for part in own], max_length)
+    rows = {name: sum(len(part.kept()) for part in own) for name, own in sets.items()}
     if shuffles:
-        evaluation = evaluation.select(_order(len(evaluation), seed))
+        evaluation = evaluation.select(order_within(list(rows.values()), seed))
     summary = replace(
         summary,
         skipped=bad.count,
         eval_source=held.source,
         eval_rows=held.rows,
+        eval_sets=tuple((name, count) for name, count in rows.items() if name is not None),
         eval_sha256=held.sha256,
         eval_truncated=held.truncated,
         eval_dropped=held.dropped,
@@ -129,24 +142,10 @@ def shuffled(data: PreparedData, seed: int) -> PreparedData:
     drawn from a buffer anyway."""
     if not isinstance(data.train, datasets.Dataset):
         return data
-    order = _order(len(data.train), seed)
+    order = order_of(len(data.train), seed)
     return replace(
         data, train=data.train.select(order), places=[data.places[number] for number in order if data.places]
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The rows of a source for training or for evaluation, by their numbers."""
-
-    of: Tokenised
-    numbers: Integers
-
-    def kept(self) -> Integers:
-        return self.numbers[self.of.index[self.numbers] >= 0]
-
-    def hashes(self) -> Integers:
-        return self.of.hashes[self.kept()]
 
 
 def _parts(
@@ -156,12 +155,12 @@ def _parts(
     encoder: Encoder,
     bad: BadRows,
     method: str,
-) -> list[_Part]:
+) -> list[Part]:
     found = [tokenise(_reader(source, split, config, encoder, bad, method), encoder) for source in sources]
-    return [_Part(each, np.arange(len(each))) for each in found]
+    return [Part(each, np.arange(len(each))) for each in found]
 
 
-def _eval_parts(config: DataConfig, encoder: Encoder, bad: BadRows, method: str) -> list[_Part]:
+def _eval_parts(config: DataConfig, encoder: Encoder, bad: BadRows, method: str) -> list[Part]:
     return _parts(config.eval, "eval", replace(config, streaming=False), encoder, bad, method)
 
 
@@ -173,42 +172,19 @@ def _reader(
     return Reader(source, split, config, bad, most, chat, method)
 
 
-def _hold_out(parts: list[_Part], fraction: float, seed: int) -> tuple[list[_Part], list[_Part]]:
-    # Rows from one location stay together: the answers to one prompt.
-    groups = [_groups(part.of.places) for part in parts]
-    counts = [int(own[-1]) + 1 for own in groups]
-    total = sum(counts)
-    count = max(1, round(total * fraction))
-    if count >= total:
-        raise DataError(
-            f"{_name(parts)} has {counted(total, 'row')}: data.eval_fraction = {fraction} leaves none to "
-            "train on."
-        )
-    held = np.zeros(total, dtype=bool)
-    held[_order(total, seed)[:count]] = True
-    train, evaluation, start = [], [], 0
-    for part, own, number in zip(parts, groups, counts, strict=True):
-        out = held[start : start + number][own]
-        train.append(replace(part, numbers=part.numbers[~out]))
-        evaluation.append(replace(part, numbers=part.numbers[out]))
-        start += number
-    return train, [part for part in evaluation if len(part.numbers)]
-
-
-def _groups(places: Sequence[str]) -> Integers:
-    """The number of each row's location; rows from the same location are consecutive."""
-    changes = [1 if place != before else 0 for place, before in zip(places[1:], places, strict=False)]
-    return np.cumsum([0, *changes])
-
-
-def _order(count: int, seed: int) -> list[int]:
-    order = list(range(count))
-    random.Random(seed).shuffle(order)
-    return order
+def _eval_sets(parts: list[Part], max_length: int | None) -> dict[str | None, list[Part]]:
+    """The parts of each named set, or of the only one, which has no name. Raises `DataError` if a set has no
+    rows."""
+    sets: dict[str | None, list[Part]] = {}
+    for part in parts:
+        sets.setdefault(part.of.reader.source.name, []).append(part)
+    for own in sets.values():
+        _require_rows(own, max_length)
+    return sets
 
 
 def _mixed(
-    parts: list[_Part], max_length: int | None, seed: int, *, shuffled: bool
+    parts: list[Part], max_length: int | None, seed: int, *, shuffled: bool
 ) -> tuple[datasets.Dataset, DataSummary, list[str]]:
     """The sources as one data set, in the proportions of their weights, and the locations of its rows.
 
@@ -229,7 +205,7 @@ def _mixed(
     if len(parts) == 1:
         if not shuffled:
             return together, summary, places
-        order = _order(sum(rows), seed)
+        order = order_of(sum(rows), seed)
         return together.select(order), summary, [places[number] for number in order]
     wanted = rows_of_sources(rows, given) if len(given) == len(rows) else rows
     times = [number / count if count else 1.0 for number, count in zip(wanted, rows, strict=True)]
@@ -247,34 +223,26 @@ def _mixed(
     return together.select(order), summary, [places[number] for number in order]
 
 
-def _weighted(parts: list[_Part], times: Sequence[float], what: str) -> int:
+def _weighted(parts: list[Part], times: Sequence[float], what: str) -> int:
     each = (getattr(part.of, what)[part.kept()].sum() for part in parts)
     return round(sum(often * float(count) for often, count in zip(times, each, strict=True)))
 
 
-def _concatenated(parts: list[_Part], max_length: int | None) -> tuple[datasets.Dataset, DataSummary]:
+def _concatenated(parts: list[Part], max_length: int | None) -> tuple[datasets.Dataset, DataSummary]:
     """The rows of all parts, concatenated. Raises `DataError` when none of them can be trained on."""
+    _require_rows(parts, max_length)
     numbers = [part.kept() for part in parts]
-    kept = sum(map(len, numbers))
-    read = sum(len(part.numbers) for part in parts)
-    same = _count(parts, "same")
-    if not kept:
-        raise DataError(
-            f"{_name(parts)}: of its {counted(read, 'row')}, each has the same `chosen` and `rejected`."
-            if same == read
-            else f"{_name(parts)}: of its {counted(read, 'row')}, none has a token to train on once cut to "
-            f"training.max_length = {max_length} tokens; raise training.max_length."
-        )
+    kept, same = sum(map(len, numbers)), _count(parts, "same")
     hashes = np.concatenate([part.hashes() for part in parts])
     summary = DataSummary(
-        source=_name(parts),
+        source=source_of(parts),
         shape=joined([part.of.shape for part in parts]),
         rows=kept,
         tokens=sum(int(part.of.length[part.kept()].sum()) for part in parts),
         trained_tokens=sum(int(part.of.trained[part.kept()].sum()) for part in parts),
         longest=max(int(part.of.longest[part.kept()].max(initial=0)) for part in parts),
         truncated=_count(parts, "cut"),
-        dropped=read - kept - same,
+        dropped=_read(parts) - kept - same,
         same=same,
         reworded=_count(parts, "reworded"),
         sha256=_sha256(parts),
@@ -286,7 +254,24 @@ def _concatenated(parts: list[_Part], max_length: int | None) -> tuple[datasets.
     return made[0] if len(made) == 1 else datasets.concatenate_datasets(made), summary
 
 
-def _sha256(parts: Sequence[_Part]) -> str | None:
+def _require_rows(parts: Sequence[Part], max_length: int | None) -> None:
+    """Raise `DataError` if no row of the parts can be trained on."""
+    if any(len(part.kept()) for part in parts):
+        return
+    of_its = f"{source_of(parts)}: of its {counted(_read(parts), 'row')}"
+    raise DataError(
+        f"{of_its}, each has the same `chosen` and `rejected`."
+        if _count(parts, "same") == _read(parts)
+        else f"{of_its}, none has a token to train on once cut to training.max_length = {max_length} tokens; "
+        "raise training.max_length."
+    )
+
+
+def _read(parts: Sequence[Part]) -> int:
+    return sum(len(part.numbers) for part in parts)
+
+
+def _sha256(parts: Sequence[Part]) -> str | None:
     """The SHA-256 of a source's files; for several, that of theirs; `None` if one is on the hub."""
     found = [part.of.reader.origin.sha256() for part in parts]
     if len(found) == 1 or None in found:
@@ -294,11 +279,11 @@ def _sha256(parts: Sequence[_Part]) -> str | None:
     return hashlib.sha256("".join(map(str, found)).encode()).hexdigest()
 
 
-def _unused(parts: Sequence[_Part]) -> tuple[NotUsed, ...]:
+def _unused(parts: Sequence[Part]) -> tuple[NotUsed, ...]:
     return tuple(entry for part in parts for entry in part.of.reader.unused.entries())
 
 
-def _with_split(summary: DataSummary, parts: Sequence[_Part]) -> DataSummary:
+def _with_split(summary: DataSummary, parts: Sequence[Part]) -> DataSummary:
     """The summary with the number of split conversations, the rows they became, and the repeated tokens:
     those of all but the longest row of each."""
     conversations = rows = again = 0
@@ -313,9 +298,5 @@ def _with_split(summary: DataSummary, parts: Sequence[_Part]) -> DataSummary:
     return replace(summary, split=conversations, split_rows=rows, tokens_again=again)
 
 
-def _count(parts: Sequence[_Part], what: str) -> int:
+def _count(parts: Sequence[Part], what: str) -> int:
     return sum(int(getattr(part.of, what)[part.numbers].sum()) for part in parts)
-
-
-def _name(parts: Sequence[_Part]) -> str:
-    return joined([part.of.source for part in parts])

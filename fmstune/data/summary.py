@@ -41,7 +41,7 @@ class DataSummary:
     `tokens_again` the cost: tokens that more than one of them has. For a stream nothing is counted before
     the run; when it ends, the figures are those of the rows that were `read`, each once, and `whole` means
     that these are all there are; its files are identified by their `fingerprint`. `eval_truncated`,
-    `eval_dropped` and `eval_same` count rows to evaluate on.
+    `eval_dropped` and `eval_same` count rows to evaluate on, `eval_sets` those of each set that has a name.
     """
 
     source: str
@@ -63,6 +63,7 @@ class DataSummary:
     eval_truncated: int = 0
     eval_dropped: int = 0
     eval_same: int = 0
+    eval_sets: tuple[tuple[str, int], ...] = ()
     same: int = 0
     reworded: int = 0
     split: int = 0
@@ -83,6 +84,7 @@ class DataSummary:
         """The summary as parameters of the run."""
         params = {key: value for key, value in asdict(self).items() if value is not None}
         params["unused"] += params.pop("eval_unused")
+        params["eval_sets"] = dict(self.eval_sets)
         for name in (
             "same",
             "reworded",
@@ -95,6 +97,7 @@ class DataSummary:
             "eval_truncated",
             "eval_dropped",
             "eval_same",
+            "eval_sets",
         ):  # if there are any
             if not params[name]:
                 del params[name]
@@ -146,7 +149,8 @@ class DataSummary:
         if self.prepared_before:
             parts.append("prepared before")
         if self.eval_rows:
-            parts.append(f"eval {counted(self.eval_rows, 'row')}{self._lost_of_eval()}")
+            sets = "".join(f", {name} {count:,}" for name, count in self.eval_sets)
+            parts.append(f"eval {counted(self.eval_rows, 'row')}{sets}{self._lost_of_eval()}")
         if self.eval_in_train:
             parts.append(f"{self.eval_in_train:,} of them trained on, too")
         return " · ".join(parts)

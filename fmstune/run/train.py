@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback
 
 from fmstune.config.inspect.dump import HEADER
 from fmstune.config.methods.known import METHODS
+from fmstune.config.schema.data import eval_sets
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole, phase
 from fmstune.data.changed import changed_data, recorded_params
@@ -45,6 +46,7 @@ from fmstune.training.callbacks.unreached import Unreached
 from fmstune.training.decided import changed_decisions, decided
 from fmstune.training.extensions import Extensions
 from fmstune.training.memory.outlook import explained
+from fmstune.training.trainers.eval_sets import sets_of
 from fmstune.training.trainers.nonfinite import guard
 from fmstune.training.tuned_trainer import Saving, save_with
 
@@ -68,7 +70,9 @@ def train(
     once a checkpoint is saved.
     """
     config, directory, out = run.config, run.directory.path, run.out
-    progress, stop = ProgressCallback(out, METHODS[config.run.method].shown), StopCallback()
+    of_sets = [(f"{name}_loss", f"{name}_loss") for name in eval_sets(config.data.eval)]
+    progress = ProgressCallback(out, [*METHODS[config.run.method].shown, *of_sets])
+    stop = StopCallback()
     callbacks: list[Any] = [
         *filter(None, [timing]),
         *_early_stopping(config),
@@ -136,7 +140,8 @@ def _attach(run: ActiveRun, built: BuiltTrainer, after: contextlib.ExitStack) ->
     if is_main_process():
         with contextlib.suppress(OSError):  # only for the report; a full disk is handled elsewhere
             write_data_rows(built, directory)
-    if asked := questions(config.samples, built.tokenizer, trainer.eval_dataset):
+    sets = dict(sets_of(trainer.eval_dataset, trainer.eval_sets))
+    if asked := questions(config.samples, built.tokenizer, sets or {"": trainer.eval_dataset}):
         most = config.samples.max_new_tokens
         trainer.add_callback(SampleCallback(asked, most, built.tokenizer, run.recorder, out))
     if built.data.streaming and is_main_process():

@@ -37,6 +37,7 @@ from fmstune.training.memory.outlook import require_room_for_weights
 from fmstune.training.methods.trained import trained_by
 from fmstune.training.schedule import schedule_notes
 from fmstune.training.speed.padding_free import Padding, decide
+from fmstune.training.trainers.eval_sets import join_sets
 from fmstune.training.trainers.preferences import build_tuner, refused_by_trl
 from fmstune.training.trl_compat.steps import set_padding_free
 from fmstune.training.tuned_trainer import TunedTrainer
@@ -149,10 +150,12 @@ def _built_by_trl(config: RunConfig, inputs: Inputs, args: Any, attached: Mappin
             model=inputs.model.model,
             args=args,
             train_dataset=inputs.data.train,
-            eval_dataset=inputs.data.eval,
+            eval_dataset=inputs.data.eval_by_name() or inputs.data.eval,
             processing_class=inputs.tokenizer,
             **attached,
         )
+    if isinstance(trainer.eval_dataset, Mapping):  # by now packed, each set on its own
+        join_sets(trainer, trainer.eval_dataset)
     if not config.packing:
         # TRL was kept from truncating rows. Callbacks and training_args.bin get the actual value.
         trainer.args.max_length = config.max_length

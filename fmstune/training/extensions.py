@@ -6,12 +6,13 @@ Unlike a tracker it is a part of the training: what it raises ends the run.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import EvalPrediction, TrainerCallback
 
+from fmstune.config.schema.data import eval_sets
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError, RunError
 from fmstune.text import shown
@@ -51,11 +52,17 @@ class Extensions:
             raise ConfigError(f"run.compute_metrics = {shown(settings.compute_metrics)} is not a function.")
         evaluates = config.training.get("eval_strategy", "no") != "no"
         if evaluates and not callbacks and compute is None and settings.method == "sft":
-            require_metric(config, _OF_THE_RUN)
-        return Extensions(callbacks, compute and _checked(compute))
+            require_metric(config, _of_the_run(config))
+        return Extensions(callbacks, compute and _checked(compute, _of_the_run(config)))
 
 
-def _checked(compute: ComputeMetrics) -> ComputeMetrics:
+def _of_the_run(config: RunConfig) -> Collection[str]:
+    """The run's own metrics of an evaluation of sft, with those of its named sets."""
+    sets = eval_sets(config.data.eval)
+    return _OF_THE_RUN | {f"{name}_{metric}" for name in sets for metric in _OF_THE_RUN}
+
+
+def _checked(compute: ComputeMetrics, own: Collection[str]) -> ComputeMetrics:
     """The function, with a check of its return value: the Trainer would fail on it later."""
     if getattr(compute, "returns_metrics", False):  # already wrapped
         return compute
@@ -73,7 +80,7 @@ def _checked(compute: ComputeMetrics) -> ComputeMetrics:
         for name in found if isinstance(found, Mapping) else ():
             if not isinstance(name, str):
                 raise RunError(f"{_returned(compute)} the name {shown(name)}; names are strings.")
-            if name.removeprefix("eval_") in _OF_THE_RUN:
+            if name.removeprefix("eval_") in own:
                 raise RunError(
                     f"{_returned(compute)} the metric {shown(name)}, which is one of the run's own and would "
                     "replace it, or be replaced; give it another name."

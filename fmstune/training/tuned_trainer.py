@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -77,6 +78,9 @@ class OfRun:
     """Whether the config requests a loss that balances the experts, but the model provides none."""
     ref_model: Any = None
     """The reference model, for methods that have one."""
+    eval_sets: Mapping[str, int] = MappingProxyType({})
+    """The number of rows of each named evaluation set, in the order of `eval_dataset`; empty if they have no
+    names."""
 
     def batch_size_changed(self) -> None:
         """Call this when the batch size in the arguments has changed since the trainer was built."""
@@ -108,6 +112,7 @@ class TunedTrainer(Protocol):
     lm_head: Head | None
     unbalanced: bool
     ref_model: Any
+    eval_sets: Mapping[str, int]
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> Any:
         """Train until the end."""
@@ -134,6 +139,9 @@ class TunedTrainer(Protocol):
 
     def get_train_dataloader(self) -> Any:
         """The batches of an epoch."""
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """The batches of an evaluation."""
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
         """The batches of an update, and their number of trained tokens."""

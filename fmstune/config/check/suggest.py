@@ -86,6 +86,7 @@ ALIASES = {
     "validation_dataset": "data.eval",
     "test_file": "data.eval",
     "max_eval_samples": "data.eval",
+    "eval_on_each_dataset": "data.eval",
     "val_set_size": "data.eval_fraction",
     "test_size": "data.eval_fraction",
     "eval_size": "data.eval_fraction",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fmstune.config.check.suggest import hint, similar_file
 from fmstune.config.paths.data import COMPRESSED, KINDS, NoFiles, exists, find_files
-from fmstune.config.schema.data import MAPPED_COLUMNS, DataSource
+from fmstune.config.schema.data import MAPPED_COLUMNS, DataSource, eval_sets
 from fmstune.config.schema.prompt_template import parse_template
 from fmstune.config.schema.tables import RunConfig
 from fmstune.text import shown, shown_key
+
+_SET_NAME = re.compile(r"[\w-]+", re.ASCII)
 
 
 def data_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -30,6 +33,7 @@ def data_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
     for problem in _form(None, data.columns, "data"):
         yield "data.columns", problem
     yield from _mixture(config)
+    yield from _sets(config)
     yield from _streaming(config)
     if data.handler is not None and not all(data.handler.partition(":")):
         yield (
@@ -89,6 +93,38 @@ def _mixture(config: RunConfig) -> Iterator[tuple[str, str]]:
         )
     if any(source.weight is not None for source in data.eval):
         yield "data.eval", "data.eval: evaluation data does not take a weight; leave it out."
+
+
+def _sets(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Problems of the names of evaluation sets."""
+    data = config.data
+    if any(source.name is not None for source in data.train):
+        yield (
+            "data.train",
+            "data.train: only evaluation data takes a name; the part of a data set is its subset, or its "
+            "split.",
+        )
+    sets = eval_sets(data.eval)
+    for name in sets:
+        if not _SET_NAME.fullmatch(name):
+            yield (
+                "data.eval",
+                f"data.eval: the name {shown(name)} is not one for metrics: use letters, digits, - and _.",
+            )
+    if not sets:
+        return
+    number = next((at for at, source in enumerate(data.eval, 1) if source.name is None), None)
+    if number is not None:
+        yield (
+            "data.eval",
+            f"data.eval[{number}] has no name, but other sources have: set a name for all, or for none.",
+        )
+    key = "training.batch_eval_metrics"
+    if config.training.get("batch_eval_metrics"):
+        yield (
+            key,
+            f"{key} does not work with the names of evaluation sets (data.eval): leave one of them out.",
+        )
 
 
 def _streaming(config: RunConfig) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -47,6 +47,10 @@ class DataSource:
         default=None, metadata={"help": "The names of its columns. Default: data.columns."}
     )
     template: str | None = field(default=None, metadata={"help": "Its template. Default: data.template."})
+    name: str | None = field(
+        default=None,
+        metadata={"help": "The evaluation set that its rows belong to, with metrics of its own."},
+    )
 
 
 def read_sources(value: Any, *, where: str, key: str) -> tuple[DataSource, ...]:
@@ -54,6 +58,11 @@ def read_sources(value: Any, *, where: str, key: str) -> tuple[DataSource, ...]:
     if isinstance(value, str):
         return (DataSource(value),) if value else ()
     if isinstance(value, Mapping):
+        if value and "path" not in value and all(isinstance(each, str) for each in value.values()):
+            raise ConfigError(
+                f"{where}: {key} has no path. To evaluate on several sets, use a table [[{key}]] for each, "
+                "with its name and path."
+            )
         value = [value]
     if not isinstance(value, (list, tuple)):
         raise ConfigError(
@@ -87,6 +96,15 @@ def written_sources(sources: tuple[DataSource, ...]) -> Any:
     return paths if len(paths) > 1 else "".join(paths)
 
 
+def eval_sets(sources: Sequence[DataSource]) -> dict[str, list[DataSource]]:
+    """The sources of each named set, in the order of the names; empty if they have none."""
+    sets: dict[str, list[DataSource]] = {}
+    for source in sources:
+        if source.name is not None:
+            sets.setdefault(source.name, []).append(source)
+    return sets
+
+
 def handler_name(handler: Any) -> str | None:
     """The name of a handler: `module:function`, also for a function passed from Python."""
     if handler is None or isinstance(handler, str):
@@ -108,7 +126,12 @@ class DataConfig:
         },
     )
     eval: tuple[DataSource, ...] = field(
-        default=(), metadata={"help": "Evaluation data, as for `train`.", "read": read_sources}
+        default=(),
+        metadata={
+            "help": "Evaluation data, as for `train`. Tables [[data.eval]] with a name are sets with metrics "
+            "of their own.",
+            "read": read_sources,
+        },
     )
     eval_fraction: float = field(
         default=0.0,

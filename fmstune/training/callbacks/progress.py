@@ -45,6 +45,7 @@ class ProgressCallback(TrainerCallback):
         self._out = out
         self._shown = (*_BEFORE, *shown, *_AFTER)
         self._evaluated = 0
+        self._loader: Any = None
         self._began: float | None = None
         self._first_step = 0
         self.metrics: dict[str, float] = {}
@@ -80,6 +81,8 @@ class ProgressCallback(TrainerCallback):
         eval_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
+        if eval_dataloader is not self._loader:  # of another named set
+            self._evaluated, self._loader = 0, eval_dataloader
         self._evaluated += 1
         self._out.moved(
             self._evaluated, len(eval_dataloader) if hasattr(eval_dataloader, "__len__") else None
@@ -88,7 +91,7 @@ class ProgressCallback(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._evaluated = 0
+        self._evaluated, self._loader = 0, None
         self._out.phase("saving a checkpoint") if control.should_save else self._train(state)
 
     def _train(self, state: TrainerState) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +30,13 @@ _SENTINEL = "fmstune asks"
 @dataclass(frozen=True, slots=True)
 class Question:
     """A prompt: its last `question`, the whole `prompt` as people read it, the `text` as the model reads
-    it, and the answer in the data."""
+    it, the answer in the data, and the named evaluation set that it is from."""
 
     question: str
     prompt: str
     text: str
     expected: str | None = None
+    set_name: str = ""
 
 
 class SampleCallback(TrainerCallback):
@@ -70,7 +71,8 @@ class SampleCallback(TrainerCallback):
         texts = [question.text for question in self._questions]
         answers = generate_texts(model, self._tokenizer, texts, self._most)
         rows = [
-            ({} if question.question == question.prompt else {"question": question.question})
+            ({"set": question.set_name} if question.set_name else {})
+            | ({} if question.question == question.prompt else {"question": question.question})
             | {"prompt": question.prompt, "answer": answer}
             | ({} if question.expected is None else {"expected": question.expected})
             for question, answer in zip(self._questions, answers, strict=True)
@@ -79,10 +81,17 @@ class SampleCallback(TrainerCallback):
         self._out.say("sample", f"{_short(self._questions[0].question)} → {_short(answers[0])}")
 
 
-def questions(config: SamplesConfig, tokenizer: PreTrainedTokenizerBase, rows: Any) -> list[Question]:
-    """The configured prompts, and those of the first evaluation `rows`, tokenised."""
+def questions(
+    config: SamplesConfig, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Any]
+) -> list[Question]:
+    """The configured prompts, and those of the first evaluation rows of the `sets` in turn, tokenised."""
     asked = [Question(prompt, prompt, _rendered(prompt, tokenizer)) for prompt in config.prompts]
-    for row in rows.select(range(min(config.rows, len(rows)))) if config.rows else ():
+    firsts = [
+        (at, name, row)
+        for name, rows in (sets.items() if config.rows else ())
+        for at, row in enumerate(rows.select(range(min(config.rows, len(rows)))))
+    ]
+    for _, name, row in sorted(firsts, key=lambda first: first[0])[: config.rows]:
         prompt, answer = _parted(row)
         asked.append(
             Question(
@@ -90,6 +99,7 @@ def questions(config: SamplesConfig, tokenizer: PreTrainedTokenizerBase, rows: A
                 tokenizer.decode(prompt, skip_special_tokens=True),
                 tokenizer.decode(prompt),
                 None if answer is None else tokenizer.decode(answer, skip_special_tokens=True),
+                name,
             )
         )
     return asked

@@ -17,6 +17,7 @@ from fmstune.training.trainers.all_rows import EvaluatesAllRows
 from fmstune.training.trainers.checkpoints import AtomicCheckpoints
 from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
+from fmstune.training.trainers.eval_sets import EvaluatesSets
 from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.loaded_weights import LoadsAllWeights
@@ -38,6 +39,7 @@ class FineTuner(
     LoadsAllWeights,
     SavesInOriginalDtype,
     GuardedSaving,
+    EvaluatesSets,
     TokenWeightedEvaluation,
     GuardedTraining,
     EachRowOnce,

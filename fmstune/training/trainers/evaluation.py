@@ -7,14 +7,16 @@ compare uses the mean over all tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from fmstune.data.tokens.table import LOSS_WEIGHTS
+from fmstune.training.trainers.eval_sets import Measured
 from fmstune.training.trainers.loss_weights import of_targets
-from fmstune.training.trl_compat.figures import collected_metrics
+from fmstune.training.trl_compat.figures import Figures, collected_metrics
 from fmstune.training.trl_compat.head import is_fused
 from fmstune.training.trl_compat.steps import gathered, smooths_labels
 from fmstune.training.tuned_trainer import as_trainer
@@ -33,10 +35,31 @@ class _Sums:
     loss: float = 0.0
     entropy: float = 0.0
     right: float = 0.0
+    batch_mean: float = 0.0
+    """The Trainer's own loss."""
 
     def add(self, rows: torch.Tensor) -> None:
         """Add `rows`, (rows, 5), in the order of the fields."""
-        tokens, weight, loss, entropy, right = rows.double().sum(0).tolist()
+        self._increase(rows.double().sum(0).tolist())
+
+    def added(self, other: _Sums) -> _Sums:
+        """The sums over the rows of both."""
+        both = replace(self)
+        both._increase([other.tokens, other.weight, other.loss, other.entropy, other.right])
+        return both
+
+    def write(self, metrics: dict[str, float], figures: Figures, prefix: str) -> None:
+        """Put the means over tokens in place of the Trainer's and of TRL's, which are over batches."""
+        name = f"{prefix}_loss"
+        if not self.tokens or name not in metrics:
+            return
+        self.batch_mean = metrics[f"{prefix}_{BATCH_MEAN}"] = metrics[name]
+        metrics[name] = self.loss / self.weight
+        figures["entropy"] = [self.entropy / self.tokens]  # TRL logs their mean
+        figures["mean_token_accuracy"] = [self.right / self.tokens]
+
+    def _increase(self, values: Sequence[float]) -> None:
+        tokens, weight, loss, entropy, right = values
         self.tokens += tokens
         self.weight += weight
         self.loss += loss
@@ -59,6 +82,7 @@ class _Seen:
 class TokenWeightedEvaluation:
     """A mixin for TRL's SFTTrainer, before it."""
 
+    measured: Measured | None
     _sums: _Sums | None = None
 
     def prediction_step(
@@ -96,13 +120,8 @@ class TokenWeightedEvaluation:
             )
         finally:
             self._sums = None
-        name = f"{metric_key_prefix}_loss"
-        if sums.tokens and name in output.metrics:
-            output.metrics[f"{metric_key_prefix}_{BATCH_MEAN}"] = output.metrics[name]
-            output.metrics[name] = sums.loss / sums.weight
-            figures = collected_metrics(self, "eval")  # TRL logs their mean
-            figures["entropy"] = [sums.entropy / sums.tokens]
-            figures["mean_token_accuracy"] = [sums.right / sums.tokens]
+        sums.write(output.metrics, collected_metrics(self, "eval"), metric_key_prefix)
+        self.measured = sums
         return output
 
     def _per_token_loss(self) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,17 +18,43 @@ from accelerate.utils import recursively_apply
 
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.trainers.each_row_once import Shares, gather_own, gathered_once, shares_of_last
+from fmstune.training.trainers.eval_sets import Measured
 from fmstune.training.trainers.row_batches import first_rows, row_count, row_lengths
 from fmstune.training.trainers.row_means import RowMeans, counts
-from fmstune.training.trl_compat.figures import collected_metrics
+from fmstune.training.trl_compat.figures import Figures, collected_metrics
 from fmstune.training.trl_compat.steps import evaluation_gathers
 from fmstune.training.tuned_trainer import as_trainer
+
+
+@dataclass
+class _Measured:
+    """The metrics of the batches of an evaluation, and what a part of its loss is a mean over."""
+
+    means: RowMeans
+    tokens: list[tuple[float, float, int]]
+    batch_mean: float = 0.0
+    """The Trainer's own loss."""
+
+    def added(self, other: _Measured) -> _Measured:
+        """The batches of both."""
+        return _Measured(self.means.added(other.means), self.tokens + other.tokens)
+
+    def write(self, metrics: dict[str, float], figures: Figures, prefix: str) -> None:
+        """Put the means over rows and tokens in place of the Trainer's and of TRL's."""
+        self.means.replace(figures)
+        name = f"{prefix}_loss"
+        if name not in metrics:
+            return
+        self.batch_mean = metrics[name]
+        if self.tokens:
+            metrics[name] += _beyond_batches(self.tokens)
 
 
 class RowWeightedEvaluation:
     """A mixin for TRL's preference Trainers, before `EachRowOnce`."""
 
     counted_mask: str
+    measured: Measured | None
     _evaluates = False
     _means = RowMeans()
     _token_means: list[tuple[float, float, int]]
@@ -91,10 +118,9 @@ class RowWeightedEvaluation:
                 )
         finally:
             self._evaluates = False
-        self._means.replace(collected_metrics(self, "eval"))
-        name = f"{metric_key_prefix}_loss"
-        if self._token_means and name in output.metrics:
-            output.metrics[name] += _beyond_batches(self._token_means)
+        measured = _Measured(self._means, self._token_means)
+        measured.write(output.metrics, collected_metrics(self, "eval"), metric_key_prefix)
+        self.measured = measured
         return output
 
     def _gathered(self, values: Any) -> Any:

@@ -25,6 +25,7 @@ from fmstune.training.trainers.all_rows import EvaluatesAllRows
 from fmstune.training.trainers.checkpoints import AtomicCheckpoints
 from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
+from fmstune.training.trainers.eval_sets import EvaluatesSets
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.kept_reference import KeepsReference, has_moving_reference, is_sharded
 from fmstune.training.trainers.loaded_weights import LoadsAllWeights
@@ -46,6 +47,7 @@ class PreferenceTuner(
     KeepsReference,
     SavesInOriginalDtype,
     GuardedSaving,
+    EvaluatesSets,
     RowWeightedEvaluation,
     WholeUpdates,
     GuardedTraining,
@@ -145,6 +147,7 @@ def build_tuner(
             **attached,
             **more,
         )
+    trainer.eval_sets = dict(data.summary.eval_sets)
     own = [*_of_prompts(data), *trained.notes(data, args), *trainer.row_notes()]
     if has_moving_reference(trainer) and is_sharded(trainer):
         own.append(

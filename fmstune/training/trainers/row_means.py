@@ -62,6 +62,13 @@ class RowMeans:
                 weight = weights[_COUNTED_BY.get(name.removeprefix(_PREFIX), "rows")]
                 self._seen[name].append((float(values[-1]), weight))
 
+    def added(self, other: RowMeans) -> RowMeans:
+        """The metrics of the batches of both."""
+        both = RowMeans()
+        for name in dict.fromkeys([*self._seen, *other._seen]):
+            both._seen[name] = [*self._seen.get(name, ()), *other._seen.get(name, ())]
+        return both
+
     def replace(self, figures: Figures) -> None:
         """Put the mean over all batches in place of their metrics, of which TRL would log the mean."""
         for name, seen in self._seen.items():
