@@ -10,8 +10,12 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from fmstune.config.paths.splits import Slice
 from fmstune.config.schema.tables import DataConfig, DataSource
+from fmstune.data.files.source import Origin
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader, Rows, load_rows
 from fmstune.errors import DataError
@@ -281,3 +285,68 @@ def test_a_hub_error_while_reading_is_reported_with_the_location(monkeypatch: py
 
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows())  # the Hub is not available
     assert refused("owner/name") == "after owner/name row 1 the hub could not be read: gone"
+
+
+NUMBERS = st.one_of(st.none(), st.integers(-100, 100))
+
+
+@given(st.integers(1, 300), NUMBERS, NUMBERS, st.sampled_from(["", "%"]), st.integers(0, 1))
+def test_a_part_of_a_split_has_the_rows_that_datasets_selects(
+    count: int, first: int | None, end: int | None, sign: str, both: int
+) -> None:
+    begins = "" if first is None else f"{first}{sign * both}"
+    split = f"train[{begins}:{'' if end is None else f'{end}{sign}'}]"
+    (there,) = datasets.ReadInstruction.from_spec(split).to_absolute({"train": count})
+    name, part = Slice.of(split)
+    assert name == "train"
+    assert part is not None
+    assert list(part.select(range(count), count)) == list(range(there.from_ or 0, there.to))
+
+
+def test_a_part_of_several_files_is_one_of_all_their_rows(tmp_path: Path) -> None:
+    write(tmp_path / "d" / "train-1.jsonl", "a", "b")
+    write(tmp_path / "d" / "train-2.jsonl", "c", "d")
+    write(tmp_path / "d" / "test.jsonl", "t")
+    assert texts(load_rows(DataSource(str(tmp_path / "d"), split="train[50%:]"))) == ["c", "d"]
+    assert texts(load_rows(DataSource(f"{tmp_path}/d/train*.jsonl", split="train[1:3]"))) == ["b", "c"]
+    assert texts(load_rows(DataSource(str(tmp_path / "d"), split="test[:1]"))) == ["t"]
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.txt", "x.parquet", "saved"])
+def test_a_split_that_a_file_does_not_have_is_refused(tmp_path: Path, name: str) -> None:
+    path = str(tmp_path / name)
+    rows = datasets.Dataset.from_list([{"text": "a"}, {"text": "b"}])
+    if name == "saved":
+        rows.save_to_disk(path)
+    elif name == "x.json":
+        Path(path).write_text(json.dumps(rows.to_list()))
+    elif name == "x.parquet":
+        rows.to_parquet(path)
+    else:
+        write(Path(path), "a", "b") if name == "x.jsonl" else Path(path).write_text("text\na\n")
+    assert "has no split extra; leave out the split" in refused(DataSource(path, split="extra"))
+    assert load_rows(DataSource(path, split="train")).rows == load_rows(path).rows
+
+
+@pytest.mark.parametrize(
+    "split", ["train+test", "train[:10", "train[a:b]", "train[:10%](pct1_dropremainder)"]
+)
+def test_what_is_no_part_of_one_split_is_refused(tmp_path: Path, split: str) -> None:
+    write(tmp_path / "x.jsonl", "a")
+    assert "write one split, as in train[:10%]" in refused(DataSource(str(tmp_path / "x.jsonl"), split=split))
+
+
+def test_a_stream_from_the_hub_starts_and_ends_at_the_selected_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def answer(path: str, *, split: str, **how: Any) -> list[dict[str, str]]:
+        asked.append(split)
+        return [{"text": str(number)} for number in range(9)]
+
+    monkeypatch.setattr(datasets, "load_dataset", answer)
+    source = DataSource("owner/name", split="train[2:4]")
+    rows = Origin.of(source, "train").rows("line", streaming=True)
+    assert [row["text"] for _, row in rows] == ["2", "3"]  # type: ignore[index]
+    assert asked == ["train"]
+    with pytest.raises(DataError, match="needs the number of rows"):
+        list(Origin.of(DataSource("owner/name", split="train[:1%]"), "train").rows("line", streaming=True))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,13 @@ from pathlib import Path
 from fmstune.access import denied, reason
 from fmstune.config.check.suggest import similar_file
 from fmstune.config.paths.folders import files_below
-from fmstune.text import shown_path
+from fmstune.config.paths.splits import Slice, split_called, split_of
+from fmstune.text import shown, shown_path
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """The suffixes of supported files."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes after those of `KINDS`: the files are decompressed while being read."""
-
-_SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "eval"),
-    "test": ("test", "testing"),
-}
-_WORD = r"(?:^|[-._ /0-9])(?:{})(?:[-._ /0-9]|$)"
-
 
 _ABOUT = ("readme", "license", "licence", "citation", "changelog")
 """Prefixes of the names of files that describe a directory's data."""
@@ -93,17 +85,27 @@ def find_files(name: str, split: str, *, chosen: bool = False, base: Path | None
     """The files of a data source, sorted by name; `None` for a name on the hub.
 
     In a directory whose files are named after splits (`train.jsonl`, `test/a.csv`), only those of `split` are
-    used; `chosen` means that the user chose the split. Raises `NoFiles`.
+    used; `chosen` means that the user chose the split, of which a slice may follow (see `Slice`). Raises
+    `NoFiles`.
     """
     path = local_path(name, base)
     if exists(path):
-        return _in_directory(path, name, split, chosen) if path.is_dir() else FoundFiles((_readable(path),))
+        wanted = _without_slice(split)
+        return _in_directory(path, name, wanted, chosen) if path.is_dir() else FoundFiles((_readable(path),))
     if _has_wildcard(name):
+        _without_slice(split)
         return _fitting(name, base)
     _require_readable(path)
     if kind_of(Path(name)) in KINDS or name.lower().endswith(COMPRESSED) or is_local(name):
         raise NoFiles(f"there is no such file.{similar_file(Path(name), base)}")
     return None
+
+
+def _without_slice(split: str) -> str:
+    try:
+        return Slice.of(split)[0]
+    except ValueError as error:
+        raise NoFiles(f"split = {shown(split)}: {error}.") from None
 
 
 def _fitting(name: str, base: Path | None) -> FoundFiles:
@@ -169,11 +171,11 @@ def _in_directory(path: Path, name: str, split: str, chosen: bool) -> FoundFiles
         raise NoFiles(f"the directory has no file in a supported format ({', '.join(KINDS)}).")
     by_split: dict[str | None, list[Path]] = {}
     for each in files:
-        by_split.setdefault(_split_of(each.relative_to(path)), []).append(each)
+        by_split.setdefault(split_of(each.relative_to(path)), []).append(each)
     of_no_split: list[Path] = []
     other_splits: list[str] = []
     if by_split.keys() != {None} or chosen:
-        wanted = _split_called(split)
+        wanted = split_called(split)
         if wanted not in by_split:
             there = ", ".join(sorted(key for key in by_split if key)) or "no splits"
             raise NoFiles(f"its files are named after {there}; none is of the split {split}.")
@@ -192,21 +194,3 @@ def _in_directory(path: Path, name: str, split: str, chosen: bool) -> FoundFiles
 def _is_about(path: Path) -> bool:
     """Whether a file describes data, or is left over from a program (Spark's `_SUCCESS`)."""
     return path.name.lower().startswith((*_ABOUT, "_"))
-
-
-def split_named(name: str) -> str | None:
-    """The split that a name refers to: `train` for `train_sft`; `None` if there is none."""
-    return _split_of(Path(name))
-
-
-def _split_of(path: Path) -> str | None:
-    """The split that a file is named after, in its folders or its own name, as on the hub."""
-    text = path.as_posix().lower()
-    for split, words in _SPLITS.items():
-        if re.search(_WORD.format("|".join(words)), text):
-            return split
-    return None
-
-
-def _split_called(name: str) -> str:
-    return next((split for split, words in _SPLITS.items() if name.lower() in words), name)

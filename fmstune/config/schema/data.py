@@ -28,7 +28,10 @@ class DataSource:
     )
     split: str | None = field(
         default=None,
-        metadata={"help": "The split to use. Default: train, and validation for evaluation data."},
+        metadata={
+            "help": "The split to use, or a part of it (train[:10%]). Default: train, and validation for "
+            "evaluation data."
+        },
     )
     subset: str | None = field(
         default=None, metadata={"help": "The configuration, for a data set on the hub that has several."}

@@ -24,6 +24,9 @@ _SAMPLED = 32 << 20
 __all__ = ["Found", "numbered", "read_file", "without_empty_fields"]
 
 
+_TABLES = (".parquet", ".arrow", ".csv", ".tsv")
+
+
 def read_file(
     path: Path,
     name: str,
@@ -34,6 +37,8 @@ def read_file(
     """The rows of a file that messages call `name`; of a file with several splits, those that are `wanted`.
     `say` receives messages about the file."""
     kind = kind_of(path)
+    if wanted is not None and kind in (*_TABLES, ".txt"):
+        wanted.require_whole(name)
     if kind in (".parquet", ".arrow"):
         yield from _read_table(path, name, kind)
     elif kind in (".csv", ".tsv"):

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
-from fmstune.config.paths.data import split_named
+from fmstune.config.paths.splits import split_named
 from fmstune.data.cells import kind_in_words
 from fmstune.data.columns import A_ROW, Row, is_message
 from fmstune.data.files.articles import is_article, questions_of
@@ -85,6 +85,7 @@ def _lines(file: IO[bytes], name: str, wanted: Wanted, say: Callable[[str], None
     if first is not None and alone and not is_article(first[1]):
         yield from _alone(first[1], first[0], name, wanted, say)
         return
+    wanted.require_whole(name)
     for place, value in chain(*([each] for each in (first, second) if each is not None), found):
         yield from _rows_of((place, value), name)
 
@@ -96,6 +97,7 @@ def _alone(
     try:
         inside = rows_inside(value, wanted, name, say)
     except NotFound:
+        wanted.require_whole(name)
         yield place, _object(value, place)
         return
     for number, row in enumerate(inside, 1):
@@ -136,6 +138,7 @@ def _values(text: JsonText, name: str, wanted: Wanted, say: Callable[[str], None
     alone = True
     while begins := text.next():
         if begins == "[":
+            wanted.require_whole(name)
             yield from _array(text)
         elif begins == "{":
             yield from _large_object(text, name, wanted, say, alone=alone)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from fmstune.config.paths.data import split_named
+from fmstune.config.paths.splits import split_named
 from fmstune.data.columns import CONVERSATIONS, SPEAKERS, SYSTEMS, has_value, is_message, looks_like_a_row
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError

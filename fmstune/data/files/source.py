@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fmstune import demo
-from fmstune.config.paths.data import KINDS, FoundFiles, NoFiles, find_files, is_saved, split_named
+from fmstune.config.paths.data import KINDS, FoundFiles, NoFiles, find_files, is_saved, local_path
+from fmstune.config.paths.splits import Slice, split_named
 from fmstune.config.schema.data import DataSource
 from fmstune.data.files.formats import Found, numbered, read_file
 from fmstune.data.files.opening import fingerprint_of, sha256_of
@@ -65,19 +66,37 @@ class Origin:
     def wanted(self) -> Wanted:
         """The split to read, if there are several."""
         split, chosen = self.source.split or _SPLIT[self.split], self.source.split is not None
-        return Wanted(split, chosen, f"data.{self.split}", self.columns)
+        return Wanted(
+            Slice.of(split)[0],
+            chosen,
+            f"data.{self.split}",
+            self.columns,
+            by_files=local_path(self.source.path).is_dir() and not is_saved(local_path(self.source.path)),
+        )
 
     def rows(
         self, text_rows: str, *, streaming: bool, say: Callable[[str], None] = lambda text: None
     ) -> Iterator[Found]:
         """The rows, from the first one each time; `say` receives messages about the files. Raises
         `DataError`."""
-        name = self.source.path
         for each in self.beside:
             say(each)
         if not self.files:
             yield from _from_hub(self.source, self.split, streaming=streaming)
-        elif self.files[0].is_dir():
+            return
+        part = Slice.of(self.source.split or "")[1]
+        found = self._in_files(text_rows, say)
+        if part is None:
+            yield from found
+        else:
+            count = sum(1 for _ in self._in_files(text_rows, lambda text: None)) if part.counts else 0
+            yield from part.select(found, count)
+
+    def _in_files(self, text_rows: str, say: Callable[[str], None]) -> Iterator[Found]:
+        name = self.source.path
+        if self.files[0].is_dir():
+            if self.files[0] == local_path(name):  # and not a split in it
+                self.wanted.require_whole(name)
             yield from numbered(_saved(self.source, self.files[0]), name)
         else:
             for file in self.files:
@@ -149,10 +168,20 @@ def _hub(source: DataSource, split: Split, *, streaming: bool) -> Any:
     import datasets
 
     wanted = source.split or _SPLIT[split]
+    part = None
+    if streaming:  # `datasets` selects no part of a stream
+        name, part = Slice.of(wanted)
+        if part is not None and part.counts:
+            raise DataError(
+                f"{source.path}: split = {wanted!r} needs the number of rows, which is unknown for a stream "
+                "from the hub; select rows from the start, as in train[:1000]."
+            )
+        wanted = name
     try:
-        return datasets.load_dataset(
+        found = datasets.load_dataset(
             source.path, name=source.subset, split=wanted, revision=source.revision, streaming=streaming
         )
+        return found if part is None else part.select(found, 0)
     except Exception as error:  # the hub's client raises whatever its layers raise
         raise DataError(
             f"{source.path} is no file here, and cannot be fetched from the hub (split {wanted}): "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from fmstune.config.paths.data import split_named
+from fmstune.config.paths.splits import split_called, split_named
 from fmstune.errors import DataError
 from fmstune.text import listed
 
@@ -14,19 +14,31 @@ from fmstune.text import listed
 class Wanted:
     """The split to use; `chosen`: the user has named it, under the table `table`.
 
-    `columns` are those that the user has named: an object that has them is a row.
+    `columns` are those that the user has named: an object that has them is a row. `by_files`: the source is
+    a directory, whose files were chosen by their names.
     """
 
     split: str
     chosen: bool = False
     table: str = "data.train"
     columns: frozenset[str] = frozenset()
+    by_files: bool = False
 
     def skips(self, name: str) -> bool:
         """Whether a name is that of another split."""
         if self.chosen:
             return name != self.split
         return split_named(name) not in (None, self.split)
+
+    def require_whole(self, name: str) -> None:
+        """Raise `DataError` if the user named a split of a file that has none: like `datasets`, it is called
+        train, or what the file is named after."""
+        fits = self.split == "train" or split_called(self.split) == split_named(name)
+        if self.chosen and not self.by_files and not fits:
+            raise DataError(
+                f"{name} has no split {self.split}; leave out the split under [[{self.table}]], or select a "
+                "part with train[:10%] or train[100:200]."
+            )
 
     def report_others(self, others: Iterable[str], source: str, say: Callable[[str], None]) -> None:
         """Report the splits that are not trained on, unless the user has named the split."""
