@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from fmstune.config.check.suggest import hint
 from fmstune.config.check.typed import read_dataclass
 from fmstune.config.check.words import kind_of, shown_for
 from fmstune.errors import ConfigError
@@ -61,7 +62,8 @@ def read_sources(value: Any, *, where: str, key: str) -> tuple[DataSource, ...]:
     if isinstance(value, str):
         return (DataSource(value),) if value else ()
     if isinstance(value, Mapping):
-        if value and "path" not in value and all(isinstance(each, str) for each in value.values()):
+        known = [field.name for field in fields(DataSource)]
+        if value and not any(name in known or hint(name, known) for name in value):  # names of sets
             raise ConfigError(
                 f"{where}: {key} has no path. To evaluate on several sets, use a table [[{key}]] for each, "
                 "with its name and path."
