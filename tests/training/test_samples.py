@@ -6,7 +6,9 @@ import io
 from pathlib import Path
 
 import pytest
+from peft import PeftModel
 from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fmstune import demo
 from fmstune.config.load.load import load
@@ -58,8 +60,6 @@ def test_each_eval_has_a_table_and_the_weights_equal_those_without_it() -> None:
 
 
 def test_a_trained_model_generates_the_same_answers_on_its_own() -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     tune("out", 'samples.prompts=["What does the lamp cost?"]', "samples.max_new_tokens=5")
     *_, table = [e for e in JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)) if e.kind == "table"]
     model = AutoModelForCausalLM.from_pretrained("out")
@@ -71,6 +71,21 @@ def test_a_trained_model_generates_the_same_answers_on_its_own() -> None:
     ids = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert table.rows[0]["answer"] == tokenizer.decode(ids, skip_special_tokens=True)
     assert weights("out")
+
+
+def test_a_model_with_virtual_tokens_answers_during_the_training_as_afterwards() -> None:
+    question = "What does the lamp cost?"
+    sets = ["prompt_tuning.enabled=true", "training.learning_rate=0.3", "samples.max_new_tokens=5"]
+    tune("out", *sets, f'samples.prompts=["{question}"]')
+    *_, table = [e for e in JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)) if e.kind == "table"]
+    model = PeftModel.from_pretrained(demo.build_model(42), "out").eval()
+    tokenizer = AutoTokenizer.from_pretrained("out")
+    prompt = [{"role": "user", "content": question}]
+    inputs = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    ids = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert table.rows[0]["answer"] == tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def test_samples_without_evals_are_an_error() -> None:

@@ -45,13 +45,13 @@ class HeadCall:
 
 def score_by(model: PreTrainedModel, scored: Callable[[HeadCall], FusedCausalLMOutput]) -> None:
     """Make `model`, which already has TRL's fused LM head, score labels in another way."""
-    through_trl = model.forward
+    through_trl: Any = model.forward
     plain = functools.partial(through_trl, fused_lm_head=False)
     fused = functools.partial(through_trl, fused_lm_head=True)
 
-    @functools.wraps(
-        through_trl
-    )  # the Trainer and `generate` inspect its signature for the arguments that the model takes
+    # The Trainer and `generate` inspect its signature for the arguments that the model takes. That of a bound
+    # method has no `self`, and binding this one would take away the next argument.
+    @functools.wraps(through_trl.__func__)
     def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         if not fused_lm_head:
             return plain(*args, **kwargs)
