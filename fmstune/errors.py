@@ -16,9 +16,14 @@ class ConfigError(Exception):
 
     exit_code = 2
 
-    def __init__(self, message: str) -> None:
-        # Keys and file names may hold anything: line breaks and escape sequences are shown escaped.
-        super().__init__("".join(char if char.isprintable() else repr(char)[1:-1] for char in message))
+    def __init__(self, message: str, listing: Sequence[str] = ()) -> None:
+        """`listing` are lines that follow the message."""
+        super().__init__("\n  ".join(map(_printable, (message, *listing))))
+
+
+def _printable(text: str) -> str:
+    # Keys and file names may hold anything: line breaks and escape sequences are shown escaped.
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class DataError(Exception):

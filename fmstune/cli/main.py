@@ -177,9 +177,13 @@ def _usage_message(error: Any) -> str:
         return str(error.format_message()).rstrip(".")
     from fmstune.cli.flags import FLAGS
     from fmstune.config.check.suggest import closest
+    from fmstune.config.load.foreign import advice
     from fmstune.config.load.load import known_keys
 
-    key = closest(option.lstrip("-").replace("-", "_"), [*FLAGS.values(), *known_keys()])
+    name = option.lstrip("-").replace("-", "_")
+    if advised := advice(name, known_keys()):
+        return f"no such option: {option}. {advised.rstrip('.')}"
+    key = closest(name, [*FLAGS.values(), *known_keys()])
     flag = next((flag for flag, of in FLAGS.items() if of == key), None)
     known = {name for each in (error.ctx.command.params if error.ctx else ()) for name in each.opts}
     if key and (flag or "--set") in known:

@@ -245,7 +245,7 @@ def test_a_config_that_is_not_utf_8_is_reported(tmp_path: Path) -> None:
 def test_for_yaml_the_message_says_that_the_configuration_is_toml(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("model: x")
-    assert "Write the configuration as TOML" in refusal(tmp_path, config_path=path)
+    assert "fmstune reads TOML" in refusal(tmp_path, config_path=path)
 
 
 def test_a_missing_model_and_missing_data_are_reported_together_with_their_flags(tmp_path: Path) -> None:

@@ -24,12 +24,23 @@ _CHOICE_ALIASES = {
     "bf16": "bfloat16",
     **dict.fromkeys(("fp16", "half"), "float16"),
     **dict.fromkeys(("fp32", "float", "single"), "float32"),
-    **dict.fromkeys(("adam", "adamw"), "adamw_torch"),
-    "cos": "cosine",
+    **dict.fromkeys(("adam", "adamw", "adamw_hf", "torch.optim.adamw"), "adamw_torch"),
+    **dict.fromkeys(("bitsandbytes.optim.pagedadamw8bit", "pagedadamw8bit"), "paged_adamw_8bit"),
+    **dict.fromkeys(("bitsandbytes.optim.adamw8bit", "adamw8bit"), "adamw_8bit"),
+    "lion": "lion_32bit",
+    "ao_adamw_4bit": "adamw_torch_4bit",
+    "ao_adamw_8bit": "adamw_torch_8bit",
+    "ao_adamw_fp8": "adamw_torch_fp8",
+    **dict.fromkeys(("cos", "cosine_decay"), "cosine"),
+    **dict.fromkeys(("pt", "pretrain", "pretraining", "instruct", "causal"), "sft"),
+    "ipo": "dpo",
     **dict.fromkeys(("assistant", "completion", "completions", "answers"), "responses"),
     **dict.fromkeys(("rm", "reward_model"), "reward"),
 }
-_LONGEST = 30  # anything longer was not meant as a number or a name
+_CHOICE_NEEDS = {"ipo": ' with training.loss_type = "ipo"'}
+_LORA = {"lora": "true", "dora": "true, with lora.dora = true", "full": "false"}
+_LORA["qlora"] = 'true, with model.quantization = "4bit"'
+_LONGEST = 40  # anything longer was not meant as a number or a name
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 
@@ -46,7 +57,8 @@ def meant(value: Any, choices: Sequence[str]) -> str:
     for says, words in ((True, _TRUE), (False, (*_FALSE, *_NOTHING))):
         if close is None and text.lower() in words:
             close = next((word for word in _CHOICES_FOR[says] if word in choices), None)
-    return f" Did you mean {close}?" if close else ""
+    more = _CHOICE_NEEDS.get(text.lower(), "") if close == alias else ""
+    return f" Did you mean {close}{more}?" if close else ""
 
 
 def advice(value: Any, annotation: str, where: str, key: str) -> str:
@@ -71,7 +83,11 @@ def advice(value: Any, annotation: str, where: str, key: str) -> str:
 def _for_text(text: str, wanted: str, where: str, key: str) -> str:
     if "true or false" in wanted and text.lower() in (*_TRUE, *_FALSE):
         return f" Write {'true' if text.lower() in _TRUE else 'false'}."
-    if text.lower() in _NOTHING:
+    if key == "lora.enabled" and text.lower() in _LORA:
+        return f" Write {_LORA[text.lower()]}."
+    if "true or false" in wanted and text.lower() == "unsloth":  # its activation checkpointing
+        return " Write true."
+    if text.lower() in (*_NOTHING, "auto"):
         return " Leave it out for the default."
     numeric = "number" in wanted or "integer" in wanted
     if numeric and len(text) < _LONGEST and (number := _number(text, "a number" in wanted)):

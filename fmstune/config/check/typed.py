@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from fmstune.config.check.advice import advice, meant
 from fmstune.config.check.annotations import annotation_of, literal_values, options_of, split
+from fmstune.config.check.elsewhere import advice_about
 from fmstune.config.check.suggest import hint
 from fmstune.config.check.words import in_words, kind_of, shown_for
 from fmstune.errors import ConfigError
@@ -27,7 +28,8 @@ def read_dataclass(cls: type[T], given: Mapping[str, Any], *, where: str, prefix
     values = {}
     for key, value in given.items():
         if key not in fields:
-            close = hint(key, fields)
+            advice = advice_about(key)
+            close = f" {advice}" if advice else hint(key, fields)
             there = "" if close else f" Available: {', '.join(fields) or 'none'}."
             raise ConfigError(f"{where}: there is no setting {prefix}.{shown_key(key)}.{close}{there}")
         values[key] = check_field(value, fields[key], where=where, key=f"{prefix}.{key}")

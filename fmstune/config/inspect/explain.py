@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmstune.config.check.annotations import annotation_of
-from fmstune.config.check.suggest import hint
 from fmstune.config.check.words import in_words
 from fmstune.config.inspect.decided import decided_by
-from fmstune.config.load.layers import of_other_methods
+from fmstune.config.load.layers import of_other_methods, setting_hint
 from fmstune.config.load.load import known_keys
 from fmstune.config.load.values import dotted, split_key
 from fmstune.config.rules.unused import unused
@@ -95,7 +94,7 @@ def explain(config: RunConfig, key: str) -> Explanation:
             found = _explanation(config, key, value, default, takes, own.metadata["help"])
             return dataclasses.replace(found, note=_idle(config, key))
     others = of_other_methods(key, method)
-    close = hint(key, known_keys(method))
+    close = setting_hint(key, method)
     raise ConfigError(others or f"there is no setting {shown_key(*key.split('.'))}.{close}")
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.config.check.suggest import hint
+from fmstune.config.load import foreign
 from fmstune.config.load.toml_files import key_lines, parse_toml, read_text
 from fmstune.config.load.values import check_storable, dotted, merged, parse_sets, split_key
-from fmstune.config.methods.known import DEFAULT
+from fmstune.config.methods.known import DEFAULT, METHODS
 from fmstune.config.schema.managed import OWNED_TRAINING
 from fmstune.config.schema.tables import TABLES
 from fmstune.config.schema.training import methods_with, training_fields
@@ -34,6 +35,9 @@ _EXAMPLES = {
     "training": "learning_rate",
 }
 """For messages: the setting that is probably meant if a table is set to a value."""
+
+_FEW = 3
+"""The unknown settings in a file above which it is probably another tool's."""
 
 Flag = tuple[str, Any, str]
 """A dotted key, its value, and the flag it was given with."""
@@ -87,6 +91,19 @@ def known_keys(method: str = DEFAULT) -> list[str]:
     return [*table_keys(), *(f"training.{name}" for name in fields_)]
 
 
+def keys_of_all_methods() -> list[str]:
+    """All dotted keys that can be set for some method."""
+    return list(dict.fromkeys(key for method in METHODS for key in known_keys(method)))
+
+
+def setting_hint(key: str, method: str = DEFAULT) -> str:
+    """What an unknown key probably means, or what to use in its place: a sentence after a space, or an empty
+    string."""
+    known = known_keys(method)
+    advice = foreign.advice(key, known)
+    return f" {advice}" if advice else hint(key, known) or hint(key, keys_of_all_methods())
+
+
 def of_other_methods(key: str, method: str) -> str | None:
     """A message that a key is a setting of other methods, or `None` if it is not."""
     table, _, name = key.partition(".")
@@ -102,12 +119,22 @@ def _add_file(sources: Sources, text: str, name: str) -> None:
     def place(*parts: str) -> str:
         return f"{name}:{lines[parts]}" if parts in lines else name
 
-    for table, content in parse_toml(text, name).items():
+    if name.lower().endswith(foreign.SUFFIXES):
+        _refuse_other_format(text, name)
+    found = parse_toml(text, name)
+    unknown = [table for table in found if table not in _tables()]
+    if len(unknown) > _FEW:
+        raise ConfigError(
+            f"{place(unknown[0])}: there are no such tables or settings. What they are in fmstune:",
+            foreign.counterparts(unknown, keys_of_all_methods()),
+        )
+    for table, content in found.items():
         if table not in _tables():
             close = difflib.get_close_matches(table, _tables(), n=1, cutoff=0.6)
-            as_table, as_key = f" Did you mean [{close[0]}]?" if close else "", hint(table, known_keys())
-            meant = (as_table or as_key) if isinstance(content, dict) else (as_key or as_table)
-            there = "" if meant else f" Available: {', '.join(f'[{known}]' for known in _tables())}."
+            as_table, as_key = f" Did you mean [{close[0]}]?" if close else "", setting_hint(table)
+            is_table = isinstance(content, dict) and foreign.advice(table, known_keys()) is None
+            meant = (as_table or as_key) if is_table else (as_key or as_table)
+            there = "" if meant else f" Available: {', '.join(f'[{each}]' for each in _tables())}."
             raise ConfigError(
                 f"{place(table)}: there is no table or setting {shown_key(table)}.{meant}{there}"
             )
@@ -123,6 +150,16 @@ def _add_file(sources: Sources, text: str, name: str) -> None:
                     _add(sources, [table, key, option], its_value, place(table, key, option))
             else:
                 _add(sources, [table, key], value, place(table, key))
+
+
+def _refuse_other_format(text: str, name: str) -> None:
+    known = keys_of_all_methods()
+    if theirs := foreign.settings_of(text, known):
+        raise ConfigError(
+            f"{name}: fmstune reads TOML: write tables in [brackets], and lines of key = value. What the "
+            "settings of this file are in fmstune:",
+            foreign.counterparts(theirs, known),
+        )
 
 
 def _add(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> None:
@@ -160,7 +197,7 @@ def _add(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> Non
             f"{origin}: {table} is a table; set one of its settings, as in {one}=VALUE.{chosen}"
         )
     else:
-        raise ConfigError(f"{origin}: there is no setting {shortened(key)}.{hint(key, known_keys())}")
+        raise ConfigError(f"{origin}: there is no setting {shortened(key)}.{setting_hint(key)}")
 
 
 def _get(table: Mapping[str, Any], parts: Sequence[str]) -> Any:

@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fmstune.access import unusable_path
-from fmstune.config.check.suggest import hint
 from fmstune.config.check.typed import check_bounds, check_field, check_value
-from fmstune.config.load.layers import Flag, Given, Sources, gather, known_keys, of_other_methods, table_keys
+from fmstune.config.load.layers import (
+    Flag,
+    Given,
+    Sources,
+    gather,
+    known_keys,
+    of_other_methods,
+    setting_hint,
+    table_keys,
+)
 from fmstune.config.load.values import dotted, merged, parse_params, read_params_file
 from fmstune.config.methods.known import DEFAULT, METHODS
 from fmstune.config.paths.models import with_adapter
@@ -153,7 +161,7 @@ def _check(key: str, given: Given, method: str) -> Any:
     others = of_other_methods(key, method)
     if others is not None:
         raise ConfigError(f"{where}: {others}")
-    raise ConfigError(f"{where}: there is no setting {shortened(key)}.{hint(key, known_keys(method))}")
+    raise ConfigError(f"{where}: there is no setting {shortened(key)}.{setting_hint(key, method)}")
 
 
 def _with_renamed_keys(entries: dict[str, T]) -> dict[str, T]:

@@ -142,5 +142,9 @@ def _paths(config: RunConfig) -> Iterator[str]:
             if named
             else (f"there is no such file.{similar_file(Path(template), config.base_dir)}")
         )
-        known = f" Available: {', '.join(CHAT_TEMPLATES)}, and Jinja files." if named else ""
+        known = (
+            f" Available: {', '.join(CHAT_TEMPLATES)}, and Jinja files; leave it out for the model's own."
+            if named
+            else ""
+        )
         yield f"{config.at('model.chat_template')}model.chat_template = {shown(template)}: {what}{known}"
