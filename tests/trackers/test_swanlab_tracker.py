@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -153,6 +154,21 @@ def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     found = SwanLabTracker("swanlab", {"mode": "offline", "dir": "/proc/below"}).check(1)
     assert found.state == "no_permission"
     assert not Path("swanlog").exists()
+
+
+def test_a_full_disk_leaves_no_folder_of_a_run_that_could_not_be_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    tracker = SwanLabTracker("swanlab", {"mode": "offline"})
+    with monkeypatch.context() as during:
+        during.setattr("fmstune.trackers.swanlab.files.replace_text", full)
+        with pytest.raises(OSError, match="No space"):
+            tracker.open(RunStart("run", ".", run_id="one", new_run_id="a"))
+    assert not list(Path("swanlog").glob("run-*"))
+    assert tracker.open(RunStart("run", ".", run_id="one", new_run_id="a")).id == "a"
 
 
 @pytest.mark.parametrize("length", [0, 1, 32754, 32755, 32761, 32762, 100_000])

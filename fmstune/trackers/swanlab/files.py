@@ -82,6 +82,16 @@ class RunFolder:
         self.path = folder
         self.series = Series()
         self.params: dict[str, Any] = {}
+        new = not folder.exists()
+        try:
+            self._open(mark, after, start)
+        except OSError:
+            if new:  # else each process would leave one while the disk is full
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _open(self, mark: dict[str, Any], after: int, start: Record) -> None:
+        folder = self.path
         state = read_state(folder)
         if state is None or not self._read(state):
             state = self._begun(start)
