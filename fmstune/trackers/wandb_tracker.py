@@ -218,7 +218,7 @@ class WandbTracker(WholePointTracker):
             return TrackerRun(run.id, note=disabled())
         notes, url = self._notes, None
         if run.offline:  # whose URL prints a warning when read
-            notes = [*notes, f"offline, send it with `wandb sync {to_sync(run)}`"]
+            notes = [*notes, f"offline, send it with `{to_sync(run)}`"]
         else:
             url = run.url
         # `delivered_through` stays unknown: W&B sends rows every 15 s and params every 6 s, so the last row's

@@ -121,6 +121,34 @@ def test_an_offline_folder_of_wandb_that_was_cut_off_is_replaced_and_one_that_is
     assert "not checked whether it is still there" in synced()
 
 
+@pytest.mark.parametrize(("name", "pattern"), [("wandb", "wandb/offline-run-*"), ("comet", "*.zip")])
+def test_when_one_of_the_offline_parts_of_a_resumed_run_is_gone_its_storage_is_not_called_complete(
+    name: str, pattern: str, run_directory: Path, tmp_path: Path
+) -> None:
+    def note() -> str:
+        (line,) = sync(run_directory, name, options, reference)
+        assert line.state == "complete"
+        return str(line.note)
+
+    options = {name: {"mode": "offline", "dir": str(tmp_path)}}
+    for step in (1, 2, 3):
+        journal = open_journal(run_directory)
+        if step > 1:
+            journal.append("resume", {"step": step - 1})
+        journal.append("metrics", {"step": step, "values": {"loss": 1 / step}})
+        journal.append("status", {"status": "interrupted"})
+        journal.close()
+        note()
+    assert "not checked" not in note()
+    parts = sorted(tmp_path.glob(pattern))
+    assert len(parts) == 3
+    for gone in parts[:-1]:
+        gone.rename(tmp_path / "elsewhere")
+        assert "not checked whether it is still there" in note()
+        (tmp_path / "elsewhere").rename(gone)
+    assert "not checked" not in note()
+
+
 def test_a_storage_that_cannot_be_checked_is_reported_as_not_checked(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -214,16 +215,24 @@ def test_the_system_metrics_are_those_of_the_training_process() -> None:
     tracker.close("finished")
 
 
-def test_the_note_of_an_offline_run_lists_its_files_for_wandb_sync() -> None:
-    run_id = None
-    for number in (1, 2):
-        tracker = WandbTracker(tracker_config={"mode": "offline", "dir": "my runs"})
-        opened = tracker.open(start(run_id))
-        run_id = opened.id
+def test_the_note_of_an_offline_run_sends_its_folders_in_the_order_of_their_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_id, now = None, time.time()
+    for seqs, clock in (((1, 2), now + 86_400), ((3, 4), now), ((5, 6), now + 60)):  # it is set back
+        with monkeypatch.context() as during:
+            during.setattr(time, "time", lambda clock=clock: clock)
+            tracker = WandbTracker(tracker_config={"mode": "offline", "dir": "my runs"})
+            opened = tracker.open(start(run_id))
+            run_id = opened.id
+        for seq in seqs:
+            tracker.seq = seq
+            tracker.track_point(point(seq))
         tracker.close("finished")
-        folders = shlex.split((opened.note or "").partition("`wandb sync ")[2].rstrip("`"))
-        assert sorted(map(Path, folders)) == wandb_offline_dirs(Path("my runs").absolute())
-        assert len(folders) == number
+        said = (opened.note or "").partition("`")[2].rstrip("`").split(" && ")
+        folders = [Path(shlex.split(each.removeprefix("wandb sync "))[0]) for each in said]
+        rows = [row["_step"] for each in folders for row in read_wandb_offline(each).history]
+        assert rows == list(range(1, seqs[-1] + 1))
 
 
 def test_a_run_that_the_sdk_stores_elsewhere_is_not_counted_as_delivered(

@@ -55,10 +55,12 @@ def newest_state(folder: Path, key: str) -> State | None:
 
 def is_stored(folder: Path, key: str, run_id: str | None, last: int) -> bool | None:
     """Whether the newest archive holds this event of the run. A missing one may have been sent."""
-    state = newest_state(folder, key)
+    state, parts = newest_state(folder, key), _parts(folder, key)
     if state is None or state.mark.get("run_id") != run_id:
         return None
-    return Events(state.spans).last >= last
+    if Events(state.spans).last < last:
+        return False
+    return True if len(parts) == max(parts) else None
 
 
 class Archive:

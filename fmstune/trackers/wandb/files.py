@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 _LOST = ("filestream: fatal error", "filestream: json decode error", "runupserter: failed to upload")
 """The second: something else answered, such as a network's login page, which wandb-core takes for success."""
 _OPEN, _OWNER = "fmstune-open", "fmstune-run.json"
-_FIRST, _LAST, _SIZE = "first_event", "last_event", "bytes"
+_FIRST, _LAST, _SIZE, _BEFORE = "first_event", "last_event", "bytes", "last_event_before"
 
 
 class OfflineRun:
     """The file of an offline run: W&B's process keeps writing to it, even after it is renamed or removed."""
 
-    def __init__(self, place: Path, again: list[tuple[Path, int]]) -> None:
+    def __init__(self, place: Path, wandb_id: str, again: list[tuple[Path, int]]) -> None:
         """`again` are complete folders, with the first event of each, whose events may or may not be
         delivered again."""
-        self._place = place
+        self._place, self._id = place, wandb_id
         self.artifacts = place / "artifacts"
         """Where the files of artifacts are kept for `wandb sync`."""
         self._again = again
@@ -52,10 +52,14 @@ class OfflineRun:
                 shutil.rmtree(folder)
 
     def end(self) -> None:
-        """Record that the file is complete, and its first and last event."""
+        """Record that the file is complete, its first and last event, and the last one of the folder before
+        it."""
         owner = self._place / _OWNER
         said = json.loads(owner.read_text(encoding="utf-8"))
-        said |= {_FIRST: self._first, _LAST: self._last, _SIZE: _size(self._place)}
+        others = map(_owner, _places(self._place.parent, self._id))
+        lasts = [last for other in others if isinstance(last := other.get(_LAST), int)]
+        before = max((last for last in lasts if last < (self._first or 0)), default=0)
+        said |= {_FIRST: self._first, _LAST: self._last, _SIZE: _size(self._place), _BEFORE: before}
         owner.write_text(json.dumps(said), encoding="utf-8")
         (self._place / _OPEN).unlink(missing_ok=True)
 
@@ -81,7 +85,7 @@ def begin_offline(run: wandb.Run, start: RunStart, folder: Path) -> OfflineRun:
         )
     (place / _OPEN).write_text(f"{run.id}\n{start.run_id or ''}", encoding="utf-8")
     (place / _OWNER).write_text(json.dumps(mark(start)), encoding="utf-8")
-    return OfflineRun(place, _whole(folder, run.id, start) if start.redelivery else [])
+    return OfflineRun(place, run.id, _whole(folder, run.id, start) if start.redelivery else [])
 
 
 def _whole(folder: Path, wandb_id: str, start: RunStart) -> list[tuple[Path, int]]:
@@ -129,7 +133,10 @@ def is_stored(folder: Path, start: RunStart, last: int) -> bool | None:
         _size(place) != owner.get(_SIZE, _size(place)) for place, owner in zip(places, owners, strict=True)
     ):
         return False
-    return True if max((owner.get(_LAST, 0) for owner in owners), default=-1) >= last else None
+    lasts = {owner.get(_LAST, 0) for owner in owners}
+    first = min((owner.get(_FIRST) or 0 for owner in owners), default=0)
+    gaps = first > start.after + 1 or any(owner.get(_BEFORE, 0) not in {0, *lasts} for owner in owners)
+    return True if max(lasts, default=-1) >= last and not gaps else None
 
 
 def _size(place: Path) -> int:
@@ -144,9 +151,14 @@ def continued_by_another(folder: Path, start: RunStart) -> bool:
 
 
 def to_sync(run: wandb.Run) -> str:
-    """The arguments for `wandb sync`: the run's folder, or all of them when it was resumed."""
+    """The commands that send the run's folders, in the order of their events. A single command would send
+    them in the order of their start times: after the clock was set back, the last values would be old ones,
+    and W&B would drop the rows of the earlier folders."""
     place = Path(run.dir).parent
-    return " ".join(shlex.quote(str(each)) for each in _places(place.parent, run.id) or [place])
+    places = _places(place.parent, run.id) or [place]
+    firsts = {each: _owner(each).get(_FIRST) for each in places}  # the newest has none yet
+    places.sort(key=lambda each: (firsts[each] is None, firsts[each] or 0))
+    return " && ".join(f"wandb sync {shlex.quote(str(each))}" for each in places)
 
 
 def _places(folder: Path, wandb_id: str) -> list[Path]:
