@@ -37,8 +37,10 @@ class _OfTokens(ORPOTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's, with the likelihood of the whole update."""
+        """TRL's, with the likelihood of the whole update, and a count of its tokens, as in TRL's stable
+        trainers."""
         answer = as_trainer(super()).compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        count_tokens(self, int(self.accelerator.gather(inputs["attention_mask"].sum()).sum()))
         more = self._missing_nll
         return (answer[0] + more, answer[1]) if return_outputs else answer + more
 
@@ -128,15 +130,6 @@ class OrpoTuner(PreferenceTuner, _OfTokens):
         """Those whose likelihood it learns: the whole better text."""
         mask: torch.Tensor = batch["attention_mask"].chunk(2)[0][:, 1:]
         return mask.sum()
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """TRL's, with a count of the tokens that it has read, as in its stable trainers."""
-        this, trainer = as_trainer(self), as_trainer(super())
-        answer = trainer.compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        count_tokens(self, int(this.accelerator.gather(inputs["attention_mask"].sum()).sum()))
-        return answer
 
 
 TRAINED = Trained(ORPOConfig, OrpoTuner)
