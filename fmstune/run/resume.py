@@ -31,6 +31,7 @@ _SHAPES = {
         "lora.target_modules", "lora.bias", "lora.dora", "lora.modules_to_save", "lora.alpha", "lora.rslora",
     ),
     "prompt tuning": ("prompt_tuning.tokens",),
+    "": ("model.trainable",),
 }  # fmt: skip
 """Settings of adapters that must match a checkpoint's weights: with another scale, they would be others, and
 so would those of the best checkpoint."""

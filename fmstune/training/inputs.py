@@ -23,6 +23,7 @@ from fmstune.models.load import LoadedModel, load_model, load_tokenizer
 from fmstune.models.probe import require_causal
 from fmstune.models.special_tokens import use_tokens
 from fmstune.models.tokenizer_file import unlike_its_file
+from fmstune.models.trainable import KEY, let_gradients_through, train_only
 from fmstune.models.vocabulary import fit_vocabulary
 
 
@@ -88,4 +89,9 @@ def _load_model(
     if grown and not frozen:
         parameters = loaded.model.num_parameters()
         loaded = dataclasses.replace(loaded, identity={**loaded.identity, "parameters": parameters})
+    if config.model.trainable:
+        of_tokens = train_only(loaded.model, config.model.trainable, config.at(KEY))
+        let_gradients_through(loaded.model, config.training.get("gradient_checkpointing_kwargs"))
+        if grown and not of_tokens:
+            grown += f"; {KEY} keeps them so (embed_tokens would train them)"
     return loaded, grown

@@ -33,6 +33,14 @@ def adapter_problems(config: RunConfig) -> Iterator[Problem]:
             key,
             f'{key} = {shown(quantization)} needs bitsandbytes: pip install "fmstune[quantization]".',
         )
+    if config.model.trainable and config.adapter is not None:
+        own = (
+            "lora.target_modules and lora.modules_to_save choose its weights"
+            if config.lora.enabled
+            else "it has weights of its own"
+        )
+        key = "model.trainable"
+        yield key, f"{key} is for training without an adapter: {own}. Leave one of them out."
     yield from _gguf(config)
     yield from _overwritten(config)
 

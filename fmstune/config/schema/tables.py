@@ -53,6 +53,13 @@ class ModelConfig:
             "choices": ("4bit", "8bit"),
         },
     )
+    trainable: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": 'Train only these weights: names or regular expressions, such as ["layers.2[0-9]", '
+            '"norm"]. Default: all, or an adapter.'
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "sdpa, eager, flash_attention_2, …. Default: the model's own."}
     )
