@@ -37,7 +37,7 @@ from fmstune.system.files import cache_folder
 
 logger = logging.getLogger("fmstune")
 
-_PREPARATION = 12  # increment when the same rows are prepared differently
+_PREPARATION = 13  # increment when the same rows are prepared differently
 _WORTH_SECONDS = 3.0
 """Data that are prepared faster are not cached, unless several processes need them."""
 _DAYS = 30

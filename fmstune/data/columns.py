@@ -119,6 +119,16 @@ def is_message(value: Any) -> bool:
     return isinstance(value, dict) and ("role" in value or ("from" in value and "value" in value))
 
 
+def is_segments(value: Any) -> bool:
+    """Whether a column holds axolotl's `segments`: a list of {label, text}, the label a boolean."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(each, Mapping) and each.keys() == {"label", "text"} for each in value)
+        and all(as_boolean(each["label"]) is not None and isinstance(each["text"], str) for each in value)
+    )
+
+
 def as_list(value: Any) -> Any:
     """Lists of the fields of messages, {"role": [...], "content": [...]}, as a list of messages: `datasets`
     represents a Sequence of objects like that. Any other value unchanged."""

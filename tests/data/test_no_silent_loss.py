@@ -66,7 +66,7 @@ NAMED = {
     "messages.tool_calls.reason": calling({"function": {"name": "f", "arguments": {}}, "reason": "R"}),
     "messages.tool_calls.function.why": calling({"function": {"name": "f", "arguments": {}, "why": "R"}}),
     "messages.tool_calls.args": calling({"name": "f", "arguments": {"a": 1}, "args": {"a": 2}}),
-    "messages.content.train": chat(user(), answer([{"type": "text", "text": "GOOD", "train": False}])),
+    "messages.content.train": chat(user([{"type": "text", "text": "hi", "train": True}]), answer()),
     "messages.content.signature": chat(
         user(), answer([{"type": "thinking", "thinking": "T", "signature": "S"}, "GOOD"])
     ),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fmstune.data.rendering.answer import LOST_REASONING, Writer
-from fmstune.data.rendering.render import NOT_FOUND, Renderer, Rendering
+from fmstune.data.rendering.render import NOT_FOUND, Renderer
+from fmstune.data.rendering.rendered import Rendering
 from fmstune.data.rows.messages import read_messages
 from fmstune.errors import DataError
 from tests.support.chat_templates import tokenizer_with

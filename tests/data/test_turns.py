@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmstune.data.rendering import turns
-from fmstune.data.rendering.render import Rendered, Span
+from fmstune.data.rendering.rendered import Rendered, Span
 from fmstune.data.rendering.turns import Turns
 from fmstune.data.tokens.marking import marked_by_offsets, quickly_marked
 from tests.support.chat_templates import TEMPLATES, tokenizer_with

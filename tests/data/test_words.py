@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
 
-from fmstune.data.rendering.render import Rendered, Span
+from fmstune.data.rendering.rendered import Rendered, Span
 from fmstune.data.tokens import words as module
 from fmstune.data.tokens.labels import Part, label
 from fmstune.data.tokens.words import Words

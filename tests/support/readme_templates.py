@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fmstune.data.rendering.answer import LOST_REASONING
-from fmstune.data.rendering.render import Renderer, Rendering
+from fmstune.data.rendering.render import Renderer
+from fmstune.data.rendering.rendered import Rendering
 from fmstune.data.rows.messages import read_messages
 from fmstune.errors import DataError
 from tests.support.chat_templates import TEMPLATES, tokenizer_with

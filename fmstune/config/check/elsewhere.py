@@ -59,7 +59,7 @@ _ADVICE: dict[str, str] = {
         "message_field_content role_tag content_tag conversation_style user_tag assistant_tag "
         "conversation_column converter template_thinking_key field_thinking ranking"
     ),
-    "Leave it out: messages may have `train` (true or false) or `weight`.": (
+    "Leave it out: messages and their parts may have `train` (true or false), also `train_detail`.": (
         "message_field_training message_field_training_detail"
     ),
     _ENDS: "train_on_eos train_on_eot eot_tokens add_eos append_eos_token efficient_eos",

@@ -6,7 +6,15 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from fmstune.config.paths.splits import split_named
-from fmstune.data.columns import CONVERSATIONS, SPEAKERS, SYSTEMS, has_value, is_message, looks_like_a_row
+from fmstune.data.columns import (
+    CONVERSATIONS,
+    SPEAKERS,
+    SYSTEMS,
+    has_value,
+    is_message,
+    is_segments,
+    looks_like_a_row,
+)
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
 from fmstune.text import listed
@@ -38,7 +46,11 @@ def rows_inside(value: dict[str, Any], wanted: Wanted, name: str, say: Callable[
         if _is_split_table(value):
             report_other_contents(value, ("columns", "data"), name, say)
         return found
-    if holds_rows(value) or (wanted.columns and wanted.columns <= value.keys()):
+    if (
+        holds_rows(value)
+        or is_segments(value.get("segments"))
+        or (wanted.columns and wanted.columns <= value.keys())
+    ):
         raise NotFound
     by_split = {key: inner for key, inner in value.items() if split_named(key) and _is_table(inner)}
     if by_split or (wanted.chosen and _is_table(value.get(wanted.split))):

@@ -94,6 +94,10 @@ def _one(first: Message, second: Message) -> Message:
     calls = [call for each in (first, second) for call in each.get("tool_calls") or ()]
     if calls:
         made["tool_calls"] = calls
+    if "masked" in first or "masked" in second:
+        before = len(first["content"]) + 2 if first["content"] and second["content"] else 0
+        behind = ((begin + before, end + before) for begin, end in second.get("masked", ()))
+        made["masked"] = (*first.get("masked", ()), *behind)
     extra = first.get("extra", {}) | second.get("extra", {})
     if extra:
         made["extra"] = extra

@@ -17,7 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from fmstune.data.rendering.answer import LOST_REASONING, Writer, Written, in_history
 from fmstune.data.rendering.hidden import HiddenWords
+from fmstune.data.rendering.rendered import Rendered, Rendering, Span, masked_in, merged, until_last
 from fmstune.data.rendering.words import missing_reasoning, missing_words, plainly_written
+from fmstune.data.rows.masks import Range
 from fmstune.data.rows.messages import Message, says_something
 from fmstune.data.rows.reader import Row, Shape
 from fmstune.errors import DataError
@@ -46,34 +48,6 @@ NO_WORDS = "the chat template leaves out {}"
 _NEEDED = ("tools", "calls of tools", "results of tools")
 """Without these, a conversation makes no sense."""
 _SHOWN = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Characters that are trained, from `start` to `end`, with their weight in the loss."""
-
-    start: int
-    end: int
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A text to train on. `special`: whether the tokenizer still has to add its own special tokens (a
-    template has already written them)."""
-
-    text: str
-    spans: tuple[Span, ...]
-    special: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Rendering:
-    """The result for a row: its texts, one or, for a split conversation, several; and remarks on what is not
-    learnt or was changed, each a clause without the row."""
-
-    parts: tuple[Rendered, ...]
-    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +82,11 @@ class Renderer:
         if shape == "text":
             text = with_eos(row["text"], self.writer.tokenizer)
             return Rendering((Rendered(text, (Span(0, len(text), weight),), special=True),))
+        if shape == "segments":
+            text = row["text"]
+            learnt = [(0, len(text))] if everything else row["learnt"]
+            spans = tuple(Span(begin, end, weight) for begin, end in learnt)
+            return Rendering((Rendered(text, spans, special=False),))
         if shape == "prompt/completion":
             prompt, text = row["prompt"], with_eos(row["prompt"] + row["completion"], self.writer.tokenizer)
             span = Span(0 if everything else len(prompt), len(text), weight)
@@ -173,17 +152,18 @@ class Renderer:
             return Rendering((), (NO_WEIGHT,))
         text = self.writer.whole(conversation.messages, conversation.tools, conversation.place)
         row = conversation.weight
-        spans, begin = [], 0
+        spans, masked, begin = [], list[Range](), 0
         for number in range(len(conversation.messages)):
             weight = conversation.weight_of(number)
-            if weight == row:
+            if weight == row and "masked" not in conversation.messages[number]:
                 continue
             start, end = self._place_of(conversation, number, text)
+            masked += masked_in(text, (start, end), conversation.messages[number], conversation.place)
             spans += [Span(begin, start, row), Span(start, end, weight)]
             begin = end
         spans.append(Span(begin, len(text), row))
         kept = tuple(span for span in spans if span.weight and span.end > span.start)
-        return Rendering((Rendered(text, kept, special=False),))
+        return Rendering((Rendered(text, kept, special=False, masked=tuple(masked)),))
 
     def _place_of(self, conversation: _Conversation, number: int, text: str) -> tuple[int, int]:
         """The position of a message in the text of the whole conversation. Raises `DataError`."""
@@ -224,13 +204,25 @@ class Renderer:
         for each in written:
             remarks += each.remarks
         weights = [conversation.weight_of(number) for number in numbers]
+        messages = [conversation.messages[number] for number in numbers]
         if self.history == "template":
-            found = list(in_history(written, [conversation.messages[number] for number in numbers]))
+            found = list(in_history(written, messages))
             if None in found:
                 remarks.append(NOT_FOUND)
             spans = [Span(*at, weight) for at, weight in zip(found, weights, strict=True) if at is not None]
-            return Rendering((_until_last(written[-1].text, spans),), tuple(remarks))
-        return Rendering(tuple(_merged(written, weights)), tuple(remarks))
+            text = written[-1].text
+            masked = [
+                each
+                for at, message in zip(found, messages, strict=True)
+                if at is not None
+                for each in masked_in(text, at, message, conversation.place)
+            ]
+            return Rendering((until_last(text, spans, masked),), tuple(remarks))
+        masks = [
+            masked_in(each.text, (each.start, each.end), message, conversation.place)
+            for each, message in zip(written, messages, strict=True)
+        ]
+        return Rendering(tuple(merged(written, weights, masks)), tuple(remarks))
 
     def _written(self, conversation: _Conversation, number: int) -> Written:
         messages = conversation.messages
@@ -290,27 +282,6 @@ def _weights(row: Row, shape: Shape) -> Iterator[float]:
 def _context(prompt: Sequence[Message]) -> list[Message]:
     """The messages of a prompt, whose answers are context and are not learnt, unless they have a weight."""
     return [{"weight": 0.0} | message if message["role"] == "assistant" else message for message in prompt]
-
-
-def _merged(written: Sequence[Written], weights: Sequence[float]) -> Iterator[Rendered]:
-    """The texts of answers, merged where one continues another."""
-    text, spans = "", [Span(0, 0)]
-    for each, weight in zip(written, weights, strict=True):
-        span = Span(each.start, each.end, weight)
-        if not text:
-            spans = [span]
-        elif each.start >= spans[-1].end and each.text.startswith(text[: spans[-1].end]):
-            spans.append(span)
-        else:
-            yield _until_last(text, spans)
-            spans = [span]
-        text = each.text
-    yield _until_last(text, spans)
-
-
-def _until_last(text: str, spans: Sequence[Span]) -> Rendered:
-    """The text up to the end of its last answer: nothing after it is learnt."""
-    return Rendered(text[: spans[-1].end] if spans else text, tuple(spans), special=False)
 
 
 def require_whole_characters(text: str, place: str) -> None:

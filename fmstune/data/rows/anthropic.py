@@ -1,4 +1,5 @@
-"""Convert Anthropic's messages, whose contents have tool calls and results as parts, to OpenAI's form."""
+"""Convert messages whose contents have tool calls and results as parts (Anthropic's, and calls also
+LLaMA-Factory's) to OpenAI's form."""
 
 from __future__ import annotations
 
@@ -45,9 +46,17 @@ def calls_in_parts(content: Any, where: str, name: str, lost: Lost) -> tuple[lis
     first = next(number for number, part in enumerate(content) if _is(part, _CALL))
     if any(not _is(part, _CALL) for part in content[first:]):
         lost.remarks[TEXT_AFTER_CALL] = None
-    calls = read_calls([part for part in content if _is(part, _CALL)], where, name, lost)
+    called = [part["value"] if _is_factory_call(part) else part for part in content if _is(part, _CALL)]
+    calls = read_calls(called, where, name, lost)
     return calls, [part for part in content if not _is(part, _CALL)] or None
 
 
 def _is(part: Any, kind: str) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == kind
+    return (isinstance(part, Mapping) and part.get("type") == kind) or (
+        kind == _CALL and _is_factory_call(part)
+    )
+
+
+def _is_factory_call(part: Any) -> bool:
+    """Whether a part is a call as LLaMA-Factory writes it, with the call as the JSON of its `value`."""
+    return isinstance(part, Mapping) and part.get("type") == "tool_call" and part.keys() == {"type", "value"}

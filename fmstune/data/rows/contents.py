@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from fmstune.data.cells import kind_in_words
 from fmstune.data.columns import BY_HANDLER, has_value
 from fmstune.data.rows.fields import Fields, Lost
+from fmstune.data.rows.masks import Range, is_learnt
 from fmstune.errors import DataError
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -17,29 +18,37 @@ NOT_ITS_OWN = "reasoning of messages that are not the assistant's is not used"
 _OPEN, _CLOSE = "<think>", "</think>"
 _TEXTS = ("text", "input_text", "output_text")
 _THOUGHTS = ("thinking", "reasoning")
-_THOUGHT_IN = ("thinking", "reasoning", "text", "content", "summary")
+_THOUGHT_IN = ("thinking", "reasoning", "text", "content", "summary", "value")
 _MEDIA = (
     "image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "file",
     "input_file",
 )  # fmt: skip
 
 
-def read_content(value: Any, role: str, where: str, name: str, lost: Lost) -> tuple[str, str]:
-    """A message's text, and the reasoning in its parts. A tool's result is data of any kind: anything but a
-    text or parts of text becomes JSON. Raises `DataError`."""
+class Content(NamedTuple):
+    """A message's text, the reasoning in its parts, and the characters of the text that are not learnt."""
+
+    text: str
+    thought: str = ""
+    masked: tuple[Range, ...] = ()
+
+
+def read_content(value: Any, role: str, where: str, name: str, lost: Lost) -> Content:
+    """The content of a message. A tool's result is data of any kind: anything but a text or parts of text
+    becomes JSON. Raises `DataError`."""
     if value is None or isinstance(value, str):
-        return value or "", ""
+        return Content(value or "")
     if isinstance(value, (list, tuple)):
         if role == "tool":
             if value and all(_is_result_part(part) for part in value):
-                return _joined(value, where, name, lost)
+                return _joined(value, role, where, name, lost)
         elif all(
             isinstance(part, str) or (isinstance(part, Mapping) and ("type" in part or "text" in part))
             for part in value
         ):
-            return _joined(value, where, name, lost)
+            return _joined(value, role, where, name, lost)
     if role == "tool":
-        return json.dumps(value, ensure_ascii=False), ""
+        return Content(json.dumps(value, ensure_ascii=False))
     raise DataError(f"{where} has no text as its `content`, but {kind_in_words(value)}.{BY_HANDLER}")
 
 
@@ -48,26 +57,35 @@ def _is_result_part(part: Any) -> bool:
     if not isinstance(part, Mapping):
         return False
     kind = part.get("type")
+    if kind == "text" and part.keys() == {"type", "value"}:  # LLaMA-Factory's
+        return isinstance(part["value"], str)
     return kind in _MEDIA or (kind in _TEXTS and isinstance(part.get("text"), str))
 
 
-def _joined(parts: Any, where: str, name: str, lost: Lost) -> tuple[str, str]:
-    texts, thoughts = [], []
+def _joined(parts: Any, role: str, where: str, name: str, lost: Lost) -> Content:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    masked: list[Range] = []
+    length = 0
     for part in parts:
         fields = Fields({"text": part} if isinstance(part, str) else part, name, lost)
         kind = fields.get("type") or "text"
         if kind in _THOUGHTS:
             thoughts.append(_thought_of(part, name, lost) or "")
             continue
-        text = fields.get("text")
+        text = fields.first("text", "content", "value")  # `value` is LLaMA-Factory's
         if kind not in _TEXTS or not isinstance(text, str):
             raise DataError(
                 f"{where} has a part of the type {kind!r}; fmstune only trains on text, so remove such rows, "
                 "or skip them with --skip-bad-rows."
             )
         texts.append(text)
+        if role == "assistant" and not is_learnt(fields, where) and text:
+            masked.append((length, length + len(text)))
+        length += len(text)
         fields.lose_rest()
-    return "".join(texts), "\n".join(thought for thought in thoughts if thought.strip())
+    thought = "\n".join(each for each in thoughts if each.strip())
+    return Content("".join(texts), thought, tuple(masked))
 
 
 def _thought_of(value: Any, name: str, lost: Lost) -> str | None:

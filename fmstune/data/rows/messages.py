@@ -3,8 +3,8 @@
 A canonical message has `role` (one of `ROLES`) and `content` (a text), and if the row has them:
 `reasoning_content` (with the original content in `inline`, if the reasoning was in it between <think> and
 </think>), `tool_calls` (each `{"type", "id", "function": {"name", "arguments"}}`, the arguments as an object
-if they are one), `name`, `tool_call_id`, `weight` (in the loss), and in `extra` the fields that only a chat
-template may know.
+if they are one), `name`, `tool_call_id`, `weight` (in the loss), `masked` (the ranges of `content` that are
+not learnt), and in `extra` the fields that only a chat template may know.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fmstune.data.rows.anthropic import calls_in_parts, with_own_results
 from fmstune.data.rows.calls import read_calls
 from fmstune.data.rows.contents import read_content, read_reasoning
 from fmstune.data.rows.fields import Fields, Lost
+from fmstune.data.rows.masks import DETAIL, outside_of
 from fmstune.data.rows.responses import as_messages
 from fmstune.data.rows.results import in_order_of_calls
 from fmstune.data.rows.unused import Unused
@@ -106,11 +107,20 @@ def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
         calls = calls or called
     if _is_call(given) and not calls:
         calls, value = read_calls(value, where, f"{key}.content", lost), None
-    content, thought = read_content(value, role, where, f"{key}.content", lost)
+    content, thought, masked = read_content(value, role, where, f"{key}.content", lost)
+    if role == "assistant" and fields.has(DETAIL):
+        masked = (*masked, *outside_of(fields.get(DETAIL), content, where))
     if value is None and not calls and role != "assistant":
         raise DataError(f"{where} has no text as its `content`.")
     message: Message = {"role": role, "content": content}
     message |= read_reasoning(fields, role, content, thought, where, lost)
+    if masked and "inline" in message:
+        raise DataError(
+            f"{where} has reasoning in its text, of which only a part is learnt; put the reasoning into "
+            "`reasoning_content`."
+        )
+    if masked:
+        message["masked"] = masked
     if calls:
         message["tool_calls"] = calls
     message |= {name: fields.get(name) for name in ("name", "tool_call_id") if fields.has(name)}
@@ -169,9 +179,11 @@ def _calls(fields: Fields, where: str, lost: Lost) -> list[Message]:
 def _weight(fields: Fields, where: str) -> float | None:
     """A message's weight, under any of its names. Raises `DataError` for several that contradict each
     other."""
-    found = {}
-    if fields.has("weight"):
-        found["weight"] = weight_of(fields.get("weight"), where, "weight")
+    found = {
+        name: weight_of(fields.get(name), where, name)
+        for name in ("weight", "loss_weight")  # the latter is LLaMA-Factory's
+        if fields.has(name)
+    }
     # ms-swift's `loss` is a boolean; elsewhere, a number of that name may be a measurement.
     swift = ("loss",) if as_boolean(fields.given.get("loss")) is not None else ()
     for name in (*_TRAINED, *swift):

@@ -259,9 +259,14 @@ def _answer(row: Row, key: str, where: str, unused: Unused) -> Answer:
 
 def _messages(value: Any, where: str, key: str, unused: Unused) -> list[dict[str, Any]]:
     messages = read_messages(value, where, key, unused)
-    if any(message.get("weight", 1.0) != 1.0 for message in messages):
+    # Nothing is learnt of messages that are not answers: some files say so with a weight of 0.
+    usual = {"assistant": (1.0,)}
+    if any(
+        message.get("weight", 1.0) not in usual.get(message["role"], (0.0, 1.0)) or "masked" in message
+        for message in messages
+    ):
         raise DataError(
-            f"{where}: a message of `{key}` has a weight, which only the method sft supports; remove it."
+            f"{where}: a message of `{key}`, or a part of it, has a weight, which only sft has; remove it."
         )
     return messages
 

@@ -14,6 +14,7 @@ Shape = Literal[
     "prompt/completion",
     "prompt/completion as messages",
     "text",
+    "segments",
     "tokens",
     "preference",
     "preference with margin",

@@ -19,6 +19,7 @@ from fmstune.data.columns import (
     first_present,
     has_value,
     is_message,
+    is_segments,
     is_verdict,
     require_text,
     unknown_shape,
@@ -29,6 +30,7 @@ from fmstune.data.rows.conversations import (
     template_inputs,
     with_system,
 )
+from fmstune.data.rows.masks import read_segments
 from fmstune.data.rows.messages import read_messages
 from fmstune.data.rows.questions import OF_CHATS, context_columns, question_rows
 from fmstune.data.rows.recognised import PREFERENCES, Recognised, Shape
@@ -80,6 +82,8 @@ def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
             f"{place}: it is one message of a tree (`parent_id`): make each path through the tree a row with "
             '`messages`, or set data.columns = {text = "text"} to learn each message as a text of its own.'
         )
+    if is_segments(parsed(row.get("segments"))):
+        return Recognised("segments", "segments", _segments, frozenset(("segments",)))
     if has("text"):
         return Recognised("text", "text", _text, frozenset(("text",)))
     raise unknown_shape(row, place)
@@ -231,6 +235,16 @@ def _prompted_chat(row: Row, place: str, unused: Unused) -> Row:
 
 def _text(row: Row, place: str, unused: Unused) -> Row:
     return {"text": require_text(row, "text", place)}
+
+
+def _segments(row: Row, place: str, unused: Unused) -> Row:
+    given = parsed(row.get("segments"))
+    if not is_segments(given):
+        raise DataError(
+            f"{place}: `segments` takes a list of {{label, text}}; the label is true if its text is learnt."
+        )
+    text, learnt = read_segments(given)
+    return {"text": text, "learnt": learnt}
 
 
 def _labelled_tokens(row: Row, place: str, unused: Unused) -> Row:

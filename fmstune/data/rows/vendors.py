@@ -13,6 +13,7 @@ from fmstune.errors import DataError
 _PAIRS = (
     {"messages": "chosen", "rejected_messages": "rejected"},
     {"chosen_conversations": "chosen", "rejected_conversations": "rejected"},
+    {"chosen_messages": "chosen", "rejected_messages": "rejected"},
 )
 """The columns of pairs elsewhere, and ours."""
 _SYSTEM = ("systemInstruction", "system_instruction")
@@ -23,7 +24,7 @@ _PLACES = ("<image>", "<video>", "<audio>")
 def with_our_columns(row: Row, method: str) -> Row:
     """A row of Gemini (`contents`), of xLAM (calls in `answers`), or, for a method that compares answers, of
     ms-swift (`rejected_response`, `rejected_messages`), torchtune (`chosen_conversations`) or LLaMA-Factory
-    (`kto_tag`), with our columns. Any other row unchanged."""
+    (`chosen_messages`, `kto_tag`), with our columns. Any other row unchanged."""
     form = METHODS[method].form
     if form in ("pair", "judged pair"):
         for names in _PAIRS:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from fmstune.data.rendering.render import Rendered
+from fmstune.data.rendering.rendered import Rendered
 from fmstune.data.tokens.marking import (
     Marked,
     bounds_of,

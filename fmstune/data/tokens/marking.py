@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fmstune.data.rendering.render import Rendered
+from fmstune.data.rendering.rendered import Rendered
 from fmstune.data.tokens.table import IGNORED
 
 _IGNORED = array("i", [IGNORED]).tobytes()
@@ -30,7 +30,8 @@ def marked_by_offsets(entry: Rendered, ids: list[int], offsets: Sequence[tuple[i
 
     A token that also covers the end of a prompt (such as the space before an answer) is trained: otherwise
     the start of the answer would never be learnt. The first token of a row is not, as no token precedes it.
-    Special tokens that the tokenizer prepends cover no text, and are not trained.
+    Special tokens that the tokenizer prepends cover no text, and are not trained; neither is a token with any
+    masked character.
     """
     spans = entry.spans
     labels: list[int] = []
@@ -51,7 +52,8 @@ def marked_by_offsets(entry: Rendered, ids: list[int], offsets: Sequence[tuple[i
                 begun = span
                 begins.append(len(labels))
             torn = torn or start < spans[span].start or end > spans[span].end
-            labels.append(token)
+            hidden = any(start < last and end > first for first, last in entry.masked)
+            labels.append(IGNORED if hidden else token)
         else:
             labels.append(IGNORED)
         if weighted:
@@ -63,7 +65,9 @@ def marked_by_offsets(entry: Rendered, ids: list[int], offsets: Sequence[tuple[i
 def quickly_marked(entry: Rendered, ids: list[int], encoding: Any) -> Marked | None:
     """Like `marked_by_offsets`, using the tokenizer's own map from characters to tokens
     (`tokenizers.Encoding`): creating a Python object per offset takes a third of the whole preparation.
-    `None` if the ends of a span are not clearly token boundaries, or a span has a weight."""
+    `None` if the ends of a span are not clearly token boundaries, or a span has a weight or masked text."""
+    if entry.masked:
+        return None
     labels: list[int] = []
     begins: list[int] = []
     for span in entry.spans:
@@ -86,9 +90,9 @@ def quickly_marked(entry: Rendered, ids: list[int], encoding: Any) -> Marked | N
 
 def bounds_of(entry: Rendered) -> list[int]:
     """The starts and ends of the spans of a text, in order, if all tokens in them are trained with weight 1;
-    empty if there are no spans, or if one has a weight or is empty."""
+    empty if there are no spans, or if one has a weight or masked text, or is empty."""
     spans = entry.spans
-    if any(span.weight != 1 or span.end <= span.start for span in spans):
+    if entry.masked or any(span.weight != 1 or span.end <= span.start for span in spans):
         return []
     return [place for span in spans for place in (span.start, span.end)]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fmstune.data.rendering.render import Rendered
+from fmstune.data.rendering.rendered import Rendered
 
 _END, _START = re.compile(r"\S{0,8}\s+\Z"), re.compile(r"\s*\S?")
 _LOOKED_AT = 40

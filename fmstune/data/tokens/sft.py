@@ -199,6 +199,8 @@ def _require_response(row: Row, shape: Shape, place: str) -> None:
         return
     if shape == "text":
         empty, what = not row["text"].strip(), "`text`"
+    elif shape == "segments":
+        empty, what = not row["learnt"], "what is learnt of its `segments`"
     elif shape == "prompt/completion":
         empty, what = not row["completion"].strip(), "the completion"
     else:
