@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fmstune.config.check.elsewhere import _ADVICE, advice_about
+from fmstune.config.check.suggest import ALIASES
 from fmstune.config.load.load import known_keys, load
 from fmstune.config.methods.known import METHODS
 from fmstune.errors import ConfigError
@@ -123,7 +124,7 @@ MLX = (
                 "warmup_ratio": "Use training.warmup_steps",
                 "evals_per_epoch": "Use training.eval_strategy",
                 "special_tokens": "Use training.eos_token and training.pad_token",
-                "unfrozen_parameters": "fmstune trains all weights, or an adapter",
+                "unfrozen_parameters": "model.trainable",
                 "peft_use_rslora": "lora.rslora",
             },
         ),
@@ -237,3 +238,7 @@ def test_no_advice_hides_a_setting_of_fmstune() -> None:
     assert {name for name in ours if advice_about(name)} == {
         *("fsdp_config", "liger_kernel_config", "template", "tokens")
     }
+
+
+def test_a_setting_is_an_alias_or_has_advice() -> None:
+    assert {name for name in ALIASES if advice_about(name)} == {"warmup_ratio"}

@@ -17,7 +17,7 @@ _PACKING = "Use training.packing; packed rows do not see each other, and batches
 _ENDS = "Leave it out: each answer is learnt up to and including its end token."
 _CLASSES = "Leave it out: the model's own files say which classes it has."
 _PARTS_OF_LORA = 'Use a regular expression: lora.target_modules = ".*layers\\\\.(8|9)\\\\..*_proj".'
-_NOT_FROZEN = "fmstune trains all weights, or an adapter (--lora, with lora.modules_to_save)."
+_NOT_FROZEN = "fmstune trains all weights, some of them (model.trainable), or an adapter (--lora)."
 _MIXES = "Give each source a weight: tables [[data.train]] with path and weight."
 _RATES = "All weights have the same learning rate, training.learning_rate."
 _ONLINE = "fmstune trains on data; it has no methods that generate their answers during the training."
@@ -109,6 +109,7 @@ _ADVICE: dict[str, str] = {
     _CLASSES: (
         "model_type tokenizer_type processor_type model_class cls_model_config _component_ "
         "tokenizer_config base_model_config tokenizer_use_fast use_fast_tokenizer tokenizer_legacy "
+        "merges_file merges_path vocab_path lora_task_type "
         "is_llama_derived_model is_mistral_derived_model checkpoint_files"
     ),
     _GIVEN_BY_MODEL: "rope_scaling rope_theta overrides_of_model_config hf_overrides",
@@ -142,15 +143,20 @@ _ADVICE: dict[str, str] = {
         "lora_attn_modules apply_lora_to_mlp apply_lora_to_output keys"
     ),
     "The scale of the adapter is lora.alpha / lora.r.": "scale",
-    _NOT_FROZEN: (
-        "unfrozen_parameters freeze_trainable_layers freeze_trainable_modules freeze_extra_modules "
-        "freeze_parameters trainable_parameters freeze_layers use_llama_pro lisa_* relora "
-        "full_finetuning full_finetune badam_* use_badam relora_*"
-    ),
+    _NOT_FROZEN: ("use_llama_pro lisa_* relora full_finetuning full_finetune badam_* use_badam relora_*"),
     _RATES: (
         "loraplus_lr_ratio loraplus_lr_embedding embedding_lr embedding_lr_scale lr_groups "
         "embedding_learning_rate"
     ),
+    "The adapter starts as PEFT's does, without a change to the model.": (
+        "init_lora_weights peft_init_lora_weights lora_weight_init pissa_init pissa_iter pissa_convert "
+        "loftq_config loftq"
+    ),
+    "lora.target_modules adapts modules, not single parameters.": "lora_target_parameters target_parameters",
+    "Use split in a table [[data.train]] or [[data.eval]].": (
+        "dataset_train_split dataset_test_split train_split eval_split valid_split"
+    ),
+    "Use subset in a table [[data.train]].": "dataset_config dataset_config_name subset_name",
     _NO_SUCH_OPTIMIZER: (
         "galore_* use_galore apollo_* use_apollo use_muon use_adam_mini qgalore_* dion_* "
         "optimizer_config optim_config"
