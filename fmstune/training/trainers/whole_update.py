@@ -63,8 +63,8 @@ class WholeUpdates:
         update = {} if tokens is None else {_UPDATE: _Update(rows, tokens)}
         weights = [own * processes * len(batches) / rows for own in mine]
         return [
-            {**batch, **update, **({} if weight == 1 else {WEIGHT: weight})}
-            for batch, weight in zip(batches, weights, strict=True)
+            {**batch, **update, **({} if weight == 1 and share is None else {WEIGHT: weight})}
+            for batch, weight, share in zip(batches, weights, shares, strict=True)
         ], items
 
     def averaged_tokens(self, batch: Any) -> torch.Tensor | None:
