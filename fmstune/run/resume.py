@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.config.inspect.compare import Difference, differences, read_tables
 from fmstune.config.inspect.dump import to_mapping
+from fmstune.config.rules.evaluation import FOLLOWING_A_METRIC
 from fmstune.config.rules.parallel import STATE_DICT_TYPES, fsdp_setting
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
@@ -129,7 +130,7 @@ def _require_same_shape(checkpoint: Path, config: RunConfig, where: str) -> None
 def _keeps_figures(schedule: str) -> str:
     """The schedule, if it keeps metrics of evaluations, which each does in its own way; the others count
     steps."""
-    return schedule if schedule in ("reduce_lr_on_plateau", "greedy") else ""
+    return schedule if schedule in FOLLOWING_A_METRIC else ""
 
 
 def _optimizer(tables: Mapping[str, Any]) -> str | None:

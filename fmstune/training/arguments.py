@@ -13,6 +13,7 @@ import torch
 from fmstune.config.methods.known import METHODS
 from fmstune.config.rules.accelerate import DYNAMIC
 from fmstune.config.rules.deepspeed_table import deepspeed_table
+from fmstune.config.rules.evaluation import FOLLOWING_A_METRIC
 from fmstune.config.rules.parallel import fsdp_setting
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
@@ -68,9 +69,13 @@ def training_arguments(config: RunConfig, output_dir: Path) -> Any:
     elif config.max_length is not None:
         settings["max_length"] = config.max_length
     try:
-        return trained_by(config.run.method).arguments(**settings)
+        args = trained_by(config.run.method).arguments(**settings)
     except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:
         raise ConfigError(f"[training] is refused by TRL: {first_line(error)}") from error
+    if args.lr_scheduler_type in FOLLOWING_A_METRIC and args.greater_is_better:
+        # By default they take a metric that rises for one that gets worse.
+        args.lr_scheduler_kwargs = {"mode": "max", **(args.lr_scheduler_kwargs or {})}
+    return args
 
 
 def remove_integrations(args: Any, config: RunConfig) -> Iterator[str]:

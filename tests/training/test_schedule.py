@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import get_scheduler
 
 from fmstune.config.load.load import load
 from fmstune.errors import ConfigError
+from fmstune.training.arguments import training_arguments
 from fmstune.training.schedule import schedule_notes
 
 RATE = 0.01
@@ -101,3 +103,36 @@ def test_a_run_whose_learning_rate_stays_zero_reports_it() -> None:
         "the learning rate stays 0, and nothing is learnt: training.warmup_steps = 5 is not less than the "
         "run's 1 step"
     )
+
+
+@pytest.mark.parametrize(
+    ("sets", "falls_with"),
+    [
+        ({}, "rising"),
+        ({"metric_for_best_model": "loss"}, "rising"),
+        ({"metric_for_best_model": "mean_token_accuracy"}, "falling"),
+        ({"metric_for_best_model": "eval_entropy", "greater_is_better": "false"}, "rising"),
+        ({"metric_for_best_model": "mean_token_accuracy", "mode": "min"}, "rising"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["reduce_lr_on_plateau", "greedy"])
+def test_a_metric_that_improves_does_not_reduce_the_learning_rate(
+    kind: str, sets: dict[str, Any], falls_with: str, tmp_path: Path
+) -> None:
+    patience = {"reduce_lr_on_plateau": "patience=0", "greedy": "patience=0, smooth=false, min_lr=0"}[kind]
+    mode = f', mode="{sets["mode"]}"' if "mode" in sets else ""
+    given = [f"training.{name}={value}" for name, value in sets.items() if name != "mode"]
+    given += [
+        "training.eval_strategy=steps",
+        f"training.lr_scheduler_type={kind}",
+        f"training.lr_scheduler_kwargs={{{patience}{mode}}}",
+    ]
+    args = training_arguments(load(None, [], given), tmp_path)
+    for direction, values in (("rising", (1, 2, 3, 4)), ("falling", (4, 3, 2, 1))):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=RATE)
+        schedule = get_scheduler(
+            args.lr_scheduler_type, optimizer, scheduler_specific_kwargs=args.lr_scheduler_kwargs
+        )
+        for value in values:
+            schedule.step(value)
+        assert (optimizer.param_groups[0]["lr"] < RATE) == (direction == falls_with)

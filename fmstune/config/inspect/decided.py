@@ -27,6 +27,7 @@ def decided_by(config: RunConfig, name: str) -> str:
         return ""
     keeps_best = training.get("load_best_model_at_end") or training.get("lr_scheduler_type") in (
         "reduce_lr_on_plateau",
+        "greedy",
     )
     if name == "metric_for_best_model" and training.get(name) is None and keeps_best:
         return "loss, since the best weights are kept"

@@ -19,11 +19,13 @@ from fmstune.config.schema.tables import CHAT_TEMPLATES, RunConfig
 from fmstune.errors import combined
 from fmstune.text import shown
 
+FOLLOWING_A_METRIC = ("reduce_lr_on_plateau", "greedy")
+"""The schedules that evaluations decide: they follow `metric_for_best_model`."""
 _NEED_EVALUATION = {
     "load_best_model_at_end": (True,),
     "eval_on_start": (True,),
     "save_strategy": ("best",),
-    "lr_scheduler_type": ("reduce_lr_on_plateau", "greedy"),
+    "lr_scheduler_type": FOLLOWING_A_METRIC,
 }
 """Settings of `[training]`, with the values that require evaluations."""
 _STEPS = ("logging_steps", "eval_steps", "save_steps", "warmup_steps")
