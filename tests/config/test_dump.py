@@ -113,6 +113,20 @@ def test_unset_values_are_omitted(tmp_path: Path) -> None:
     assert tables_["params"] == {"b": 1}
 
 
+@pytest.mark.parametrize("name", ["max_length", "save_total_limit", "pad_to_multiple_of"])
+def test_no_value_in_place_of_a_default_is_read_back(tmp_path: Path, name: str) -> None:
+    """Also one from Python, where it is `None`: left out, it would mean the default."""
+    for written in (None, "none", "None"):
+        flags = [
+            (f"training.{name}", written, "Python"),
+            ("model.path", "demo", ""),
+            ("data.train", "demo", ""),
+        ]
+        config = load(None, flags, cwd=tmp_path)
+        assert config.training[name] is None
+        assert reload(config, tmp_path).training[name] is None
+
+
 def test_redacted_tables_and_a_header_can_be_passed(tmp_path: Path) -> None:
     config = load(None, cwd=tmp_path)
     assert to_toml(config, {"a": {"b": "[redacted]"}}, header="one\n\ntwo") == (

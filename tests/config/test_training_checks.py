@@ -42,7 +42,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("optim_args=lr", "training.optim_args = 'lr' is not of the form NAME=VALUE,NAME=VALUE."),
         ("save_strategy=best", 'set training.metric_for_best_model = "loss".'),
         ("log_level=DEBUG", "Did you mean debug?"),
-        *((f"save_total_limit={count}", "To keep all checkpoints, set a number ") for count in (0, -3)),
+        *((f"save_total_limit={count}", 'or "none" to keep all checkpoints') for count in (0, -3)),
         ("dataloader_prefetch_factor=0", "is out of range; it must be at least 1."),
         ("ddp_bucket_cap_mb=0", "is out of range; it must be at least 1."),
         ("pad_to_multiple_of=0", "is out of range; it must be at least 1."),

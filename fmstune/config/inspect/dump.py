@@ -13,7 +13,7 @@ from fmstune.config.methods.known import DEFAULT
 from fmstune.config.schema.data import handler_name, written_sources
 from fmstune.config.schema.managed import OWNED_TRAINING, TRAINING_DEFAULTS
 from fmstune.config.schema.tables import TABLES, RunConfig
-from fmstune.config.schema.training import training_fields
+from fmstune.config.schema.training import NONE, has_none, training_fields
 
 HEADER = """\
 The resolved configuration: defaults, file, flags and --set. To repeat the run: `fmstune train config.toml`.
@@ -29,7 +29,12 @@ def to_mapping(config: RunConfig) -> dict[str, Any]:
     for name in ("train", "eval"):
         tables["data"][name] = written_sources(getattr(config.data, name))
     tables["data"]["handler"] = handler_name(config.data.handler)
-    tables["training"] = {k: v for k, v in config.training.items() if k != "output_dir"}
+    known = training_fields(config.run.method)
+    tables["training"] = {
+        name: NONE if value is None and name in known and has_none(known[name]) else value
+        for name, value in config.training.items()
+        if name != "output_dir"
+    }
     for name in ("lora", "prompt_tuning", "run", "samples", "tracking", "resources"):
         tables[name] = dataclasses.asdict(getattr(config, name))
     if config.trackers:
@@ -51,7 +56,8 @@ def to_toml(config: RunConfig, tables: Mapping[str, Any] | None = None, *, heade
 
 
 def _without_none(value: Any) -> Any:
-    """Leave out `None`, which TOML cannot express; a missing key means the same here."""
+    """Leave out `None`, which TOML cannot express; a missing key means the same, except where there is
+    `NONE`."""
     if isinstance(value, Mapping):
         return {str(k): _without_none(v) for k, v in value.items() if v is not None}
     if isinstance(value, (list, tuple)):

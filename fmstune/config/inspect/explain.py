@@ -18,7 +18,7 @@ from fmstune.config.rules.unused import unused
 from fmstune.config.schema.data import written_sources
 from fmstune.config.schema.managed import OWNED_TRAINING, RENAMED_TRAINING, TRAINING_BOUNDS
 from fmstune.config.schema.tables import TABLES, RunConfig
-from fmstune.config.schema.training import training_fields
+from fmstune.config.schema.training import NONE, has_none, training_fields
 from fmstune.errors import ConfigError
 from fmstune.secrets.forms import REDACTED
 from fmstune.secrets.names import is_secret_name
@@ -77,6 +77,7 @@ def explain(config: RunConfig, key: str) -> Explanation:
     if table == "training" and name in training_fields(method):
         field = training_fields(method)[name]
         takes = _takes(field.annotation, field.choices, TRAINING_BOUNDS.get(name, {}))
+        takes += f", or {shown(NONE)}" if has_none(field) else ""
         default = config.defaults.get(name, field.default)
         value = config.training.get(name, default)
         return dataclasses.replace(

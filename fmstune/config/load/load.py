@@ -32,7 +32,7 @@ from fmstune.config.schema.tables import (
     DataSource,
     RunConfig,
 )
-from fmstune.config.schema.training import methods_with, training_fields
+from fmstune.config.schema.training import NONE, has_none, methods_with, training_fields
 from fmstune.errors import ConfigError, combined
 from fmstune.layout import CONFIG_FILE
 from fmstune.secrets.forms import REDACTED, holds_redacted
@@ -155,6 +155,8 @@ def _check(key: str, given: Given, method: str) -> Any:
         raise ConfigError(f"{where}: {key} is managed by fmstune: {OWNED_TRAINING[name]}.")
     elif table == "training" and name in training_fields(method):
         known = training_fields(method)[name]
+        if str(given.value).lower() == NONE and has_none(known):
+            return None
         value = check_value(given.value, known.annotation, where=where, key=key, choices=known.choices)
         check_bounds(value, TRAINING_BOUNDS.get(name, {}), where=where, key=key)
         return value

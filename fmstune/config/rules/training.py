@@ -43,8 +43,7 @@ def training_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
         key = "training.save_total_limit"
         yield (
             key,
-            f"{key} = {kept} is out of range; it must be at least 1. To keep all checkpoints, set a number "
-            "that there will not be, such as 1000.",
+            f'{key} = {kept} is out of range; it must be at least 1, or "none" to keep all checkpoints.',
         )
     multiple = training.get("pad_to_multiple_of")
     if isinstance(multiple, str) and multiple != "auto":

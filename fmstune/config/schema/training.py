@@ -12,9 +12,12 @@ import ast
 import functools
 import re
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
+from fmstune.config.check.annotations import options_of
 from fmstune.config.methods.known import DEFAULT, METHODS
+from fmstune.config.schema.managed import TRAINING_DEFAULTS
 from fmstune.transformers_compat import (
     ENUM_FILES,
     TRAINING_ARGUMENTS,
@@ -33,6 +36,16 @@ class TrainingField:
     default: Any
     help: str
     choices: tuple[str, ...] | None = None
+
+
+NONE = "none"
+"""No value, where a missing one means the default: TOML has no word for it."""
+
+
+def has_none(field: TrainingField) -> bool:
+    """Whether a field can be set to `NONE`: `training.max_length` then has no limit."""
+    default = TRAINING_DEFAULTS.get(field.name, field.default)
+    return "None" in options_of(field.annotation) and not isinstance(default, (bool, NoneType))
 
 
 _BASES = (TRAINING_ARGUMENTS, TRL_BASE_CONFIG)  # the most general first
