@@ -286,7 +286,8 @@ def _advice(row: Row) -> str:
         named = f"text={_quoted(alone)}" if alone else None
         put = f"--template '{{{alone}}}'" if alone else None
     else:
-        named = f"prompt={_quoted(question)}, completion={_quoted(answer)}"
+        # As a question and its answer, they are a chat if the model has a template.
+        named = f"question={_quoted(question)}, answer={_quoted(answer)}"
         put = f"--template '{{{question}}} {{{answer}}}'"
     if named is None:
         return BY_HANDLER

@@ -239,7 +239,12 @@ def test_a_reward_pair_may_diverge_at_a_question_and_have_a_margin() -> None:
         (
             "orpo",
             {"query": "a", "incorrect_answer": "b", "correct_answer": "c"},
-            'data.columns={prompt="query", chosen="correct_answer", rejected="incorrect_answer"}',
+            'data.columns={query="query", chosen="correct_answer", rejected="incorrect_answer"}',
+        ),
+        (
+            "dpo",
+            {"instruction": "a", "input": "b", "accepted": "c", "rejected": "d"},
+            '{instruction="instruction", input="input", chosen="accepted", rejected="rejected"}',
         ),
         ("dpo", {"prompt": "a", "completion": "b", "tags": ["c", "d"]}, "Such rows are for --method sft."),
         ("dpo", {"good": "a", "bad": "b"}, 'data.columns={chosen="good", rejected="bad"}'),

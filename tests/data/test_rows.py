@@ -9,15 +9,18 @@ import hashlib
 import json
 import lzma
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tomli
 
-from fmstune.config.schema.data import DataConfig
-from fmstune.data.rows.reader import Rows, load_rows
+from fmstune.config.schema.data import DataConfig, DataSource
+from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.rows.reader import Reader, Rows, load_rows
 from fmstune.errors import DataError
 
 # The time in its header would give the test ids different values in each process.
@@ -237,12 +240,12 @@ def test_a_damaged_row_is_refused_with_its_line(tmp_path: Path, good: Any, bad: 
 @pytest.mark.parametrize(
     ("row", "advised"),
     [
-        ({"frage": "a", "antwort": "b"}, ('{prompt="frage", completion="antwort"}', "'{frage} {antwort}'")),
-        ({"id": "7", "article": "a", "highlights": "b"}, ('{prompt="article", completion="highlights"}',)),
-        ({"category": "x", "user_query": "a", "reply": "b"}, ('{prompt="user_query", completion="reply"}',)),
+        ({"frage": "a", "antwort": "b"}, ('{question="frage", answer="antwort"}', "'{frage} {antwort}'")),
+        ({"id": "7", "article": "a", "highlights": "b"}, ('{question="article", answer="highlights"}',)),
+        ({"category": "x", "user_query": "a", "reply": "b"}, ('{question="user_query", answer="reply"}',)),
         (
             {"problem": "a", "solution": "b", "source": "x", "uuid": "1"},
-            ('="problem", completion="solution"}',),
+            ('="problem", answer="solution"}',),
         ),
         ({"body": "a", "url": "x", "n": 7}, ('{text="body"}', "'{body}'")),
         ({"translation": {"de": "a", "en": "b"}}, ("data.handler",)),
@@ -255,6 +258,33 @@ def test_an_unknown_shape_is_refused_with_its_columns_and_plausible_names_for_th
     assert f"line 1: the columns are {', '.join(row)}; rows have `messages`" in message
     for words in advised:
         assert words in message
+
+
+@pytest.mark.parametrize(
+    ("row", "method"),
+    [
+        ({"dialogue": "a", "summary": "b"}, "sft"),
+        ({"problem": "a", "solution": "b"}, "sft"),
+        ({"user_query": "a", "good": "b", "bad": "c"}, "dpo"),
+        ({"instruction": "a", "accepted": "b", "rejected": "c"}, "dpo"),
+    ],
+)
+def test_the_columns_that_an_error_proposes_make_a_chat(
+    tmp_path: Path, row: dict[str, Any], method: str
+) -> None:
+    source = DataSource(str(write(tmp_path / "x.jsonl", lines(row))))
+
+    def read(columns: dict[str, str] | None) -> Any:
+        reader = Reader(source, "train", DataConfig(columns=columns), BadRows(), method=method)
+        return next(iter(reader))[1]
+
+    with pytest.raises(DataError) as refused:
+        read(None)
+    proposed = re.search(r"data\.columns=({.*?})", str(refused.value))
+    assert proposed is not None
+    made = read(tomli.loads(f"columns = {proposed[1]}")["columns"])
+    asked = made["messages"] if method == "sft" else made["prompt"]
+    assert asked[0] == {"role": "user", "content": "a"}
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ _ADVICE: dict[str, str] = {
         "message_field_training message_field_training_detail"
     ),
     _ENDS: "train_on_eos train_on_eot eot_tokens add_eos append_eos_token efficient_eos",
-    'Use data.columns, as in {messages = "dialog"} or {prompt = "question", completion = "answer"}.': (
+    'Use data.columns, as in {messages = "dialog"} or {question = "title", answer = "body"}.': (
         "field_messages field_instruction field_input field_output field_system field_tools "
         "field_prompt field_chosen field_rejected field_completion field_label column_map "
         "prompt_feature completion_feature chat_feature text_feature text_column field "

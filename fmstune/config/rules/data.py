@@ -74,7 +74,7 @@ def _form(template: str | None, columns: Mapping[str, str] | None, name: str) ->
             close = hint(column, MAPPED_COLUMNS) or f" Available: {', '.join(MAPPED_COLUMNS)}."
             yield (
                 f"{name}.columns: fmstune has no column {shown_key(column)}; write fmstune's name = the name "
-                f'in the data, as in {{prompt = "question"}}.{close}'
+                f'in the data, as in {{question = "title"}}.{close}'
             )
     if template is not None and columns:
         yield f"{name}: set a template or columns, not both."

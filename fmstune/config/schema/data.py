@@ -183,7 +183,7 @@ class DataConfig:
     )
     columns: Mapping[str, str] | None = field(
         default=None,
-        metadata={"help": 'The names of columns in the data: {prompt = "question", completion = "answer"}.'},
+        metadata={"help": 'The names of columns in the data: {question = "title", answer = "body"}.'},
     )
     handler: str | None = field(
         default=None,

@@ -137,6 +137,10 @@ def _pair_in_other_columns(row: Row, answer: str | None) -> str | None:
     if chosen is None or rejected is None:
         return about_rivals(names)
     question = like([name for name in names if name not in (chosen, rejected)], LIKE_QUESTIONS)
-    named = {"prompt": question, "chosen": chosen, "rejected": rejected}
-    listed = ", ".join(f"{key}={json.dumps(name)}" for key, name in named.items() if name is not None)
+    asked = {}
+    if question is not None:  # a question is a chat if the model has a template, a `prompt` a text as it is
+        key = question if question in QUESTIONS else "question"
+        asked = {key: question} | {name: name for name in context_columns(key) if name in names}
+    named = asked | {"chosen": chosen, "rejected": rejected}
+    listed = ", ".join(f"{key}={json.dumps(name)}" for key, name in named.items())
     return f" To use other columns, name them with data.columns, as in --set 'data.columns={{{listed}}}'."
