@@ -18,6 +18,7 @@ from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
 
 DEMO = load_tokenizer(ModelConfig(path="demo"))
+ASK = {"role": "user", "content": "Hi"}
 in_tmp = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # Texts of which a template removes no blanks, and no part is empty.
 PARTS = st.lists(
@@ -94,6 +95,18 @@ def test_masked_parts_of_earlier_answers_are_context(tmp_path: Path) -> None:
     (whole,) = rows_of(tmp_path, row, train_on="all")
     assert "no" not in learnt(whole)
     assert " yes" in learnt(whole)
+
+
+def test_a_token_that_two_parts_share_is_reported(tmp_path: Path) -> None:
+    def remarks(*texts: str) -> list[str]:
+        parts = [{"type": "text", "text": texts[0], "train": False}, {"type": "text", "text": texts[1]}]
+        path = tmp_path / "rows.jsonl"
+        path.write_text(json.dumps({"messages": [ASK, {"role": "assistant", "content": parts}]}))
+        config = DataConfig(train=(DataSource(str(path)),), cache=False)
+        return [each.what for each in prepare(config, DEMO, None, seed=0).summary.unused]
+
+    assert remarks("a lamp", " costs") == []
+    assert ["is not, as it also contains" in what for what in remarks("a lamp ", "costs")] == [True]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,10 @@ REWORDED = (
     "a prompt ends with other tokens before its answer than in generation (end it with one newline, or start "
     "the answer with its blanks)"
 )
+SHARED = (
+    "a token of a part that is learnt is not, as it also contains text of a part that is not (put a blank at "
+    "the start of a part, not at its end)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,8 @@ class Labelled:
     """Whether its first token covers all of a prompt and the start of its answer."""
     reworded: bool = False
     """Whether a prompt ends with other tokens than it does without its answer."""
+    shared: bool = False
+    """Whether a token is not learnt for the sake of a masked part of it."""
 
     def remarks(self, first: int, end: int) -> Iterator[str]:
         """The remarks if it is cut to these tokens: each answer should keep some to train on."""
@@ -66,6 +72,8 @@ class Labelled:
             yield CUT_OFF
         if len(self.begins) < self.answers:
             yield NO_TOKENS
+        if self.shared:
+            yield SHARED
         if self.merged:
             yield NO_FIRST
         elif self.reworded:
@@ -158,6 +166,7 @@ def _labelled(part: Part, ids: list[int], marked: Marked, *, reworded: bool = Fa
         marked.weights,
         merged,
         reworded,
+        marked.shared,
     )
 
 

@@ -16,13 +16,15 @@ _IGNORED = array("i", [IGNORED]).tobytes()
 @dataclass(frozen=True, slots=True)
 class Marked:
     """The labels and weights of a text: the ids of tokens that overlap a trained span. `begins` has the index
-    of the first token of each span that has one; `torn`: whether a token also covers text outside its span.
+    of the first token of each span that has one; `torn`: whether a token also covers text outside its span;
+    `shared`: whether a token covers masked text and text that is not.
     """
 
     labels: list[int]
     weights: list[float] | None
     begins: tuple[int, ...]
     torn: bool
+    shared: bool = False
 
 
 def marked_by_offsets(entry: Rendered, ids: list[int], offsets: Sequence[tuple[int, int]]) -> Marked:
@@ -39,7 +41,7 @@ def marked_by_offsets(entry: Rendered, ids: list[int], offsets: Sequence[tuple[i
     weighted = any(span.weight != 1 for span in spans)
     begins: list[int] = []
     span = written = 0
-    begun, torn = -1, False
+    begun, torn, shared = -1, False, False
     for token, (start, end) in zip(ids, offsets, strict=True):
         if start == end:
             # Some tokenizers omit whitespace from offsets: a whitespace token then starts where it ends.
@@ -52,14 +54,15 @@ def marked_by_offsets(entry: Rendered, ids: list[int], offsets: Sequence[tuple[i
                 begun = span
                 begins.append(len(labels))
             torn = torn or start < spans[span].start or end > spans[span].end
-            hidden = any(start < last and end > first for first, last in entry.masked)
+            hidden = sum(max(0, min(end, last) - max(start, first)) for first, last in entry.masked)
+            shared = shared or 0 < hidden < end - start
             labels.append(IGNORED if hidden else token)
         else:
             labels.append(IGNORED)
         if weighted:
             weights.append(0.0 if labels[-1] == IGNORED else spans[span].weight)
     labels = [IGNORED, *labels[1:]] if labels else []
-    return Marked(labels, weights if weighted else None, tuple(begins), torn)
+    return Marked(labels, weights if weighted else None, tuple(begins), torn, shared)
 
 
 def quickly_marked(entry: Rendered, ids: list[int], encoding: Any) -> Marked | None:
