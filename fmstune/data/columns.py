@@ -10,6 +10,7 @@ from typing import Any
 
 from fmstune.data.cells import as_boolean, kind_in_words, parsed
 from fmstune.errors import DataError
+from fmstune.text import listed
 
 Row = Mapping[str, Any]
 
@@ -258,7 +259,7 @@ def is_verdict(value: Any) -> bool:
 
 def unknown_shape(row: Row, place: str) -> DataError:
     """The error for a row of unknown shape, with its columns, and how to name them."""
-    columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
+    columns = listed([str(key) for key, value in row.items() if value is not None]) or "none"
     return DataError(f"{place}: the columns are {columns}; {A_ROW}.{_advice(row)}")
 
 

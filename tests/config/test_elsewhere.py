@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -242,3 +243,22 @@ def test_no_advice_hides_a_setting_of_fmstune() -> None:
 
 def test_a_setting_is_an_alias_or_has_advice() -> None:
     assert {name for name in ALIASES if advice_about(name)} == {"warmup_ratio"}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mine", "Did you mean data/mine.json, as dataset_info.json says?"),
+        ("theirs", "Did you mean owner/theirs, as dataset_info.json says?"),
+        ("other", "names on the hub have the form owner/name"),
+        ("mine,theirs", "Give several sources as a list, or with several --data."),
+    ],
+)
+def test_a_name_in_the_data_sets_of_llama_factory_is_resolved(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.json").write_text("[]")
+    listed = {"mine": {"file_name": "mine.json"}, "theirs": {"hf_hub_url": "owner/theirs"}, "other": [1]}
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(listed))
+    with pytest.raises(ConfigError) as refused:
+        load(None, sets=["model.path=demo", f"data.train={name}"], cwd=tmp_path)
+    assert says in str(refused.value)

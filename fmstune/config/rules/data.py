@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -57,10 +58,28 @@ def _missing(source: DataSource, split: str, base: Path) -> str | None:
             return f"there is no such file. Did you mean {name}{suffix}?"
     if "/" in name:
         return None  # may be owner/name on the hub
+    if there := _in_dataset_info(name, base):
+        return f"there is no such file. Did you mean {there}, as dataset_info.json says?"
+    if "," in name:
+        return "there is no such file. Give several sources as a list, or with several --data."
     return (
         f"there is no such file, and names on the hub have the form owner/name."
         f"{similar_file(Path(name), base)}"
     )
+
+
+def _in_dataset_info(name: str, base: Path) -> str | None:
+    """The file or hub name of a data set in LLaMA-Factory's dataset_info.json, here or in data/."""
+    for folder in (base, base / "data"):
+        try:
+            found = json.loads((folder / "dataset_info.json").read_bytes())[name]
+            file = found.get("file_name")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+        if isinstance(file, str) and exists(folder / file):
+            return str((folder / file).relative_to(base))
+        return found["hf_hub_url"] if isinstance(found.get("hf_hub_url"), str) else None
+    return None
 
 
 def _form(template: str | None, columns: Mapping[str, str] | None, name: str) -> Iterator[str]:
