@@ -106,6 +106,14 @@ class WandbTracker(WholePointTracker):
         self._notes: list[str] = []
         self._offline: OfflineRun | None = None
 
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        offline = self._offline
+        if offline is None or not offline.lacks_earlier:
+            return ()
+        where = f"{offline.folder} no longer has the folders with its earlier events"
+        return (f"{where}; the new one is without them",)
+
     def open(self, start: RunStart) -> TrackerRun:
         """Open or resume the W&B run.
 

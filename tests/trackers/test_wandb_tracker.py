@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import shlex
 import shutil
 import subprocess
@@ -18,11 +19,12 @@ from fmstune import get_tracker
 from fmstune.delivery.recorder import Recorder
 from fmstune.trackers import wandb_tracker
 from fmstune.trackers.records import MetricPoint, RunStart, TrackerError
+from fmstune.trackers.wandb.log_file import is_complete
 from fmstune.trackers.wandb_tracker import WandbTracker
 from tests.support.nurseries import run_code
 from tests.support.readers import WandbRun, read_wandb_offline, wandb_offline_dirs
 from tests.support.shipping import delivered_by
-from tests.support.wandb_isolation import FAKE_KEY, SECRET, isolate_wandb, point, start
+from tests.support.wandb_isolation import FAKE_KEY, SECRET, children, isolate_wandb, point, start
 
 pytestmark = pytest.mark.usefixtures("isolated_wandb")
 
@@ -54,9 +56,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def offline(folder: Path) -> WandbRun:
+def offline_dir(folder: Path) -> Path:
     (run,) = wandb_offline_dirs(folder)
-    return read_wandb_offline(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def offline(offline_dir: Path) -> WandbRun:
+    return read_wandb_offline(offline_dir)
 
 
 def test_a_metric_is_named_by_its_stage_and_a_metric_without_stage_keeps_its_name(
@@ -122,6 +129,7 @@ def test_neither_environment_nor_command_line_nor_packages_are_in_the_run(
 _CUT_OFF = """
 import os, signal, sys
 from fmstune.trackers.base import MetricPoint, RunStart
+from fmstune.trackers.wandb.log_file import is_complete
 from fmstune.trackers.wandb_tracker import WandbTracker
 
 tracker = WandbTracker(tracker_config={"mode": "offline"})
@@ -157,6 +165,7 @@ import os, sys
 from pathlib import Path
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.shipping.deliver import Delivery
+from fmstune.trackers.wandb.log_file import is_complete
 from fmstune.trackers.wandb_tracker import WandbTracker
 
 directory = Path(sys.argv[1])
@@ -206,6 +215,23 @@ def test_a_resumed_offline_run_continues_in_a_second_folder_of_the_same_id() -> 
     assert [row["_step"] for row in first.history + second.history] == [1, 2, 3, 4]
 
 
+def test_a_resumed_run_whose_earlier_folder_was_sent_and_removed_says_that_the_new_one_is_without_it(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    for step in (1, 2):
+        recorder.track(1 / step, "loss", "train", step=step)
+        recorder.close("finished")
+        changes = delivered_by(WandbTracker("wandb", {"mode": "offline"}), run_directory).changes
+        if step == 1:
+            assert changes == ()
+            shutil.rmtree(wandb_offline_dirs(Path())[0])
+            recorder.resumed(1)
+    where = Path("wandb").absolute()
+    assert changes == (
+        f"{where} no longer has the folders with its earlier events; the new one is without them",
+    )
+
+
 def test_the_system_metrics_are_those_of_the_training_process() -> None:
     tracker = WandbTracker(tracker_config={"mode": "offline"})
     tracker.open(RunStart("tune-7", ".", trainer_pid=1))
@@ -233,6 +259,30 @@ def test_the_note_of_an_offline_run_sends_its_folders_in_the_order_of_their_even
         folders = [Path(shlex.split(each.removeprefix("wandb sync "))[0]) for each in said]
         rows = [row["_step"] for each in folders for row in read_wandb_offline(each).history]
         assert rows == list(range(1, seqs[-1] + 1))
+
+
+def test_a_file_that_w_and_b_could_not_write_completely_is_not_counted_as_delivered() -> None:
+    tracker = WandbTracker(tracker_config={"mode": "offline"})
+    before = children()
+    tracker.open(start())
+    for pid in map(int, children() - before):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (20_000, 20_000))  # as if its disk were full
+    for seq in range(1, 2000):
+        tracker.seq = seq
+        tracker.track_point(point(seq))
+    with pytest.raises(OSError, match="did not write all of"):
+        tracker.close("finished")
+
+
+def test_a_file_is_complete_only_with_all_of_its_records(offline_dir: Path, tmp_path: Path) -> None:
+    (file,) = offline_dir.glob("*.wandb")
+    assert is_complete(file)
+    whole, changed = file.read_bytes(), tmp_path / "changed.wandb"
+    for at in (0, 3, 7, 100, len(whole) - 1):
+        changed.write_bytes(whole[:at])
+        assert not is_complete(changed)
+        changed.write_bytes(whole[:at] + bytes(8) + whole[at + 8 :])
+        assert not is_complete(changed)
 
 
 def test_a_run_that_the_sdk_stores_elsewhere_is_not_counted_as_delivered(

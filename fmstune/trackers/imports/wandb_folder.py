@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ from typing import Any
 from fmstune.trackers.continued import MARK
 from fmstune.trackers.imports.past import NotASource, PastRun, epoch_of, namespaces, step_of
 from fmstune.trackers.records import MetricPoint, Status
+from fmstune.trackers.wandb.log_file import records
 
 _STEP, _EPOCH = "train/global_step", "train/epoch"
-_BLOCK = 32 * 1024
 _MOST_NAMED = 8
 _STATUSES: dict[int, Status] = {0: "finished", 255: "interrupted"}
 
@@ -71,7 +69,7 @@ def _read_file(path: Path, proto: Any) -> dict[str, Any]:
     }  # fmt: skip
     others: set[str] = set()
     ended = False
-    for data in _records(path.read_bytes(), path, run["lost"]):
+    for data in records(path.read_bytes(), path, run["lost"]):
         record = proto.Record()
         record.ParseFromString(data)
         kind = record.WhichOneof("record_type")
@@ -122,29 +120,3 @@ def _points(row: dict[str, Any], others: set[str]) -> list[MetricPoint]:
 def _items(items: Any) -> dict[str, Any]:
     # History rows have their keys in `nested_key`, all others in `key`.
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-
-def _records(log: bytes, path: Path, lost: list[str]) -> Iterator[bytes]:
-    """The records of a LevelDB log, as W&B writes it: seven bytes of its own, then blocks of 32 KiB in which
-    a record is whole (1) or in parts (2 first, 3 middle, 4 last)."""
-    if log[:4] != b":W&B":
-        lost.append(f"{path} is not a W&B file")
-        return
-    at, parts = 7, b""
-    while at + 7 <= len(log):
-        if _BLOCK - at % _BLOCK < 7:  # too little room for a header: zeros up to the next block
-            at += _BLOCK - at % _BLOCK
-            continue
-        checksum, size, part = struct.unpack_from("<IHB", log, at)
-        body = log[at + 7 : at + 7 + size]
-        if part == 0:
-            return
-        if len(body) < size or checksum != zlib.crc32(bytes([part]) + body):
-            lost.append(f"{path} is damaged or cut off at byte {at}; the rest is lost")
-            return
-        at += 7 + size
-        parts = body if part in (1, 2) else parts + body
-        if part in (1, 4):
-            yield parts
-    if at < len(log):
-        lost.append(f"{path} is cut off at byte {at}; the rest is lost")

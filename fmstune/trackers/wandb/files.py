@@ -7,12 +7,14 @@ import json
 import re
 import shlex
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmstune.trackers.continued import is_of_another, mark
 from fmstune.trackers.records import RunStart, TrackerError
 from fmstune.trackers.wandb.active import any_open
+from fmstune.trackers.wandb.log_file import is_complete
 
 if TYPE_CHECKING:
     import wandb
@@ -22,15 +24,19 @@ _LOST = ("filestream: fatal error", "filestream: json decode error", "runupserte
 """The second: something else answered, such as a network's login page, which wandb-core takes for success."""
 _OPEN, _OWNER = "fmstune-open", "fmstune-run.json"
 _FIRST, _LAST, _SIZE, _BEFORE = "first_event", "last_event", "bytes", "last_event_before"
+_SECONDS_TO_WRITE = 5.0
+"""How long wandb-core may take to write the end of a file while it also serves other runs."""
 
 
 class OfflineRun:
     """The file of an offline run: W&B's process keeps writing to it, even after it is renamed or removed."""
 
-    def __init__(self, place: Path, wandb_id: str, again: list[tuple[Path, int]]) -> None:
+    def __init__(self, place: Path, wandb_id: str, after: int, again: list[tuple[Path, int]]) -> None:
         """`again` are complete folders, with the first event of each, whose events may or may not be
-        delivered again."""
-        self._place, self._id = place, wandb_id
+        delivered again. The run's events are those after the number `after`."""
+        self._place, self._id, self._after = place, wandb_id, after
+        self.lacks_earlier = False
+        """Whether folders with earlier events are gone; they may have been sent. Known at the end."""
         self.artifacts = place / "artifacts"
         """Where the files of artifacts are kept for `wandb sync`."""
         self._again = again
@@ -38,6 +44,11 @@ class OfflineRun:
         self._last = 0
         self._file: tuple[int, int] | None = None
         self.is_there()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all runs."""
+        return self._place.parent
 
     def note(self, seq: int | None) -> None:
         """Record the event that is written next. The first one tells what is delivered again."""
@@ -53,15 +64,24 @@ class OfflineRun:
 
     def end(self) -> None:
         """Record that the file is complete, its first and last event, and the last one of the folder before
-        it."""
+        it. Raises `OSError` if W&B did not write all of it."""
+        if not self.is_there():
+            return
+        until = time.monotonic() + (_SECONDS_TO_WRITE if any_open() else 0)
+        (file,) = self._place.glob("*.wandb")
+        while not is_complete(file):
+            if time.monotonic() >= until:
+                raise OSError(f"W&B did not write all of {file}; is there room on its disk?")
+            time.sleep(0.05)
         owner = self._place / _OWNER
         said = json.loads(owner.read_text(encoding="utf-8"))
-        others = map(_owner, _places(self._place.parent, self._id))
-        lasts = [last for other in others if isinstance(last := other.get(_LAST), int)]
+        lasts = [owner.get(_LAST) or 0 for owner in map(_owner, _places(self._place.parent, self._id))]
         before = max((last for last in lasts if last < (self._first or 0)), default=0)
         said |= {_FIRST: self._first, _LAST: self._last, _SIZE: _size(self._place), _BEFORE: before}
         owner.write_text(json.dumps(said), encoding="utf-8")
         (self._place / _OPEN).unlink(missing_ok=True)
+        owners = [_owner(place) for place in _places(self._place.parent, self._id)]
+        self.lacks_earlier = _lacks_some(owners, self._after)
 
     def is_there(self) -> bool:
         """Whether the folder still has its original file."""
@@ -85,7 +105,7 @@ def begin_offline(run: wandb.Run, start: RunStart, folder: Path) -> OfflineRun:
         )
     (place / _OPEN).write_text(f"{run.id}\n{start.run_id or ''}", encoding="utf-8")
     (place / _OWNER).write_text(json.dumps(mark(start)), encoding="utf-8")
-    return OfflineRun(place, run.id, _whole(folder, run.id, start) if start.redelivery else [])
+    return OfflineRun(place, run.id, start.after, _whole(folder, run.id, start) if start.redelivery else [])
 
 
 def _whole(folder: Path, wandb_id: str, start: RunStart) -> list[tuple[Path, int]]:
@@ -133,10 +153,15 @@ def is_stored(folder: Path, start: RunStart, last: int) -> bool | None:
         _size(place) != owner.get(_SIZE, _size(place)) for place, owner in zip(places, owners, strict=True)
     ):
         return False
-    lasts = {owner.get(_LAST, 0) for owner in owners}
+    reached = max((owner.get(_LAST, 0) for owner in owners), default=-1) >= last
+    return True if reached and not _lacks_some(owners, start.after) else None
+
+
+def _lacks_some(owners: list[dict[str, Any]], after: int) -> bool:
+    """Whether these folders are not all that the run had: the first one, or one between them, is gone."""
+    lasts = {0, *(owner.get(_LAST) or 0 for owner in owners)}
     first = min((owner.get(_FIRST) or 0 for owner in owners), default=0)
-    gaps = first > start.after + 1 or any(owner.get(_BEFORE, 0) not in {0, *lasts} for owner in owners)
-    return True if max(lasts, default=-1) >= last and not gaps else None
+    return first > after + 1 or any(owner.get(_BEFORE, 0) not in lasts for owner in owners)
 
 
 def _size(place: Path) -> int:
