@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from fmstune.config.load.layers import FROM_PYTHON, can_be_unset
 from fmstune.config.load.load import Flag
 from fmstune.config.load.python_values import from_python
 from fmstune.config.load.values import dotted
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from fmstune.config.schema.tables import RunConfig
     from fmstune.run.run import RunResult
     from fmstune.training.extensions import ComputeMetrics
-
-_WHERE = "fmstune.train"
 
 
 def train(
@@ -49,7 +48,8 @@ def train(
 
     `config` is a TOML file. Like the command, it defaults to `fmstune.toml` in the current directory, if
     there is one. `settings` override it: dotted keys or nested tables, whose values may also be paths or
-    NumPy scalars. `resume` is `auto`, or the path of a checkpoint or run. `callbacks` and `compute_metrics`
+    NumPy scalars. `None` unsets what can be unset, such as `training.max_length`; other settings keep their
+    value. `resume` is `auto`, or the path of a checkpoint or run. `callbacks` and `compute_metrics`
     are passed to the Trainer; an exception that they raise ends the run. `data_handler` maps each row to a
     row, to several, or to `None`, which drops it. `quiet` prints nothing.
 
@@ -151,14 +151,14 @@ def _require_given_once(config: RunConfig, compute_metrics: Any, data_handler: A
 def _require_kinds(**functions: Any) -> None:
     for name, given in functions.items():
         if given is not None and not callable(given):
-            raise ConfigError(f"{_WHERE}: {name} = {shown(given)} is not a function.")
+            raise ConfigError(f"{FROM_PYTHON}: {name} = {shown(given)} is not a function.")
 
 
 def _path(name: str, given: Any) -> str:
     try:
         path = os.fspath(given)
     except TypeError:
-        raise ConfigError(f"{_WHERE}: {name} = {shown(given)} is not a path.") from None
+        raise ConfigError(f"{FROM_PYTHON}: {name} = {shown(given)} is not a path.") from None
     return os.fsdecode(path)
 
 
@@ -166,16 +166,16 @@ def _flags(settings: Mapping[str, Any]) -> list[Flag]:
     """The settings as dotted keys and values, as a file would give them."""
     if not isinstance(settings, Mapping):
         raise ConfigError(
-            f"{_WHERE}: settings = {shown(settings)} is not a mapping; "
+            f"{FROM_PYTHON}: settings = {shown(settings)} is not a mapping; "
             "pass one such as {'training.max_steps': 20}."
         )
     flags: list[Flag] = []
     for key, value in settings.items():
         if not isinstance(key, str):
-            raise ConfigError(f"{_WHERE}: {key!r} is not a key; use one such as training.learning_rate.")
-        plain = from_python(value, _WHERE, *key.split("."))
+            raise ConfigError(f"{FROM_PYTHON}: {key!r} is not a key; use one such as training.learning_rate.")
+        plain = from_python(value, FROM_PYTHON, *key.split("."))
         if isinstance(plain, Mapping) and "." not in key:
-            flags += [(dotted([key, name]), item, _WHERE) for name, item in plain.items()]
+            flags += [(dotted([key, name]), item, FROM_PYTHON) for name, item in plain.items()]
         else:
-            flags.append((key, plain, _WHERE))
-    return flags
+            flags.append((key, plain, FROM_PYTHON))
+    return [flag for flag in flags if flag[1] is not None or can_be_unset(flag[0])]

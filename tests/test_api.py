@@ -10,6 +10,7 @@ import pytest
 from transformers import EvalPrediction, TrainerCallback
 
 import fmstune
+from fmstune.config.load.load import load
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.errors import ConfigError, RunError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
@@ -182,6 +183,15 @@ def test_code_that_calls_sys_exit_does_not_end_the_command_with_success(
 def test_user_errors_are_reported_before_the_model_loads(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         fmstune.train(settings={**DEMO, "training.output_dir": "out", **settings}, quiet=True)
+
+
+def test_no_value_from_python_unsets_what_can_be_unset() -> None:
+    Path("own.toml").write_text('[model]\npath = "demo"\n[data]\ntrain = "demo"\nmax_rows = 2\n')
+    unset = {"data": {"max_rows": None}, "training.max_length": None, "training.seed": None}
+    once = fmstune.train("own.toml", {**unset, "training.max_steps": 1}, quiet=True)
+    written = load(once.directory / "config.toml", cwd=Path())
+    assert written.training["max_length"] is None
+    assert (written.data.max_rows, written.seed) == (None, 42)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from fmstune.config.check.suggest import closest
 from fmstune.config.check.typed import read_dataclass
 from fmstune.config.inspect.dump import to_mapping
+from fmstune.config.load.layers import FROM_PYTHON
 from fmstune.config.load.load import load, load_trackers
 from fmstune.config.load.values import dotted
 from fmstune.config.schema.tables import RunConfig
@@ -42,7 +43,7 @@ def load_config(
 
     Raises `ConfigError`.
     """
-    given = [flag for flag in flags if flag[1] is not None]
+    given = [flag for flag in flags if flag[1] is not None or flag[2] == FROM_PYTHON]
     resolved = load(config, given, sets, params, params_file, trains=trains)
     origins = resolved.origins
     options = {name: check_options(name, table, origins) for name, table in resolved.trackers.items()}

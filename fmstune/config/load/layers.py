@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from fmstune.config.check.annotations import annotation_of, options_of
 from fmstune.config.check.suggest import hint
 from fmstune.config.load import foreign
 from fmstune.config.load.toml_files import key_lines, parse_toml, read_text
@@ -41,6 +42,9 @@ _FEW = 3
 
 Flag = tuple[str, Any, str]
 """A dotted key, its value, and the flag it was given with."""
+
+FROM_PYTHON = "fmstune.train"
+"""In place of a flag, for settings from Python, where `None` can be a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,15 @@ def known_keys(method: str = DEFAULT) -> list[str]:
 def keys_of_all_methods() -> list[str]:
     """All dotted keys that can be set for some method."""
     return list(dict.fromkeys(key for method in METHODS for key in known_keys(method)))
+
+
+def can_be_unset(key: str) -> bool:
+    """Whether a setting has a meaning without a value."""
+    table, _, name = key.partition(".")
+    known = {field.name: annotation_of(field) for field in fields(TABLES[table])} if table in TABLES else {}
+    if table == "training":
+        known = {each: one.annotation for method in METHODS for each, one in training_fields(method).items()}
+    return "None" in options_of(known.get(name, ""))
 
 
 def setting_hint(key: str, method: str = DEFAULT) -> str:
