@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import sys
 from pathlib import Path
@@ -169,9 +170,22 @@ def _run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+_COMMANDS = {
+    **dict.fromkeys(("sft", "lora", "finetune", "fine-tune", "tune", "fit", "pt", "run"), "train"),
+    **{name: f"train --method {name}" for name in ("dpo", "kto", "reward", "orpo")},
+    **dict.fromkeys(("preprocess", "validate"), "data"),
+    **dict.fromkeys(("inference", "infer", "chat", "predict", "sample"), "generate"),
+    **dict.fromkeys(("merge-lora", "export", "fuse"), "merge"),
+}
+"""Names of commands in other tools."""
+
+
 def _usage_message(error: Any) -> str:
     """The message about a wrong command line. For an unknown flag, it suggests the flag or setting that other
     tools call so: Typer compares only the letters, and suggests `--lora` for `--lr`."""
+    if said := re.match(r"No such command '([\w-]+)'", str(error.message)):
+        meant = _COMMANDS.get(said[1].lower().replace("_", "-"))
+        return f"no such command: {said[1]}. Did you mean {meant}?" if meant else str(error.format_message())
     option = getattr(error, "option_name", None)
     if option is None or not str(error.message).startswith("No such option"):
         return str(error.format_message()).rstrip(".")

@@ -87,7 +87,12 @@ def _form(template: str | None, columns: Mapping[str, str] | None, name: str) ->
         try:
             parse_template(template)
         except ValueError as error:
-            yield f"{name}.template = {shown(template)}: {error}."
+            chat = (
+                ""
+                if "{" in template or " " in template
+                else " A model's chat template is model.chat_template."
+            )
+            yield f"{name}.template = {shown(template)}: {error}.{chat}"
     for column in columns or ():
         if column not in MAPPED_COLUMNS:
             close = hint(column, MAPPED_COLUMNS) or f" Available: {', '.join(MAPPED_COLUMNS)}."
