@@ -330,6 +330,25 @@ def test_clearmls_own_import_has_everything_of_an_offline_session(
     assert cloud.files[artifact["uri"].removeprefix(f"{cloud.url}/")] == bytes(range(256))
 
 
+def test_clearmls_own_import_finds_the_files_of_a_session_that_was_moved_and_continued(
+    cloud: ClearmlCloud, recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    for number, dir in enumerate(("sessions", "moved", "elsewhere")):
+        (given := tmp_path / f"{number}.bin").write_bytes(bytes([number]))
+        with active(recorder):
+            fmstune.track_artifact(given)
+        recorder.close("interrupted")
+        delivered(run_directory, offline=True, dir=dir)
+        recorder.resumed(1)
+        (tmp_path / dir).rename(tmp_path / ("moved" if number == 0 else "elsewhere"))
+    place, _, _ = session(tmp_path / "elsewhere")
+    task = cloud.tasks[lives("clearml").read(f"{__name__}:imported", place)]
+    found = [
+        cloud.files[each["uri"].removeprefix(f"{cloud.url}/")] for each in task["execution"]["artifacts"]
+    ]
+    assert found == [b"\0", b"\1", b"\2"]
+
+
 def test_a_killed_process_leaves_no_truncated_line_in_a_session(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:

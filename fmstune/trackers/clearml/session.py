@@ -88,6 +88,11 @@ class SessionStore:
         for ended in ("status_reason", "status_message", "completed"):
             about.pop(ended, None)
         about.setdefault("started", _now())
+        # ClearML's import finds an artifact by its path below this folder, which may have been moved.
+        before, about["offline_folder"] = str(about.get("offline_folder")), str(place)
+        for each in about["execution"]["artifacts"]:
+            if before != str(place) and each["uri"].startswith(f"{before}{os.sep}"):
+                each["uri"] = f"{place}{each['uri'][len(before) :]}"
         # A killed process may have left half a line, at which ClearML's import would stop.
         with (place / "metrics.jsonl").open("a+b") as file:
             self._size = min(_whole(about), file.seek(0, os.SEEK_END))
