@@ -261,6 +261,26 @@ def test_the_note_of_an_offline_run_sends_its_folders_in_the_order_of_their_even
         assert rows == list(range(1, seqs[-1] + 1))
 
 
+def test_a_folder_that_was_not_begun_completely_is_removed_or_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    tracker = WandbTracker(tracker_config={"mode": "offline"})
+    with monkeypatch.context() as during:
+        during.setattr("fmstune.trackers.wandb.files.mark", full)
+        with pytest.raises(OSError, match="No space left"):
+            tracker.open(start("own"))
+    assert not wandb_offline_dirs(Path())
+    (left := Path("wandb/offline-run-20260101_000000-own")).mkdir()
+    (left / "run-own.wandb").touch()  # by a killed process
+    tracker = WandbTracker(tracker_config={"mode": "offline"})
+    note = tracker.open(start("own")).note or ""
+    tracker.close("finished")
+    assert (note.count("wandb sync"), str(left) in note) == (1, False)
+
+
 def test_a_file_that_w_and_b_could_not_write_completely_is_not_counted_as_delivered() -> None:
     tracker = WandbTracker(tracker_config={"mode": "offline"})
     before = children()

@@ -103,8 +103,13 @@ def begin_offline(run: wandb.Run, start: RunStart, folder: Path) -> OfflineRun:
         raise OSError(
             f"W&B could not write to {folder} and went to {place}; make room there, or choose another dir"
         )
-    (place / _OPEN).write_text(f"{run.id}\n{start.run_id or ''}", encoding="utf-8")
-    (place / _OWNER).write_text(json.dumps(mark(start)), encoding="utf-8")
+    try:
+        (place / _OPEN).write_text(f"{run.id}\n{start.run_id or ''}", encoding="utf-8")
+        (place / _OWNER).write_text(json.dumps(mark(start)), encoding="utf-8")
+    except OSError:  # else each process would leave a folder while the disk is full
+        run.finish(exit_code=1)
+        shutil.rmtree(place, ignore_errors=True)
+        raise
     return OfflineRun(place, run.id, start.after, _whole(folder, run.id, start) if start.redelivery else [])
 
 
@@ -164,6 +169,10 @@ def _lacks_some(owners: list[dict[str, Any]], after: int) -> bool:
     return first > after + 1 or any(owner.get(_BEFORE, 0) not in lasts for owner in owners)
 
 
+def _is_whole(place: Path) -> bool:
+    return all(map(is_complete, place.glob("*.wandb")))
+
+
 def _size(place: Path) -> int:
     """The bytes of a folder's file; 0 if it is gone."""
     return sum(path.stat().st_size for path in place.glob("*.wandb"))
@@ -180,9 +189,10 @@ def to_sync(run: wandb.Run) -> str:
     them in the order of their start times: after the clock was set back, the last values would be old ones,
     and W&B would drop the rows of the earlier folders."""
     place = Path(run.dir).parent
-    places = _places(place.parent, run.id) or [place]
-    firsts = {each: _owner(each).get(_FIRST) for each in places}  # the newest has none yet
-    places.sort(key=lambda each: (firsts[each] is None, firsts[each] or 0))
+    firsts = {each: _owner(each).get(_FIRST) for each in {*_places(place.parent, run.id), place}}
+    places = sorted(firsts, key=lambda each: (firsts[each] is None, firsts[each] or 0, each))
+    # The newest has no first event yet; another without one may be what a killed process left.
+    places = [each for each in places if firsts[each] or each == place or _is_whole(each)]
     return " && ".join(f"wandb sync {shlex.quote(str(each))}" for each in places)
 
 
