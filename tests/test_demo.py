@@ -117,3 +117,7 @@ def test_the_demo_is_learned_within_seconds() -> None:
         losses.append(loss.item())
     assert losses[0] > 5
     assert sum(losses[-5:]) / 5 < 2
+
+
+def test_the_demo_model_has_the_requested_attention() -> None:
+    assert demo.build_model(attention="eager").config._attn_implementation == "eager"

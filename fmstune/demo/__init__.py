@@ -35,10 +35,10 @@ def is_demo(name: str) -> bool:
     return name == "demo" or seed_of(name) is not None
 
 
-def build_model(seed: int = 42, *, reward: bool = False) -> PreTrainedModel:
+def build_model(seed: int = 42, *, reward: bool = False, attention: str | None = None) -> PreTrainedModel:
     """Build the demo model in float32, with random weights from `seed`; torch's random state does not change.
 
-    With `reward`, it scores text instead of predicting it.
+    With `reward`, it scores text instead of predicting it; `attention` is its `attn_implementation`.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -49,5 +49,5 @@ def build_model(seed: int = 42, *, reward: bool = False) -> PreTrainedModel:
         config.num_labels = 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = kind.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = kind.from_config(config, dtype=torch.float32, attn_implementation=attention)
     return model

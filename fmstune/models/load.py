@@ -125,7 +125,7 @@ def load_model(
         if reward:
             _require_single_output(settings, config.path, classifies=classifies)
         if drawn_from is not None:
-            model = demo.build_model(drawn_from, reward=reward)
+            model = demo.build_model(drawn_from, reward=reward, attention=config.attn_implementation)
         else:
             kind = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
             with _torch_seeded(seed) if reward else contextlib.nullcontext(), no_gguf_bar():

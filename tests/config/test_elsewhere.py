@@ -216,6 +216,7 @@ def test_a_yaml_file_without_settings_is_refused_as_not_toml(tmp_path: Path, tex
         ("training.optim=adamw_hf", "Did you mean adamw_torch?"),
         ("run.method=pt", "Did you mean sft?"),
         ("run.method=ipo", 'Did you mean dpo with training.loss_type = "ipo"?'),
+        ("model.attn_implementation=fa2", "Did you mean flash_attention_2?"),
         ("model.chat_template=qwen3", "leave it out for the model's own."),
         ('data.train=[{path="demo", ds_type="json"}]', "Leave it out: fmstune recognises the format"),
     ],

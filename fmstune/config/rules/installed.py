@@ -43,6 +43,16 @@ _OPTIMIZERS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 """For each optimizer that comes with neither torch nor transformers: its module and its package."""
 
+_ATTENTION_ELSEWHERE = {
+    **dict.fromkeys(
+        ("fa2", "fa", "flash", "flash_attn", "flash_attention", "flash-attn"), "flash_attention_2"
+    ),
+    "fa3": "flash_attention_3",
+    "flex": "flex_attention",
+    **dict.fromkeys(("sdp", "xformers", "torch"), "sdpa"),
+    "disabled": "eager",
+}
+"""Names of implementations of attention in other tools."""
 _FLASH_MODULES = {
     "flash_attention_2": ("flash_attn", "flash-attn"),
     "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
@@ -70,6 +80,9 @@ def missing(config: RunConfig) -> Iterator[str]:
                 "leave it out."
             )
     attention = config.model.attn_implementation or ""
+    if meant := _ATTENTION_ELSEWHERE.get(attention.lower()):
+        key = "model.attn_implementation"
+        yield f"{config.at(key)}{key} = {attention!r} is not a name in transformers. Did you mean {meant}?"
     module, package = _FLASH_MODULES.get(attention, ("", ""))
     # With the package `kernels`, transformers uses a kernel from the hub instead.
     if module and not _there(module) and not _there("kernels"):
