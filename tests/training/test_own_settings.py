@@ -28,6 +28,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16",),
     "model.quantization": ("4bit",),
     "model.attn_implementation": ("eager",),
+    "model.trainable": ("['norm']",),
     "model.chat_template": ("llama3",),
     "model.chat_template_kwargs": ("{loud=true}", CHATS, "model.chat_template=loud.jinja"),
     "data.train": ("texts.txt", CHATS),
