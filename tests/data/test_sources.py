@@ -350,3 +350,9 @@ def test_a_stream_from_the_hub_starts_and_ends_at_the_selected_rows(monkeypatch:
     assert asked == ["train"]
     with pytest.raises(DataError, match="needs the number of rows"):
         list(Origin.of(DataSource("owner/name", split="train[:1%]"), "train").rows("line", streaming=True))
+
+
+def test_a_part_without_rows_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "x.jsonl", "a", "b")
+    told = refused(DataSource(str(tmp_path / "x.jsonl"), split="train[:1%]"))
+    assert told == f"{tmp_path}/x.jsonl has no rows in the split train[:1%]."

@@ -61,7 +61,8 @@ def _lines(text: str) -> list[str]:
 def _other_format(name: str, line: str = "", *, value: bool = False) -> str:
     """The remedy for a file that is not TOML; `value` if it is the line's value that is invalid."""
     if name.lower().endswith((".yaml", ".yml", ".json")):
-        return " Write the configuration as TOML: tables in [brackets], and lines of key = value."
+        data = " Pass data with --data." if name.lower().endswith(".json") else ""
+        return f" Write the configuration as TOML: tables in [brackets], and lines of key = value.{data}"
     if name.lower().endswith((".jsonl", ".csv", ".tsv", ".txt")):  # the shell has expanded a glob
         return " Pass data with --data, and a glob in quotes: --data '*.jsonl'."
     if re.match(r"\s*[\w.-]+\s*:", line):

@@ -217,7 +217,8 @@ class Reader:
         handled = (
             f" that data.handler = {handler_name(self.config.handler)!r} leaves" if self._handler else ""
         )
-        return DataError(f"{self.source.path} has no rows{handled}.")
+        split = f" in the split {self.source.split}" if self.source.split else ""
+        return DataError(f"{self.source.path} has no rows{split}{handled}.")
 
     def _handled(self, place: str, row: Row) -> list[Row]:
         if self._handler is None:
