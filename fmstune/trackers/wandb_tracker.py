@@ -211,10 +211,12 @@ class WandbTracker(WholePointTracker):
 
     def _offline_start(self, start: RunStart, folder: Path) -> RunStart:
         require_writable(folder, WandbUnusable)
-        if start.tracker_run_id is None or start.run_id is None:
+        if start.run_id is None:
             return start
-        if start.redelivery:
+        if start.redelivery or start.tracker_run_id is None:
             remove_cut_off(folder, start)
+        if start.tracker_run_id is None:
+            return start
         return self._of_its_own(start) if continued_by_another(folder, start) else start
 
     def _of_its_own(self, start: RunStart) -> RunStart:

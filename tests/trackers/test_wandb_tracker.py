@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import resource
 import shlex
@@ -275,10 +276,22 @@ def test_a_folder_that_was_not_begun_completely_is_removed_or_not_sent(
     assert not wandb_offline_dirs(Path())
     (left := Path("wandb/offline-run-20260101_000000-own")).mkdir()
     (left / "run-own.wandb").touch()  # by a killed process
+    begun = dataclasses.replace(start(), new_run_id="own")
+    cut_off = WandbTracker(tracker_config={"mode": "offline"})
+    cut_off.open(begun)  # and by one that was killed before the ledger knew its run
+    shutil.copytree(cut_off._run.dir + "/..", "left")  # type: ignore[union-attr]
+    cut_off.close("finished")
+    shutil.rmtree(wandb_offline_dirs(Path())[1])
+    Path("left").rename("wandb/offline-run-20260101_000001-own")
     tracker = WandbTracker(tracker_config={"mode": "offline"})
-    note = tracker.open(start("own")).note or ""
+    note = tracker.open(begun).note or ""
+    tracker.seq = 1
+    tracker.track_point(point(1))
     tracker.close("finished")
-    assert (note.count("wandb sync"), str(left) in note) == (1, False)
+    assert (note.count("wandb sync"), "20260101" in note) == (1, False)
+    assert wandb_offline_dirs(Path())[0] == left
+    assert len(wandb_offline_dirs(Path())) == 2
+    assert tracker.is_stored(dataclasses.replace(begun, tracker_run_id="own"), 1)
 
 
 def test_a_file_that_w_and_b_could_not_write_completely_is_not_counted_as_delivered() -> None:

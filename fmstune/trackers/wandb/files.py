@@ -141,7 +141,7 @@ def remove_cut_off(folder: Path, start: RunStart) -> None:
             wandb_id, _, run_id = found.read_text(encoding="utf-8").partition("\n")
         except FileNotFoundError:  # of another run, which has ended meanwhile
             continue
-        if wandb_id == start.tracker_run_id and run_id in ("", start.run_id):
+        if wandb_id == (start.tracker_run_id or start.new_run_id) and run_id in ("", start.run_id):
             shutil.rmtree(found.parent)
 
 
@@ -189,17 +189,19 @@ def to_sync(run: wandb.Run) -> str:
     them in the order of their start times: after the clock was set back, the last values would be old ones,
     and W&B would drop the rows of the earlier folders."""
     place = Path(run.dir).parent
-    firsts = {each: _owner(each).get(_FIRST) for each in {*_places(place.parent, run.id), place}}
+    firsts = {
+        each: _owner(each).get(_FIRST) for each in {*_places(place.parent, run.id), place}
+    }  # the newest has none yet
     places = sorted(firsts, key=lambda each: (firsts[each] is None, firsts[each] or 0, each))
-    # The newest has no first event yet; another without one may be what a killed process left.
-    places = [each for each in places if firsts[each] or each == place or _is_whole(each)]
     return " && ".join(f"wandb sync {shlex.quote(str(each))}" for each in places)
 
 
 def _places(folder: Path, wandb_id: str) -> list[Path]:
+    """The folders of a W&B run, without those that a killed process did not begin completely."""
     name = f"offline-run-*-{glob.escape(wandb_id)}"
     # A second one within the same second gets a number after the id.
-    return sorted({*folder.glob(name), *folder.glob(f"{name}-[0-9]*")})
+    found = sorted({*folder.glob(name), *folder.glob(f"{name}-[0-9]*")})
+    return [place for place in found if _owner(place) or _is_whole(place)]
 
 
 def wait_for_core() -> None:
