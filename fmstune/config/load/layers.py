@@ -170,7 +170,7 @@ def _refuse_other_format(text: str, name: str) -> None:
     if theirs := foreign.settings_of(text, known):
         raise ConfigError(
             f"{name}: fmstune reads TOML: write tables in [brackets], and lines of key = value. What the "
-            "settings of this file are in fmstune:",
+            "settings of this file are in fmstune (what it leaves out has fmstune's defaults):",
             foreign.counterparts(theirs, known),
         )
 
