@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from fmstune.errors import ConfigError
+from fmstune.training.memory.workload import workload
 from tests.support.architectures import save_tiny
 from tests.support.commands import fmstune
 from tests.support.fsdp_on_cpu import train_sharded
@@ -172,3 +173,20 @@ def test_an_adapter_chooses_its_own_weights(tmp_path: Path) -> None:
         DEMO_FILE.replace('path = "demo"', 'path = "demo"\ntrainable = ["norm"]') + "[lora]\nenabled = true\n"
     )
     assert "model.trainable is for training without an adapter" in refusal(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("trainable", "layers"),
+    [
+        ('["layers.[4-6]"]', LAYERS - 4),
+        ('["layers.10", "norm"]', 1),
+        ('["layers.10", "input_layernorm"]', LAYERS),
+        ('["layers.10", "embed_tokens"]', LAYERS),
+        ("[]", LAYERS),
+    ],
+)
+def test_memory_is_estimated_for_the_layers_that_gradients_reach(trainable: str, layers: int) -> None:
+    trainer = build("sft", "model.path=model", f"model.trainable={trainable}", data="chats.jsonl").trainer
+    work = workload(trainer)
+    assert work is not None
+    assert work.layers == layers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -54,7 +55,7 @@ def workload(trainer: TunedTrainer) -> Workload | None:
         tokens=tokens,
         longest=int(lengths.max()),
         scored=scored,
-        layers=layers,
+        layers=_with_gradients(model, layers),
         hidden=hidden,
         heads_width=heads * head_width,
         keys_width=(_setting(settings, "num_key_value_heads") or heads) * head_width,
@@ -73,6 +74,29 @@ def workload(trainer: TunedTrainer) -> Workload | None:
         compared=not getattr(args, "precompute_ref_log_probs", True),
         sharding=spread,
     )
+
+
+_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+_AFTER_LAYERS = re.compile(r"(?:^|\.)(?:norm|ln_f|final_layernorm|final_layer_norm|norm_f|score)\.")
+
+
+def _with_gradients(model: Any, layers: int) -> int:
+    """The layers that gradients pass through: where the first ones are frozen, they end at the others."""
+    first = layers
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
+        if layer := _LAYER.search(name):
+            first = min(first, int(layer[1]))
+        elif not _AFTER_LAYERS.search(name) and weight is not _own_head(model):
+            return layers
+    return layers - first if first < layers else layers
+
+
+def _own_head(model: Any) -> Any:
+    """The weights of the LM head; `None` if the embeddings share them."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    return None if head is None or head.weight is embeddings.weight else head.weight
 
 
 def _count(weight: Any) -> int:
