@@ -141,6 +141,17 @@ def _require_batch(trainer: TunedTrainer, config: RunConfig) -> None:
             f"{config.at(key)}{key} leaves no batch: there are {counted(len(rows), 'row')}{packed}, "
             f"and a batch has {each}; leave it out, or use a smaller training.per_device_train_batch_size."
         )
+    if args.train_sampling_strategy == "batch_rebalance" and not args.dataloader_drop_last:
+        batches = args.gradient_accumulation_steps * args.world_size
+        rest = len(rows) % (each * args.gradient_accumulation_steps)
+        if 0 < rest < batches:
+            key = "training.train_sampling_strategy"
+            raise ConfigError(
+                f"{config.at(key)}{key} = 'batch_rebalance' would learn {counted(batches - rest, 'row')} "
+                f"twice in each epoch: {counted(rest, 'row')} of {len(rows):,} would be left for the "
+                f"{batches} batches of its last update; use another training.gradient_accumulation_steps, "
+                "or set training.dataloader_drop_last = true."
+            )
 
 
 def _built_by_trl(config: RunConfig, inputs: Inputs, args: Any, attached: Mapping[str, Any]) -> TunedTrainer:

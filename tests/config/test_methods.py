@@ -88,6 +88,8 @@ def test_the_table_of_options_matches_the_method(method: str) -> None:
         ("dpo", "loss_weights=[1,2]", "training.loss_weights has 2 weights for 1 loss "),
         ("dpo", "loss_type=[]", "names no loss; leave it out for sigmoid."),
         ("kto", "per_device_train_batch_size=1", "is too small: kto compares each row with the others"),
+        ("kto", "train_sampling_strategy=group_by_length", '"group_by_length" is only for sft: rows of kto'),
+        ("dpo", "train_sampling_strategy=batch_rebalance", '"batch_rebalance" is only for sft: rows of dpo'),
         (
             "kto",
             "train_sampling_strategy=random",

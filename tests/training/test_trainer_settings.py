@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fmstune.config.load.load import load
 from fmstune.errors import ConfigError
+from fmstune.trackers.base import Tracker
+from fmstune.training.build import build_trainer
 from tests.support.end_to_end import journal_points
 from tests.support.tracked import tune
 
@@ -72,3 +76,28 @@ def test_dropping_the_only_batch_is_refused(steps: str) -> None:
         ConfigError, match="dataloader_drop_last leaves no batch: there are 4 rows, and a bat"
     ):
         tune("out", "training.dataloader_drop_last=true", *few)
+
+
+def test_batches_that_are_balanced_follow_the_seed_and_learn_no_row_twice(tmp_path: Path) -> None:
+    balanced = "training.train_sampling_strategy=batch_rebalance"
+    orders = {seed: losses(f"seed-{seed}", balanced, f"training.data_seed={seed}")[LOSS] for seed in (1, 2)}
+    assert orders[1] != orders[2]
+    few = ["data.max_rows=5", "training.per_device_train_batch_size=2"]
+    with pytest.raises(ConfigError, match="would learn 1 row twice in each epoch: 1 row of 5 would be left"):
+        tune("out", balanced, *few, "training.gradient_accumulation_steps=2")
+
+
+def test_compute_metrics_gets_rows_in_their_order_though_the_training_groups_them(tmp_path: Path) -> None:
+    lengths: list[list[int]] = []
+
+    def compute(prediction: Any) -> dict[str, float]:
+        lengths.append([int((row != -100).sum()) for row in prediction.label_ids])
+        return {}
+
+    for strategy in ("random", "group_by_length"):
+        config = load(None, [], [f"training.train_sampling_strategy={strategy}"])
+        trainer: Any = build_trainer(config, Tracker(), tmp_path / "out").trainer
+        trainer.compute_metrics = compute
+        trainer.evaluate()
+    assert lengths[0] == lengths[1]
+    assert lengths[0] != sorted(lengths[0])

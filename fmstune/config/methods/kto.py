@@ -19,7 +19,8 @@ def _problems(training: Mapping[str, Any]) -> Iterator[Problem]:
             "training.per_device_train_batch_size = 1 is too small: kto compares each row with the others in "
             f"its batch. Set it to 2 or more, {instead}.",
         )
-    if training.get("train_sampling_strategy", "sequential") != "sequential":
+    # Those by length are for sft alone.
+    if training.get("train_sampling_strategy", "sequential") not in ("sequential", "group_by_length"):
         yield (
             "training.train_sampling_strategy",
             f"training.train_sampling_strategy = {training['train_sampling_strategy']!r} does not work with "

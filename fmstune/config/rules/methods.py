@@ -29,12 +29,13 @@ def method_problems(config: RunConfig) -> Iterator[Problem]:
             key,
             f"{key} is only for {others}: the loss of {method.name} ignores it{instead}.",
         )
-    pairs = method.form in ("pair", "judged pair")
-    if pairs and training.get("train_sampling_strategy") == "group_by_length":
+    strategy = training.get("train_sampling_strategy")
+    if method.compares and strategy in ("group_by_length", "batch_rebalance"):
         key = "training.train_sampling_strategy"
         yield (
             key,
-            f'{key} = "group_by_length" is only for {others}: rows of {method.name} are pairs. Leave it out.',
+            f'{key} = "{strategy}" is only for {others}: rows of {method.name} have no single length. '
+            "Leave it out.",
         )
     yield from method.problems(training)
     if method.in_order and config.run.auto_batch and training.get("precompute_ref_log_probs"):

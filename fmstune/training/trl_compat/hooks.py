@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import trainer as trainer_module
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 
 
 class GroupedByEpoch(Sampler[int]):
@@ -153,10 +153,23 @@ class PrivateHooks:
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         trainer: Any = self
         sampler = _trainer(super())._get_train_sampler(*args, **kwargs)
+        seed = trainer.args.seed if trainer.args.data_seed is None else trainer.args.data_seed
+        if isinstance(sampler, BatchRebalanceSampler):
+            sampler.seed = seed  # the Trainer leaves its default
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
-        seed = trainer.args.seed if trainer.args.data_seed is None else trainer.args.data_seed
+        sampler.batch_size *= (
+            trainer.args.world_size
+        )  # rows of one step are of similar length in all processes
         return GroupedByEpoch(sampler, seed)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """The Trainer's; `compute_metrics` gets the rows in their order, also if the training groups them by
+        length."""
+        trainer: Any = self
+        sampler = _trainer(super())._get_eval_sampler(eval_dataset)
+        grouped = isinstance(sampler, LengthGroupedSampler) and trainer.compute_metrics is not None
+        return SequentialSampler(eval_dataset) if grouped else sampler
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
         return self.count_items(batch_samples, device)
