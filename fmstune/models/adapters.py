@@ -47,7 +47,7 @@ def peft_config(config: RunConfig, model: PreTrainedModel | PeftModel) -> PeftCo
     if config.adapter is None or isinstance(model, PeftModel):
         return None
     if config.prompt_tuning.enabled:
-        return _prompt_tuning(config)
+        return _prompt_tuning(config, model)
     lora, where = config.lora, config.at("lora.target_modules")
     tied = {"ensure_weight_tying": True} if _trains_embeddings(lora, model) and _can_keep_tied() else {}
     return PeftLoraConfig(
@@ -65,14 +65,23 @@ def peft_config(config: RunConfig, model: PreTrainedModel | PeftModel) -> PeftCo
     )
 
 
-def _prompt_tuning(config: RunConfig) -> PromptTuningConfig:
+def _prompt_tuning(config: RunConfig, model: Any) -> PromptTuningConfig:
     settings = config.prompt_tuning
+    text = model.config.get_text_config()
+    if all(getattr(text, name, None) is None for name in ("num_attention_heads", "n_head", "num_heads")):
+        raise ConfigError(
+            f"{config.at('prompt_tuning.enabled')}prompt_tuning.enabled: {text.model_type} has no attention, "
+            "and PEFT generates with virtual tokens only if there is some; use --lora."
+        )
+    # PEFT would take the hidden size, which OPT's embeddings need not have.
+    sizes = {"token_dim": model.get_input_embeddings().weight.shape[1]}
     if settings.text is None:
         return PromptTuningConfig(
             num_virtual_tokens=settings.tokens,
             prompt_tuning_init="RANDOM",
             revision=config.model.revision,
             task_type="CAUSAL_LM",
+            **sizes,
         )
     place, gguf_file = split_gguf(config.model.path, config.model.gguf_file)
     kwargs = {"revision": config.model.revision, "gguf_file": gguf_file}
@@ -84,6 +93,7 @@ def _prompt_tuning(config: RunConfig) -> PromptTuningConfig:
         tokenizer_kwargs={key: value for key, value in kwargs.items() if value is not None},
         revision=config.model.revision,
         task_type="CAUSAL_LM",
+        **sizes,
     )
 
 

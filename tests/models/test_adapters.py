@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from fmstune import demo
@@ -19,6 +20,7 @@ from fmstune.errors import ConfigError, ModelError
 from fmstune.models.load import load_model
 from fmstune.models.locate import locate
 from fmstune.models.merge import check, merge
+from tests.support.architectures import save_tiny
 from tests.support.models import logits
 from tests.support.short_runs import train
 
@@ -269,6 +271,16 @@ def test_a_damaged_adapter_is_reported(plain: Path) -> None:
 def test_settings_incompatible_with_prompt_tuning_are_refused(sets: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(None, (), ["prompt_tuning.enabled=true", *sets])
+
+
+def test_virtual_tokens_have_the_width_of_the_embeddings_and_need_attention() -> None:
+    save_tiny("opt", Path("narrow"), hidden_size=32, word_embed_proj_dim=16)
+    train(Path("tuned"), "prompt_tuning.enabled=true", "training.max_steps=1", model="narrow")
+    (prompt,) = load_file("tuned/adapter_model.safetensors").values()
+    assert prompt.shape == (20, 16)
+    save_tiny("mamba", Path("mamba"))
+    with pytest.raises(ConfigError, match=r"mamba has no attention.*; use --lora"):
+        train(Path("no"), "prompt_tuning.enabled=true", model="mamba")
 
 
 @pytest.mark.parametrize("method", ["dpo", "reward"])
