@@ -283,6 +283,8 @@ def test_a_folder_that_was_not_begun_completely_is_removed_or_not_sent(
     cut_off.close("finished")
     shutil.rmtree(wandb_offline_dirs(Path())[1])
     Path("left").rename("wandb/offline-run-20260101_000001-own")
+    shutil.copytree("wandb/offline-run-20260101_000001-own", "wandb/offline-run-20260101_000002-own")
+    Path("wandb/offline-run-20260101_000002-own/fmstune-open").write_text("")  # the disk was full
     tracker = WandbTracker(tracker_config={"mode": "offline"})
     note = tracker.open(begun).note or ""
     tracker.seq = 1

@@ -107,8 +107,8 @@ def begin_offline(run: wandb.Run, start: RunStart, folder: Path) -> OfflineRun:
         (place / _OPEN).write_text(f"{run.id}\n{start.run_id or ''}", encoding="utf-8")
         (place / _OWNER).write_text(json.dumps(mark(start)), encoding="utf-8")
     except OSError:  # else each process would leave a folder while the disk is full
-        run.finish(exit_code=1)
         shutil.rmtree(place, ignore_errors=True)
+        run.finish(exit_code=1)
         raise
     return OfflineRun(place, run.id, start.after, _whole(folder, run.id, start) if start.redelivery else [])
 
@@ -135,13 +135,16 @@ def _owner(place: Path) -> dict[str, Any]:
 
 def remove_cut_off(folder: Path, start: RunStart) -> None:
     """Remove what interrupted deliveries of the run left: folders marked with both the W&B run's id and the
-    run's."""
+    run's, or named after the W&B run when a full disk kept them from being marked."""
+    own = start.tracker_run_id or start.new_run_id
     for found in folder.glob(f"offline-run-*/{_OPEN}"):
         try:
-            wandb_id, _, run_id = found.read_text(encoding="utf-8").partition("\n")
+            text = found.read_text(encoding="utf-8")
         except FileNotFoundError:  # of another run, which has ended meanwhile
             continue
-        if wandb_id == (start.tracker_run_id or start.new_run_id) and run_id in ("", start.run_id):
+        wandb_id, _, run_id = text.partition("\n")
+        unmarked = not text and found.parent.name.endswith(f"-{own}")
+        if unmarked or (wandb_id == own and run_id in ("", start.run_id)):
             shutil.rmtree(found.parent)
 
 
