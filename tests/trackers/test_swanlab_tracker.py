@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -47,7 +48,8 @@ def test_swanlab_sync_uploads_the_folder_and_a_second_sync_changes_nothing(
     ledger = delivered(run_directory)
     assert ledger.note is not None
     assert ledger.note.endswith(f"--id {ledger.run_id}`")
-    (folder,) = Path("swanlog").glob("run-*")
+    shutil.rmtree(run_directory)  # the folder has everything, also on another machine
+    (folder,) = Path("swanlog").rename("elsewhere").glob("run-*")
     with SwanLabCloud() as cloud:
         for name, value in cloud.environment.items():
             monkeypatch.setenv(name, value)
