@@ -244,6 +244,14 @@ def test_a_dpo_setting_is_unused_without_the_loss_that_reads_it(setting: str, ne
     assert not unused(load(None, sets=[*sets, f"training.{needed}"]))
 
 
+def test_label_smoothing_is_unused_with_a_loss_that_does_not_read_it() -> None:
+    sets = ["training.label_smoothing_factor=0.1"]
+    assert not unused(load(None, sets=sets))
+    assert unused(load(None, sets=[*sets, "training.loss_type=dft"])) == {
+        "training.label_smoothing_factor": "the loss is dft"
+    }
+
+
 def test_unused_settings_are_reported_with_their_source_and_the_reason() -> None:
     said = tune(
         "out",

@@ -104,7 +104,9 @@ def _evaluation(config: RunConfig, *, computes: bool) -> Iterator[tuple[str, str
         yield "eval_steps", f'training.eval_strategy = "{strategy}"'
     if not computes:
         yield from ((name, "run.compute_metrics is not set") for name in _METRICS)
-    if training.get("metric_for_best_model") is None and not training.get("load_best_model_at_end"):
+    follows = training.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy")
+    keeps_best = follows or training.get("load_best_model_at_end")
+    if training.get("metric_for_best_model") is None and not keeps_best:
         yield "greater_is_better", "training.metric_for_best_model is not set"
 
 
