@@ -149,8 +149,9 @@ class DataSummary:
         if self.prepared_before:
             parts.append("prepared before")
         if self.eval_rows:
-            sets = "".join(f", {name} {count:,}" for name, count in self.eval_sets)
-            parts.append(f"eval {counted(self.eval_rows, 'row')}{sets}{self._lost_of_eval()}")
+            sets = ", ".join(f"{name} {count:,}" for name, count in self.eval_sets)
+            named = f": {sets}" if sets else ""
+            parts.append(f"eval {counted(self.eval_rows, 'row')}{named}{self._lost_of_eval()}")
         if self.eval_in_train:
             parts.append(f"{self.eval_in_train:,} of them trained on, too")
         return " · ".join(parts)

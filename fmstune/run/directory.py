@@ -54,7 +54,7 @@ _OURS = (
 )
 _MODEL_FILES = re.compile(
     r"(model|adapter_model|pytorch_model|base_model).*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json"
-    r"|train-machine-\d+\.log|(tokenizer|special_tokens|added_tokens|vocab|merges|training_args|chat_template).*"
+    r"|train-machine-\d+\.log|rehearsal-\d+|(tokenizer|special_tokens|added_tokens|vocab|merges|training_args|chat_template).*"
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,8 @@ from fmstune.text import counted
 from fmstune.trackers.base import Tracker
 from fmstune.training.memory.outlook import Outlook, explained, outlook, peak_of_machine, reset_peak
 from fmstune.training.rehearsal.auto_batch import find_batch
-from fmstune.training.rehearsal.rehearsal import SCRATCH, rehearse, wanted
+from fmstune.training.rehearsal.rehearsal import rehearse, wanted
+from fmstune.training.rehearsal.trial_step import remove_leftovers
 from fmstune.training.trainers.disk import require_room
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
     """
     trainer = built.trainer
     # Left over from a killed run: a rehearsal, and an incomplete checkpoint.
-    shutil.rmtree(Path(trainer.args.output_dir) / SCRATCH, ignore_errors=True)
+    remove_leftovers(trainer)
     unfinished.remove_leftovers(Path(trainer.args.output_dir))
     try:
         unfinished.require_names(Path(trainer.args.output_dir))

@@ -160,7 +160,7 @@ def test_a_run_tracks_shows_and_chooses_by_the_metrics_of_sets(tmp_path: Path, c
     for step in (2, 4):
         losses = [points["eval", name, step] for name in ("loss", "short_loss", "long_loss")]
         assert min(losses[1:]) < losses[0] < max(losses[1:])
-    assert "eval 13 rows, short 4, long 9" in found.stderr
+    assert "eval 13 rows: short 4, long 9" in found.stderr
     shown = next(line for line in found.stderr.splitlines() if line.startswith("eval") and "4/4" in line)
     assert "short_loss" in shown
     assert "eval long_loss" in next(line for line in found.stderr.splitlines() if line.startswith("best"))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import datasets
 import pytest
+import torch
 
 from fmstune.data.tokens.lengths import longest_rows
 from fmstune.training.rehearsal.rehearsal import duration
+from fmstune.training.rehearsal.trial_step import remove_leftovers, state_restored
 from tests.support.architectures import save_tiny
+from tests.support.preferred import build, pairs, write
+from tests.support.ranks import run_ranks
 from tests.support.tuned import tune, weights
 
 pytestmark = pytest.mark.usefixtures("small_demo")
@@ -83,7 +89,31 @@ def test_what_fails_in_an_eval_fails_before_the_first_step(monkeypatch: pytest.M
     with pytest.raises(RuntimeError, match="no evaluation today"):
         tune("out", "run.rehearse=always")
     assert not list(Path("out").glob("checkpoint-*"))
-    assert not Path("out/rehearsal").exists()
+    assert not list(Path("out").glob("rehearsal*"))
+
+
+def test_processes_that_begin_and_end_at_different_times_rehearse(tmp_path: Path) -> None:
+    write("pairs.jsonl", pairs(12))
+    how = ["--method", "dpo", "--model", "demo", "--data", "pairs.jsonl", "--max-steps", "1", "--rehearse"]
+    for ended in run_ranks(2, "train", *how, "--output-dir", "out", cwd=tmp_path):
+        assert ended.returncode == 0, ended.stderr
+    assert not list(Path("out").glob("rehearsal*"))
+
+
+def test_a_process_leaves_the_rehearsal_of_another_alone() -> None:
+    write("pairs.jsonl", pairs(4))
+    trainer = build("dpo").trainer
+    other = SimpleNamespace(output_dir=trainer.args.output_dir, process_index=1, world_size=2)
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    killed = Path(trainer.args.output_dir, "rehearsal-3")
+    with state_restored(trainer):
+        killed.mkdir()
+        remove_leftovers(cast(Any, SimpleNamespace(args=other)))
+        for weight in trainer.model.parameters():
+            weight.data.zero_()
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.named_parameters())
+    remove_leftovers(trainer)
+    assert not killed.exists()
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from fmstune.errors import RunError
 from fmstune.training.memory.outlook import Outlook, is_out_of_memory, out_of_memory, outlook
-from fmstune.training.rehearsal.rehearsal import SCRATCH
 from fmstune.training.rehearsal.trial_step import state_restored, train_one_batch
 from fmstune.training.trl_compat.steps import compares_within_batch, set_batch
 from fmstune.training.tuned_trainer import TunedTrainer
@@ -34,7 +32,7 @@ def find_batch(trainer: TunedTrainer) -> tuple[int, int]:
         size = torch.tensor(estimated[0], device=args.device)
         torch.distributed.all_reduce(size, op=torch.distributed.ReduceOp.MIN)
         return _set(trainer, int(size), effective)
-    with state_restored(trainer, Path(args.output_dir) / SCRATCH):
+    with state_restored(trainer):
         for size in estimated:
             if _fits(trainer, size):
                 return _set(trainer, size, effective)

@@ -25,7 +25,6 @@ from fmstune.training.rehearsal.trial_step import batch, state_restored, train_o
 from fmstune.training.trl_compat.saving import save_for_checkpoint, write_optimizer
 from fmstune.training.tuned_trainer import TunedTrainer
 
-SCRATCH = "rehearsal"
 _LONG = 300.0
 _USED_SPEED = 0.4
 """The share of the bare multiplication speed that training of small models on a CPU reaches."""
@@ -69,12 +68,11 @@ def wanted(setting: str, trainer: TunedTrainer, steps: int) -> bool:
 def rehearse(trainer: TunedTrainer, steps: int) -> Rehearsal:
     """Run the rehearsal. Raises what the training would raise, and `RunError` if the disk is full."""
     args, began = trainer.args, time.perf_counter()
-    scratch = Path(args.output_dir) / SCRATCH
     reset_peak(args.device)
     known = are_tokenised(trainer.train_dataset)
     parts = ["the longest batch" if known else "a batch of the longest rows that may come"]
     try:
-        with state_restored(trainer, scratch):
+        with state_restored(trainer) as scratch:
             seconds = train_one_batch(trainer, args.per_device_train_batch_size)
             if trainer.eval_dataset is not None and str(args.eval_strategy.value) != "no":
                 trainer.model.eval()
@@ -87,10 +85,10 @@ def rehearse(trainer: TunedTrainer, steps: int) -> Rehearsal:
                 _write_and_read(trainer, scratch, steps)
                 parts.append("a checkpoint")
     except (OSError, RuntimeError) as error:
-        if (short := shortage(error, scratch)) is None:
+        if (short := shortage(error, Path(args.output_dir))) is None:
             raise
         raise RunError(
-            f"the rehearsal's checkpoint could not be written to {scratch}: {short.what}. "
+            f"the rehearsal's checkpoint could not be written to {args.output_dir}: {short.what}. "
             f"{short.remedy.capitalize()}."
         ) from error
     lengths = sequence_lengths(rows_to_measure(trainer), args.max_length).sum(axis=1)

@@ -21,17 +21,35 @@ from fmstune.training.trl_compat.figures import metrics_restored
 from fmstune.training.trl_compat.steps import forget_optimizer, offloading, on_device
 from fmstune.training.tuned_trainer import TunedTrainer
 
+SCRATCH = "rehearsal-{}"
+"""The directory of a trial, of each process its own: they neither begin nor end at the same time."""
+
+
+def remove_leftovers(trainer: TunedTrainer) -> None:
+    """Remove what a killed trial has left, on rank zero also that of more processes than there are now."""
+    args = trainer.args
+    left = [_scratch(trainer)]
+    if args.process_index == 0:
+        others = {SCRATCH.format(index) for index in range(args.world_size)}
+        left += [each for each in Path(args.output_dir).glob(SCRATCH.format("*")) if each.name not in others]
+    for each in left:
+        shutil.rmtree(each, ignore_errors=True)
+
+
+def _scratch(trainer: TunedTrainer) -> Path:
+    return Path(trainer.args.output_dir, SCRATCH.format(trainer.args.process_index))
+
 
 @contextlib.contextmanager
-def state_restored(trainer: TunedTrainer, scratch: Path) -> Iterator[None]:
+def state_restored(trainer: TunedTrainer) -> Iterator[Path]:
     """Restore a trainer's state afterwards: weights, random state, metrics, no optimizer.
 
-    The weights are kept in a file in `scratch`, a new directory that is removed again: a copy in memory would
+    Yields a directory for files, which is removed again. The weights are kept there: a copy in memory would
     change the measured peak.
     """
-    model = trainer.model
+    model, scratch = trainer.model, _scratch(trainer)
     scratch.mkdir(parents=True, exist_ok=True)
-    stored = scratch / f"weights-{trainer.args.process_index}.pt"
+    stored = scratch / "weights.pt"
     torch.save({name: tensor.detach() for name, tensor in _changed_by_training(model)}, stored)
     states = _random_states()
     was_training, guard = model.training, trainer.guard
@@ -39,7 +57,7 @@ def state_restored(trainer: TunedTrainer, scratch: Path) -> Iterator[None]:
         if guard is not None and not guard.stops:
             trainer.guard = None
         with metrics_restored(trainer):
-            yield
+            yield scratch
     finally:
         trainer.guard = guard
         forget_optimizer(trainer)
@@ -55,9 +73,7 @@ def state_restored(trainer: TunedTrainer, scratch: Path) -> Iterator[None]:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        stored.unlink(missing_ok=True)
-        if trainer.args.process_index == 0:
-            shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def train_one_batch(trainer: TunedTrainer, count: int) -> float:
