@@ -49,16 +49,6 @@ class PreparedData:
     bad: BadRows
     places: Sequence[str] = ()
 
-    def eval_by_name(self) -> dict[str, datasets.Dataset]:
-        """The rows of each named evaluation set, which `eval` has one after the other."""
-        if self.eval is None:
-            return {}
-        sets, begin = {}, 0
-        for name, count in self.summary.eval_sets:
-            sets[name] = self.eval.select(range(begin, begin + count))
-            begin += count
-        return sets
-
 
 def prepare(
     config: DataConfig,

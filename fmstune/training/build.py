@@ -37,7 +37,7 @@ from fmstune.training.memory.outlook import require_room_for_weights
 from fmstune.training.methods.trained import trained_by
 from fmstune.training.schedule import schedule_notes
 from fmstune.training.speed.padding_free import Padding, decide
-from fmstune.training.trainers.eval_sets import join_sets
+from fmstune.training.trainers.eval_sets import join_sets, sets_of
 from fmstune.training.trainers.preferences import build_tuner, refused_by_trl
 from fmstune.training.trl_compat.steps import set_padding_free
 from fmstune.training.tuned_trainer import TunedTrainer
@@ -156,12 +156,13 @@ def _require_batch(trainer: TunedTrainer, config: RunConfig) -> None:
 
 def _built_by_trl(config: RunConfig, inputs: Inputs, args: Any, attached: Mapping[str, Any]) -> TunedTrainer:
     """TRL's trainer for rows that are learnt one by one."""
+    sets = dict(sets_of(inputs.data.eval, dict(inputs.data.summary.eval_sets)))
     with refused_by_trl():
         trainer: TunedTrainer = trained_by(config.run.method).tuner(
             model=inputs.model.model,
             args=args,
             train_dataset=inputs.data.train,
-            eval_dataset=inputs.data.eval_by_name() or inputs.data.eval,
+            eval_dataset=sets or inputs.data.eval,
             processing_class=inputs.tokenizer,
             **attached,
         )
