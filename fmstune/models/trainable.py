@@ -41,6 +41,7 @@ def let_gradients_through(model: Any, asked: Any) -> None:
 
 def _matches(pattern: str, names: Sequence[str], at: str) -> list[str]:
     try:
+        re.compile(pattern)  # alone, for the position of an error in it
         whole = re.compile(rf"(?:^|\.)(?:{pattern})(?:\.|$)")
     except re.error as error:
         raise ConfigError(f"{at}{KEY}: {shown(pattern)} is not a regular expression: {error}.") from error

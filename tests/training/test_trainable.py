@@ -159,7 +159,8 @@ def test_new_embeddings_that_stay_as_they_are_are_named(tmp_path: Path) -> None:
         ('["layer.1"]', "no weights called 'layer.1'"),
         ('["lm_heads"]', "Did you mean lm_head?"),
         ('["layers.11"]', "no weights called 'layers.11'"),  # the last one is 10
-        ('["("]', "is not a regular expression"),
+        ('["("]', "is not a regular expression: missing ), unterminated subpattern at position 0"),
+        ('["norm", "mlp)|(norm"]', "is not a regular expression: unbalanced parenthesis at position 3"),
     ],
 )
 def test_a_name_of_no_weight_is_refused(trainable: str, said: str) -> None:
@@ -180,6 +181,7 @@ def test_an_adapter_chooses_its_own_weights(tmp_path: Path) -> None:
     [
         ('["layers.[4-6]"]', LAYERS - 4),
         ('["layers.10", "norm"]', 1),
+        ('["lm_head", "norm"]', 0),
         ('["layers.10", "input_layernorm"]', LAYERS),
         ('["layers.10", "embed_tokens"]', LAYERS),
         ("[]", LAYERS),
@@ -189,4 +191,12 @@ def test_memory_is_estimated_for_the_layers_that_gradients_reach(trainable: str,
     trainer = build("sft", "model.path=model", f"model.trainable={trainable}", data="chats.jsonl").trainer
     work = workload(trainer)
     assert work is not None
-    assert work.layers == layers
+    assert work.layers - work.frozen_layers == layers
+
+
+def test_memory_is_estimated_for_all_layers_where_gradients_reach_the_inputs() -> None:
+    reentrant = "training.gradient_checkpointing_kwargs={use_reentrant=true}"
+    more = ('model.trainable=["layers.10"]', "training.gradient_checkpointing=true", reentrant)
+    work = workload(build("sft", "model.path=model", *more, data="chats.jsonl").trainer)
+    assert work is not None
+    assert work.frozen_layers == 0

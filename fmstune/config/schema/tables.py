@@ -122,8 +122,8 @@ class RunSettings:
     save_dtype: str = field(
         default="auto",
         metadata={
-            "help": "The dtype of the saved weights; auto: that of the original model, or for an adapter "
-            "that of the training.",
+            "help": "The dtype of the saved weights; auto: model.dtype if set, else that of the original "
+            "model, or for an adapter that of the training.",
             "choices": ("auto", "float32", "bfloat16", "float16"),
         },
     )

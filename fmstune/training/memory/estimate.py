@@ -87,6 +87,8 @@ class Workload:
     sharding: Sharding = ALONE
     copied: int = 0
     """The main-memory copy of a checkpoint that is written while training continues."""
+    frozen_layers: int = 0
+    """The first layers, which gradients do not reach, and which keep nothing for the backward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +126,11 @@ def estimate(work: Workload, program: int = 0) -> Estimate:
     also has the `program`."""
     sharding = work.sharding
     per_layer = work.tokens * _kept_by_layer(work)
-    kept = per_layer * work.layers
+    layers = work.layers - work.frozen_layers
+    kept = per_layer * layers
     if work.checkpointing:
         # The input of each layer; one layer at a time is recomputed.
-        kept = work.tokens * work.hidden * _value(work) * work.layers + per_layer
+        kept = work.tokens * work.hidden * _value(work) * layers + (per_layer if layers else 0)
     # Those that shard the weights create the 16-bit copies while gathering.
     copies = (work.weights - _head_weights(work)) // 2 if work.autocast and sharding.weights == 1 else 0
     kept = int(kept + copies)

@@ -44,6 +44,7 @@ def workload(trainer: TunedTrainer) -> Workload | None:
     spread = sharding(trainer)
     sizes = [_bytes(weight, master=spread.master) for weight in model.parameters()]
     trained = [_bytes(w, master=spread.master) for w in model.parameters() if w.requires_grad]
+    reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant")  # gradients reach the inputs
     half = spread.master or activations_in_half(model.parameters())
     return Workload(
         weights=sum(sizes),
@@ -55,7 +56,7 @@ def workload(trainer: TunedTrainer) -> Workload | None:
         tokens=tokens,
         longest=int(lengths.max()),
         scored=scored,
-        layers=_with_gradients(model, layers),
+        layers=layers,
         hidden=hidden,
         heads_width=heads * head_width,
         keys_width=(_setting(settings, "num_key_value_heads") or heads) * head_width,
@@ -73,6 +74,7 @@ def workload(trainer: TunedTrainer) -> Workload | None:
         reference=sum(w.numel() * w.element_size() for w in reference.parameters()) if reference else 0,
         compared=not getattr(args, "precompute_ref_log_probs", True),
         sharding=spread,
+        frozen_layers=0 if reentrant else _frozen_layers(model, layers),
     )
 
 
@@ -80,8 +82,8 @@ _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 _AFTER_LAYERS = re.compile(r"(?:^|\.)(?:norm|ln_f|final_layernorm|final_layer_norm|norm_f|score)\.")
 
 
-def _with_gradients(model: Any, layers: int) -> int:
-    """The layers that gradients pass through: where the first ones are frozen, they end at the others."""
+def _frozen_layers(model: Any, layers: int) -> int:
+    """The first layers, if gradients end before them: neither they nor what is below them is trained."""
     first = layers
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
@@ -89,8 +91,8 @@ def _with_gradients(model: Any, layers: int) -> int:
         if layer := _LAYER.search(name):
             first = min(first, int(layer[1]))
         elif not _AFTER_LAYERS.search(name) and weight is not _own_head(model):
-            return layers
-    return layers - first if first < layers else layers
+            return 0
+    return first
 
 
 def _own_head(model: Any) -> Any:
