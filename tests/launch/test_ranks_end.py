@@ -70,6 +70,21 @@ def test_all_ranks_stop_when_a_callback_stops_one(tmp_path: Path) -> None:
     assert "2 steps" in done.stderr
 
 
+def test_what_a_callback_asks_of_one_rank_all_do(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"text": "row {number}"}}\n' for number in range(6)))
+    data = ["--data", "rows.jsonl", "--eval-data", "rows.jsonl", "--batch-size", "1"]
+    rare = ["logging_steps=5", "save_strategy=no", "eval_strategy=no"]
+    settings = [part for each in rare for part in ("--set", f"training.{each}")]
+    alone = [*with_callback("Alone"), "--model", "demo", "--output-dir", "out", "--tracker", "none"]
+    done, other = run_ranks(2, "train", *data, *settings, *alone, cwd=tmp_path)
+    assert (done.returncode, other.returncode) == (0, 0), done.stderr
+    saved = sorted(each.name for each in (tmp_path / "out").glob("checkpoint-*"))
+    assert saved == ["checkpoint-1", "checkpoint-3"]
+    shown = [" ".join(line.split()[:2]) for line in done.stderr.splitlines() if "/400 " in line]
+    assert shown == ["step 2/400", "eval 3/400", "step 5/400"]
+    assert "5 steps" in done.stderr
+
+
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     (tmp_path / "slow").touch()
     trainer = start("train", *TWO, *with_callback("Slow"), cwd=tmp_path)

@@ -50,6 +50,24 @@ class Stops(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = args.process_index == 1 and state.global_step == 2
 
+class Alone(TrainerCallback):
+    def asks(self, args, state, control, **what):
+        for name, step in what.items():
+            if args.process_index == 1 and state.global_step == step:
+                setattr(control, f"should_{name}", True)
+
+    def on_step_end(self, *given, **kwargs):
+        self.asks(*given, save=1, log=2)
+
+    def on_epoch_end(self, *given, **kwargs):
+        self.asks(*given, evaluate=3)
+
+    def on_evaluate(self, *given, **kwargs):
+        self.asks(*given, save=3)
+
+    def on_log(self, *given, **kwargs):
+        self.asks(*given, training_stop=5)
+
 class Slow(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         pathlib.Path(f"rank-{args.process_index}-{os.getpid()}").touch()

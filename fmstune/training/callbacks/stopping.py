@@ -15,8 +15,14 @@ from fmstune.system.handlers import Handlers
 
 
 class StopCallback(TrainerCallback):
-    """End the training at the next step with a checkpoint, once `signum` has been set. Add it as the last
-    callback: with several ranks, all stop when one of them does."""
+    """End the training at the next step with a checkpoint, once `signum` has been set.
+
+    Add it as the last callback: with several processes, all do what one of them was asked to do, by a signal
+    or a callback. These reach each process at a different moment, and one that alone stopped, saved,
+    evaluated or logged would wait there for the others, which wait for it in the next step.
+    """
+
+    reads_checkpoints = False
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -37,12 +43,7 @@ class StopCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if args.world_size > 1:
-            # A signal reaches each rank at a different moment, and one that stops alone leaves the others
-            # waiting for it in the next step; so does one that a user's own callback stops.
-            signum, wanted = _largest([self.signum or 0, control.should_training_stop], args.device)
-            self.signum = signum or None
-            control.should_training_stop = bool(wanted)
+        self._agree(args, control)
         if self.signum is not None:
             control.should_save = True
             control.should_training_stop = True
@@ -50,17 +51,39 @@ class StopCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._agree(args, control)
         # The Trainer also calls this in the middle of an epoch that it leaves. Evaluating there would take
         # the time in which the process may still end by itself, and count for the best evaluation and the
         # patience, unlike in a run that is not interrupted. The checkpoint is that of the step.
         if self.signum is not None and control.should_training_stop and (state.epoch or 0) % 1:
             control.should_evaluate = control.should_save = False
 
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._agree(args, control)
+
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if args.world_size > 1 and self.training:
-            control.should_training_stop = bool(_largest([control.should_training_stop], args.device)[0])
+        self._agree(args, control)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._agree(args, control)
+
+    def _agree(self, args: TrainingArguments, control: TrainerControl) -> None:
+        if args.world_size == 1 or not self.training:
+            return
+        asked = [self.signum or 0, *(getattr(control, name) for name in _ASKED)]
+        signum, *wanted = _largest(asked, args.device)
+        self.signum = signum or None
+        for name, each in zip(_ASKED, wanted, strict=True):
+            setattr(control, name, bool(each))
+
+
+_ASKED = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
 
 
 def _largest(numbers: list[int], device: Any) -> list[int]:
