@@ -85,6 +85,16 @@ def test_what_a_callback_asks_of_one_rank_all_do(tmp_path: Path) -> None:
     assert "5 steps" in done.stderr
 
 
+def test_a_checkpoint_is_saved_once_the_slowest_rank_has_written_its_part(tmp_path: Path) -> None:
+    save = ["--set", "training.save_strategy=steps", "--set", "training.save_steps=1"]
+    once = [*with_callback("ReadsLate"), *save, "--max-steps", "1"]
+    done, other = run_ranks(2, "train", *TWO[2:], *once, cwd=tmp_path)
+    assert (done.returncode, other.returncode) == (0, 0), done.stderr
+    for rank in (0, 1):
+        read = (tmp_path / f"read-by-{rank}").read_text().split()
+        assert {"rng_state_0.pth", "rng_state_1.pth", "trainer_state.json"} <= set(read)
+
+
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     (tmp_path / "slow").touch()
     trainer = start("train", *TWO, *with_callback("Slow"), cwd=tmp_path)

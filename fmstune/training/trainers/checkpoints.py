@@ -19,12 +19,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fmstune.delivery.guarded_callback import acts_on_save
 from fmstune.errors import Interrupted, RunError
 from fmstune.models import unfinished
 from fmstune.models.saving import share_weights
 from fmstune.training.trainers.copy_room import CopyRoom, held
 from fmstune.training.trainers.disk import cause_of, not_written, sizes
+from fmstune.training.trainers.finite_weights import several_processes
 from fmstune.training.trl_compat.hooks import PrivateHooks
 from fmstune.training.trl_compat.saving import (
     FileLater,
@@ -106,6 +109,7 @@ class AtomicCheckpoints(OfRun, PrivateHooks):
                 super().write_checkpoint(model, trial)
             if this.args.should_save:
                 self.saving.complete(target)
+            _wait_for_all()  # callbacks may read it in each process
             self.saving.written(target)
             if this.args.should_save:
                 self._writing = _Writing(target.name, self._settling(target, flushed=False))
@@ -153,6 +157,11 @@ class AtomicCheckpoints(OfRun, PrivateHooks):
         else:
             writing.run()
             self.finish_writing()
+
+    def write_random_state(self, folder: str) -> None:
+        """The Trainer's, in all processes before one writes the state that shows a checkpoint complete."""
+        super().write_random_state(folder)
+        _wait_for_all()
 
     def _settling(self, target: Path, *, flushed: bool) -> Callable[[], None]:
         """A function that flushes a checkpoint to the disk, unless its files are `flushed`, and then removes
@@ -250,6 +259,11 @@ class AtomicCheckpoints(OfRun, PrivateHooks):
         if not self._warned:
             self._warned = True
             self.saving.warn(f"the training waits until each checkpoint is written: {why}")
+
+
+def _wait_for_all() -> None:
+    if several_processes():
+        torch.distributed.barrier()
 
 
 def written_by_one_process(trainer: TunedTrainer) -> bool:

@@ -72,6 +72,14 @@ class PrivateHooks:
         """Write a checkpoint. `on_save` comes after it, and not at all where writing fails."""
         _trainer(super())._save_checkpoint(model, trial)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        self.write_random_state(output_dir)
+
+    def write_random_state(self, folder: str) -> None:
+        """Write the random state of this process into a checkpoint: the last of its files, but for the
+        Trainer's state."""
+        _trainer(super())._save_rng_state(folder)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         self.write_model(output_dir, state_dict)
 
