@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +18,28 @@ from fmstune.text import counted
 if TYPE_CHECKING:
     from fmstune.data.prepare import PreparedData
 
+ADDED = "model.add_tokens"
 _SHOWN = 3
 _WEIGHTS = "adapter_model.safetensors"
 
 
 def fit_vocabulary(
-    model: Any, tokenizer: PreTrainedTokenizerBase, config: RunConfig, data: PreparedData
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+    data: PreparedData,
+    added: Sequence[int] = (),
 ) -> str | None:
     """Add missing embeddings to the model; return a message for the user, or `None`.
 
     New embeddings are the mean of the others: random ones can dominate the first steps. Under an adapter they
-    would stay frozen; raises `ConfigError` with what to train, unless none of them is needed.
+    would stay frozen; raises `ConfigError` with what to train, unless none of them is needed. So would those
+    of the tokens that the run has `added`, for which a model may have spare embeddings.
     """
     there = model.get_input_embeddings().weight.shape[0]
+    if added:
+        _fit_added(model, tokenizer, config, added)
+        return None
     lacking = len(tokenizer) - there
     if lacking <= 0:
         return None
@@ -43,13 +53,31 @@ def fit_vocabulary(
             return f"{what}: it gets them, as the mean of the others, and they are saved with the adapter"
         if (tokenizer.pad_token_id or 0) < there and _largest_token_id(data) < there:
             return f"{what}; none of them is in the data, so the model is unchanged"
-        listed = ", ".join(f'"{name}"' for name in modules)
-        raise ConfigError(
-            f"{what}, and an adapter does not train embeddings: train them whole with "
-            f"lora.modules_to_save = [{listed}], or train all weights (without --lora)."
-        )
+        raise _frozen(what, modules)
     _grow(model, len(tokenizer))
     return f"{what}: it gets them, as the mean of the others"
+
+
+def _fit_added(
+    model: Any, tokenizer: PreTrainedTokenizerBase, config: RunConfig, added: Sequence[int]
+) -> None:
+    """The same for the tokens of `model.add_tokens`."""
+    there = model.get_input_embeddings().weight.shape[0]
+    if config.adapter is not None:
+        modules = _embeddings(model)
+        if isinstance(model, PeftModel) or not _trained_whole(config, modules, model):
+            raise _frozen(f"{config.at(ADDED)}{ADDED} needs new embeddings", modules)
+    if len(tokenizer) > there:
+        _grow(model, len(tokenizer))
+    _start_as_mean(model, [number for number in added if number < there])
+
+
+def _frozen(what: str, modules: Sequence[str]) -> ConfigError:
+    listed = ", ".join(f'"{name}"' for name in modules)
+    return ConfigError(
+        f"{what}, and an adapter does not train embeddings: train them whole with "
+        f"lora.modules_to_save = [{listed}], or train all weights (without --lora)."
+    )
 
 
 def fit_adapter(model: Any, directory: Path) -> None:
@@ -68,11 +96,19 @@ def _grow(model: Any, tokens: int) -> None:
     before = model.get_input_embeddings().weight.shape[0]
     # Its own method samples around the mean, and so consumes the seed's random numbers.
     model.resize_token_embeddings(tokens, mean_resizing=False)
+    _start_as_mean(model, range(before, tokens))
+
+
+def _start_as_mean(model: Any, tokens: Sequence[int]) -> None:
+    """Set the embeddings of new tokens to the mean of those before them."""
+    if not tokens:
+        return
+    before, size = min(tokens), model.get_input_embeddings().weight.shape[0]
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     with torch.no_grad():
-        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-            for weights in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
-                if weights is not None and weights.shape[0] == tokens:
-                    weights[before:] = weights[:before].float().mean(dim=0).to(weights.dtype)
+        for weights in (getattr(layer, name, None) for layer in layers for name in ("weight", "bias")):
+            if weights is not None and weights.shape[0] == size:
+                weights[list(tokens)] = weights[:before].float().mean(dim=0).to(weights.dtype)
 
 
 def _embeddings(model: Any) -> list[str]:

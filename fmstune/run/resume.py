@@ -30,9 +30,10 @@ _WHOLE = "all weights"
 _SHAPES = {
     "lora": (
         "lora.target_modules", "lora.bias", "lora.dora", "lora.modules_to_save", "lora.alpha", "lora.rslora",
+        "model.add_tokens",
     ),
     "prompt tuning": ("prompt_tuning.tokens",),
-    "": ("model.trainable",),
+    "": ("model.trainable", "model.add_tokens"),
 }  # fmt: skip
 """Settings of adapters that must match a checkpoint's weights: with another scale, they would be others, and
 so would those of the best checkpoint."""

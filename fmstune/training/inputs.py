@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ def load_inputs(config: RunConfig, output_dir: Path) -> Inputs:
     phase("loading the tokenizer")
     with for_model.running():
         tokenizer = load_tokenizer(config.model)
-        use_tokens(config, tokenizer)
+        added = use_tokens(config, tokenizer)
         split = unlike_its_file(tokenizer, config.model.path)
     phase("reading and tokenising data")
     with for_data.running():
@@ -67,7 +67,7 @@ def load_inputs(config: RunConfig, output_dir: Path) -> Inputs:
         data = shuffled_as_configured(data, config)
     phase("loading the model")
     with for_model.running():
-        model, grown = _load_model(config, tokenizer, data)
+        model, grown = _load_model(config, tokenizer, data, added)
         ends = () if METHODS[config.run.method].scores else learnt_ends(data.summary.shape, tokenizer)
         stop_at(model.model, tokenizer, ends)
     streamed = data.summary.streaming
@@ -78,20 +78,21 @@ def load_inputs(config: RunConfig, output_dir: Path) -> Inputs:
 
 
 def _load_model(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: PreparedData
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: PreparedData, added: Sequence[int]
 ) -> tuple[LoadedModel, str | None]:
     """The model with an embedding for each token of the data, and a message if it had to grow for that."""
     frozen, scores = config.adapter is not None, METHODS[config.run.method].scores
     loaded = load_model(config.model, lora=frozen, seed=config.seed, reward=scores)
     if not scores:
         require_causal(loaded.model, f"model.path = {config.model.path!r}")
-    grown = fit_vocabulary(loaded.model, tokenizer, config, data)
-    if grown and not frozen:
+    grown = fit_vocabulary(loaded.model, tokenizer, config, data, added)
+    if (grown or added) and not frozen:
         parameters = loaded.model.num_parameters()
         loaded = dataclasses.replace(loaded, identity={**loaded.identity, "parameters": parameters})
     if config.model.trainable:
         of_tokens = train_only(loaded.model, config.model.trainable, config.at(KEY))
         let_gradients_through(loaded.model, config.training.get("gradient_checkpointing_kwargs"))
-        if grown and not of_tokens:
-            grown += f"; {KEY} keeps them so (embed_tokens would train them)"
+        if (grown or added) and not of_tokens:
+            what = grown or "the embeddings of model.add_tokens are the mean of the others"
+            grown = f"{what}; {KEY} keeps them so (embed_tokens would train them)"
     return loaded, grown

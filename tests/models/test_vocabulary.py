@@ -94,3 +94,60 @@ def test_an_adapter_without_the_embeddings_is_refused(
 def test_tokens_that_are_not_in_the_data_need_no_embedding(tmp_path: Path, model: Path) -> None:
     said = train(tmp_path / "run", "lora.enabled=true", "training.max_steps=1", model=str(model))
     assert "none of them is in the data, so the model is unchanged" in said
+
+
+def with_new(tmp_path: Path, model: str, data: str, *sets: str, tokens: tuple[str, ...] = (WORD,)) -> str:
+    return train(tmp_path / "run", data, f"model.add_tokens={json.dumps(tokens)}", *sets, model=model)
+
+
+@pytest.mark.parametrize("spare", [0, 1, 40])
+def test_added_tokens_are_learnt_as_one_and_saved(tmp_path: Path, data: str, spare: int) -> None:
+    """Also where the model has spare embeddings, some or enough of them, as published ones often do."""
+    built = demo.build_model(1)
+    tokenizer = load_tokenizer(ModelConfig(path="demo"))
+    built.resize_token_embeddings(len(tokenizer) + spare)
+    for part in (built, tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    old = built.get_input_embeddings().weight.detach().clone()[: len(tokenizer)]
+    with_new(
+        tmp_path, str(tmp_path / "base"), data, "training.learning_rate=1e-12", tokens=(WORD, "the", "<b>")
+    )
+    again, tuned = (each.from_pretrained(tmp_path / "run") for each in (AutoTokenizer, AutoModelForCausalLM))
+    ids = again(f"a{WORD}b<b>", add_special_tokens=False)["input_ids"]
+    new = [again.convert_tokens_to_ids(token) for token in (WORD, "<b>")]
+    assert [number for number in ids if number in new] == new
+    assert new == [len(tokenizer), len(tokenizer) + 1]
+    assert size(tuned) == len(tokenizer) + max(spare, 2)
+    weights = tuned.get_input_embeddings().weight
+    torch.testing.assert_close(weights[: len(tokenizer)], old, atol=1e-5, rtol=0)
+    torch.testing.assert_close(weights[new], old.mean(0).expand(2, -1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("spare", [0, 40])
+def test_an_adapter_has_to_train_the_embeddings_of_added_tokens(
+    tmp_path: Path, data: str, spare: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    built, tokenizer = demo.build_model(1), load_tokenizer(ModelConfig(path="demo"))
+    built.resize_token_embeddings(len(tokenizer) + spare)
+    for part in (built, tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    with pytest.raises(ConfigError, match=r'model\.add_tokens needs new embeddings.*\["embed_tokens"\]'):
+        with_new(tmp_path / "refused", str(tmp_path / "base"), data, "lora.enabled=true")
+    whole = ("lora.enabled=true", 'lora.modules_to_save=["embed_tokens"]')
+    with_new(tmp_path, "base", data, *whole, "training.learning_rate=0.1")
+    merge(locate("run"), tmp_path / "merged", dtype="auto", base=None, trust_remote_code=False)
+    merged, again = (each.from_pretrained("merged") for each in (AutoModelForCausalLM, AutoTokenizer))
+    new = again.convert_tokens_to_ids(WORD)
+    before = built.get_input_embeddings().weight[: len(tokenizer)].mean(0)
+    assert not torch.allclose(merged.get_input_embeddings().weight[new], before, atol=1e-3)  # it has learnt
+
+
+def test_a_token_that_is_added_can_end_texts(tmp_path: Path, data: str) -> None:
+    with_new(tmp_path, "demo", data, f"training.eos_token={WORD}")
+    assert AutoTokenizer.from_pretrained(tmp_path / "run").eos_token == WORD
+
+
+def test_an_empty_token_is_refused(tmp_path: Path, data: str) -> None:
+    with pytest.raises(ConfigError, match="has an empty token"):
+        with_new(tmp_path, "demo", data, tokens=(" ",))

@@ -29,6 +29,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "model.quantization": ("4bit",),
     "model.attn_implementation": ("eager",),
     "model.trainable": ("['norm']",),
+    "model.add_tokens": ("['<tool>']",),
     "model.chat_template": ("llama3",),
     "model.chat_template_kwargs": ("{loud=true}", CHATS, "model.chat_template=loud.jinja"),
     "data.train": ("texts.txt", CHATS),

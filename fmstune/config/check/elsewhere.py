@@ -24,10 +24,7 @@ _ONLINE = "fmstune trains on data; it has no methods that generate their answers
 _TEXT = "fmstune only trains on text."
 _GIVEN_BY_MODEL = "Set it in the config.json of the model's directory."
 _IN_TOKENIZER = "Set it in the model's tokenizer files."
-_ADDED = (
-    "Add tokens to the tokenizer in the model's directory: they get embeddings (with --lora, those in "
-    "lora.modules_to_save are trained)."
-)
+_ADDED = "Use model.add_tokens: they get embeddings (with --lora, train them with lora.modules_to_save)."
 _FSDP = "Use training.fsdp = true, and training.fsdp_config for its settings."
 _PARALLEL = "Use --nproc, training.fsdp or training.deepspeed."
 _PER_EPOCH = (
@@ -95,7 +92,7 @@ _ADVICE: dict[str, str] = {
         "special_tokens bos_token unk_token resize_token_embeddings_to_32x resize_vocab"
     ),
     _ADDED: (
-        "tokens added_tokens add_tokens add_special_tokens additional_special_tokens "
+        "tokens added_tokens add_special_tokens additional_special_tokens "
         "new_special_tokens new_special_tokens_config added_tokens_overrides"
     ),
     "To continue from an adapter, set model.path to its directory.": (

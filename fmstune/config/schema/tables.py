@@ -66,6 +66,12 @@ class ModelConfig:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the Python code that comes with a model on the hub."}
     )
+    add_tokens: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Tokens to add to the tokenizer. Their embeddings start as the mean of the others."
+        },
+    )
     chat_template: str | None = field(
         default=None,
         metadata={
