@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fmstune.config.load.layers import FROM_PYTHON, can_be_unset
+from fmstune.config.load.layers import FROM_PYTHON, keeps_value
 from fmstune.config.load.load import Flag
 from fmstune.config.load.python_values import from_python
 from fmstune.config.load.values import dotted
 from fmstune.config.schema.data import handler_name
 from fmstune.errors import ConfigError
 from fmstune.layout import CONFIG_NAME
-from fmstune.text import shown
+from fmstune.text import listed, shown
 from fmstune.user_code import require_own_process
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def train(
     `config` is a TOML file. Like the command, it defaults to `fmstune.toml` in the current directory, if
     there is one. `settings` override it: dotted keys or nested tables, whose values may also be paths or
     NumPy scalars. `None` unsets what can be unset, such as `training.max_length`; other settings keep their
-    value. `resume` is `auto`, or the path of a checkpoint or run. `callbacks` and `compute_metrics`
-    are passed to the Trainer; an exception that they raise ends the run. `data_handler` maps each row to a
-    row, to several, or to `None`, which drops it. `quiet` prints nothing.
+    value, and those that the file sets are named. `resume` is `auto`, or the path of a checkpoint or run.
+    `callbacks` and `compute_metrics` are passed to the Trainer; an exception that they raise ends the run.
+    `data_handler` maps each row to a row, to several, or to `None`, which drops it. `quiet` prints nothing.
 
     Raises the errors that the command prints, with its exit code as `exit_code`: `ConfigError`, `DataError`,
     `ModelError`, `RunError`, and `TrackerCheckFailed`. After SIGTERM, SIGINT or SIGHUP, it saves a checkpoint
@@ -104,12 +104,16 @@ def _train(
     with one_at_a_time(), quiet_for_a_run():  # before the imports that need transformers
         if forked := use_one_thread_if_forked():
             out.warn(forked)
-        flags = _flags({} if settings is None else settings)
+        every = _flags({} if settings is None else settings)
+        unset = [key for key, value, _ in every if value is None and keeps_value(key)]
+        flags = [flag for flag in every if flag[1] is not None or flag[0] not in unset]
         sets = [part for key, value, _ in flags for part in ("--set", f"{key}={value}")]
         with written_from_python(requested_path(["train", *([str(file)] if file else []), *sets])):
             resolved = load_config(file, flags, [], [], None)
             if checkpoint is not None and (own := continued(checkpoint, resolved)) is not None:
                 resolved = load_config(own / CONFIG_NAME, flags, [], [], None)
+        if left := _left(unset, resolved):
+            out.warn(left)
         with written_from_python(resolved.run.termination_log):
             _require_given_once(resolved, compute_metrics, data_handler)
             if data_handler is not None:
@@ -178,4 +182,12 @@ def _flags(settings: Mapping[str, Any]) -> list[Flag]:
             flags += [(dotted([key, name]), item, FROM_PYTHON) for name, item in plain.items()]
         else:
             flags.append((key, plain, FROM_PYTHON))
-    return [flag for flag in flags if flag[1] is not None or can_be_unset(flag[0])]
+    return flags
+
+
+def _left(unset: Sequence[str], config: RunConfig) -> str | None:
+    """A message about settings that a file sets and `None` leaves so."""
+    left = [
+        f"{key} ({config.origins[key]})" for key in unset if config.origins.get(key, "default") != "default"
+    ]
+    return f"None does not unset {listed(left)}: pass another value" if left else None

@@ -194,6 +194,22 @@ def test_no_value_from_python_unsets_what_can_be_unset() -> None:
     assert (written.data.max_rows, written.seed) == (None, 42)
 
 
+def test_what_no_value_from_python_does_not_unset_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.toml").write_text('[model]\npath = "demo"\ntrainable = ["norm"]\n[data]\ntrain = "demo"\n')
+    kept = {"model": {"trainable": None}, "training.learning_rate": None, "params.team": None}
+    fmstune.train("own.toml", {**kept, "training.max_steps": 1, "data.max_rows": 2})
+    warned = [line for line in capsys.readouterr().err.splitlines() if "None does not" in line]
+    assert [line.split(maxsplit=1)[1] for line in warned] == [
+        "None does not unset model.trainable (own.toml:3): pass another value"
+    ]
+
+
+@pytest.mark.parametrize("key", ["training.lerning_rate", "modle.path", "lerning_rate"])
+def test_no_value_for_an_unknown_setting_is_refused_too(key: str) -> None:
+    with pytest.raises(ConfigError, match="there is no"):
+        fmstune.train(settings={**DEMO, key: None}, quiet=True)
+
+
 @pytest.mark.parametrize(
     ("settings", "function", "said"),
     [

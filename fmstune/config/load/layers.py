@@ -15,7 +15,7 @@ from fmstune.config.load import foreign
 from fmstune.config.load.toml_files import key_lines, parse_toml, read_text
 from fmstune.config.load.values import check_storable, dotted, merged, parse_sets, split_key
 from fmstune.config.methods.known import DEFAULT, METHODS
-from fmstune.config.schema.managed import OWNED_TRAINING
+from fmstune.config.schema.managed import OWNED_TRAINING, RENAMED_TRAINING
 from fmstune.config.schema.tables import TABLES
 from fmstune.config.schema.training import methods_with, training_fields
 from fmstune.errors import ConfigError
@@ -107,6 +107,13 @@ def can_be_unset(key: str) -> bool:
     if table == "training":
         known = {each: one.annotation for method in METHODS for each, one in training_fields(method).items()}
     return "None" in options_of(known.get(name, ""))
+
+
+def keeps_value(key: str) -> bool:
+    """Whether `None` leaves this setting as it is, as it has no meaning without a value."""
+    table, _, name = key.partition(".")
+    whole = table in FREE_TABLES or key in (*TABLES, "training")
+    return (whole or name in RENAMED_TRAINING or key in keys_of_all_methods()) and not can_be_unset(key)
 
 
 def setting_hint(key: str, method: str = DEFAULT) -> str:
