@@ -92,6 +92,8 @@ def _load_model(
     if config.model.trainable:
         of_tokens = train_only(loaded.model, config.model.trainable, config.at(KEY))
         let_gradients_through(loaded.model, config.training.get("gradient_checkpointing_kwargs"))
+        if all(weight.requires_grad for weight in loaded.model.parameters()):
+            loaded = dataclasses.replace(loaded, notes=(*loaded.notes, f"{KEY} names all of the weights"))
         if (grown or added) and not of_tokens:
             what = grown or "the embeddings of model.add_tokens are the mean of the others"
             grown = f"{what}; {KEY} keeps them so (embed_tokens would train them)"

@@ -252,6 +252,20 @@ def test_label_smoothing_is_unused_with_a_loss_that_does_not_read_it() -> None:
     }
 
 
+@pytest.mark.parametrize("sets", [("run.compute_metrics=mine:score",), ()])
+def test_a_function_for_metrics_is_unused_without_predictions(sets: tuple[str, ...]) -> None:
+    key, evaluates = (
+        "run.compute_metrics",
+        ("model.path=demo", "data.train=demo", "data.eval=demo", "training.eval_strategy=epoch"),
+    )
+    for more, is_used in (
+        (evaluates, True),
+        ((*evaluates, "training.prediction_loss_only=true"), False),
+        (("model.path=demo", "data.train=demo", "training.eval_strategy=no"), False),
+    ):
+        assert (key in unused(load(None, sets=[*sets, *more]), computes_metrics=not sets)) is not is_used
+
+
 def test_unused_settings_are_reported_with_their_source_and_the_reason() -> None:
     said = tune(
         "out",

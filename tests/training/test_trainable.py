@@ -169,6 +169,15 @@ def test_a_name_of_no_weight_is_refused(trainable: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "every"),
+    [("(?!lm_head).*", True), ("^(?!lm_head).*", False)],  # without ^ it is the name `weight`, too
+)
+def test_names_of_all_weights_are_reported(pattern: str, every: bool) -> None:
+    trainer = build("sft", "model.path=model", f'model.trainable=["{pattern}"]', data="chats.jsonl")
+    assert any("names all of the weights" in note for note in trainer.notes) is every
+
+
 def test_an_adapter_chooses_its_own_weights(tmp_path: Path) -> None:
     text = (
         DEMO_FILE.replace('path = "demo"', 'path = "demo"\ntrainable = ["norm"]') + "[lora]\nenabled = true\n"

@@ -54,6 +54,10 @@ def unused(config: RunConfig, *, computes_metrics: bool = False) -> dict[str, st
         # A default that turns something off is what happens; another, such as three epochs, is not.
         if given and name in fields and (value or value != fields[name].default):
             found.setdefault(key, why)
+    if computes and config.training.get("eval_strategy", "no") == "no":
+        found["run.compute_metrics"] = "this run does not evaluate"
+    elif computes and config.training.get("prediction_loss_only"):
+        found["run.compute_metrics"] = "training.prediction_loss_only keeps no predictions"
     return found | dict(unused_of_tables(config))
 
 
