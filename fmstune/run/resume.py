@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ def require_fitting(checkpoint: Path, config: RunConfig) -> None:
             f"start from its weights, use --model {checkpoint}."
         )
     _require_same_shape(checkpoint, config, where)
+    _require_same_best(checkpoint, config, where)
     before, now = _optimizer(_tables(checkpoint.parent)), _optimizer(to_mapping(config))
     if before is not None and before != now:
         raise ConfigError(
@@ -126,6 +128,35 @@ def _require_same_shape(checkpoint: Path, config: RunConfig, where: str) -> None
                 f"{where}: it is from a run with {key} = {shown(old)}, and its state does not fit "
                 f"{shown(new)}. Keep that setting, or start a new run with --model."
             )
+
+
+def _require_same_best(checkpoint: Path, config: RunConfig, where: str) -> None:
+    """Raise `ConfigError` if another metric decides which evaluation is the best than the one of which the
+    checkpoint has the best value: transformers would compare the two."""
+    before, now = _best(_tables(checkpoint.parent)), _best(to_mapping(config))
+    if before is None or now is None or before == now:
+        return
+    if json.loads((checkpoint / STATE).read_text(encoding="utf-8")).get("best_metric") is None:
+        return
+    (name, larger), key = before, "training.metric_for_best_model"
+    key = "training.greater_is_better" if name == now[0] else key
+    raise ConfigError(
+        f"{where}: its best evaluation is that of the {'largest' if larger else 'smallest'} {name}, which "
+        f"another {key} would compare with other values. Keep that setting, or start from its weights with "
+        f"--model {checkpoint}."
+    )
+
+
+def _best(tables: Mapping[str, Any]) -> tuple[str, bool] | None:
+    """The metric of the best evaluation as transformers chooses it, and whether larger is better; `None` if
+    the run keeps none."""
+    training = tables.get("training", {})
+    keeps = training.get("load_best_model_at_end") or _keeps_figures(str(training.get("lr_scheduler_type")))
+    name = training.get("metric_for_best_model") or ("loss" if keeps else None)
+    if name is None:
+        return None
+    plain, larger = re.sub("^eval[_/]", "", name), training.get("greater_is_better")
+    return plain, bool(not plain.endswith("loss") if larger is None else larger)
 
 
 def _keeps_figures(schedule: str) -> str:

@@ -178,6 +178,39 @@ def test_an_incompatible_checkpoint_is_refused_with_one_sentence(
     assert not Path("second").exists()
 
 
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (
+            "metric_for_best_model=eval/math_mean_token_accuracy",
+            "that of the smallest math_loss, which another",
+        ),
+        ("metric_for_best_model=loss", "training.metric_for_best_model would compare"),
+        ("greater_is_better=true", "training.greater_is_better would compare"),
+        ("metric_for_best_model=eval_math_loss", None),
+        ("greater_is_better=false", None),
+    ],
+)
+def test_a_best_value_is_only_compared_with_those_of_the_same_metric(now: str, said: str | None) -> None:
+    sets = [
+        "model.path=demo",
+        "data.train=demo",
+        "training.eval_strategy=steps",
+        "data.eval={name='math', path='demo', max_rows=4}",
+        "training.eval_steps=1",
+        "training.save_steps=1",
+        "training.load_best_model_at_end=true",
+        "training.metric_for_best_model=eval/math_loss",
+    ]
+    tune("first", *sets, "training.max_steps=1")
+    again = [*sets, "training.max_steps=2", f"training.{now}"]
+    if said is None:
+        tune("second", *again, resume="first/checkpoint-1")
+        return
+    with pytest.raises(ConfigError, match=said):
+        tune("second", *again, resume="first/checkpoint-1")
+
+
 def test_settings_that_changed_since_the_run_started_are_reported(tmp_path: Path) -> None:
     def config(*sets: str) -> RunConfig:
         return load(None, [], ["training.max_steps=2", "model.revision=abc", *sets])
