@@ -13,6 +13,8 @@ from fmstune.text import counted
 
 _PASSED_OVER = "as many of its rows are skipped as were trained on before"
 
+_EVALUATED = ("eval_source", "eval_sha256", "eval_rows")
+
 
 def recorded_params(run: Path) -> Mapping[str, Mapping[str, Any]]:
     """The latest params of each name, like "data", in the journal of the run in a directory; empty if there
@@ -32,6 +34,12 @@ def changed_data(before: Mapping[str, Any], now: DataSummary) -> str:
     return "; ".join(_changes(before, now.as_params())) if before else ""
 
 
+def evaluates_otherwise(before: Mapping[str, Any], now: DataSummary) -> bool:
+    """Whether evaluations have other rows, or other sets of them, than before."""
+    params = now.as_params()
+    return bool(before) and any(before.get(name) != params.get(name) for name in (*_EVALUATED, "eval_sets"))
+
+
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     streamed = [bool(each.get("streaming")) for each in (before, now)]
     if any(streamed):
@@ -41,9 +49,8 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
         yield f"{now['source']} ({_then_and_now(before, now, 'rows', 'row')})"
     elif before.get("tokens") != now.get("tokens"):
         yield f"the tokens of {now['source']} ({_then_and_now(before, now, 'tokens', 'token')})"
-    names = ("eval_source", "eval_sha256", "eval_rows")
     what = now.get("eval_source") or before.get("eval_source")
-    if [before.get(name) for name in names] == [now.get(name) for name in names]:
+    if [before.get(name) for name in _EVALUATED] == [now.get(name) for name in _EVALUATED]:
         if before.get("eval_sets") != now.get("eval_sets"):
             yield f"{what} to evaluate on (in other sets)"
     else:

@@ -16,7 +16,7 @@ from fmstune.config.methods.known import METHODS
 from fmstune.config.schema.data import eval_sets
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole, phase
-from fmstune.data.changed import changed_data, recorded_params
+from fmstune.data.changed import changed_data, evaluates_otherwise, recorded_params
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shipping.process import Job
 from fmstune.errors import Interrupted
@@ -127,6 +127,9 @@ def _build(run: ActiveRun, extensions: Extensions, after: contextlib.ExitStack) 
             out.warn(other)
     if changed := changed_data(before.get("data", {}), built.data):
         out.warn(f"the data has changed since the run was started; using the current data: {changed}")
+        best = built.trainer.args.metric_for_best_model
+        if checkpoint is not None and best and evaluates_otherwise(before.get("data", {}), built.data):
+            out.warn(f"the best {best} until now is that of the earlier evaluation data")
     elif checkpoint is not None and (place := moved(built.trainer, checkpoint)):
         out.warn(place)
     return built

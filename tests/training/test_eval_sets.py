@@ -188,12 +188,14 @@ def test_two_processes_have_the_metrics_of_one(tmp_path: Path, config: Path) -> 
 
 def test_a_resumed_run_says_that_its_sets_have_changed(tmp_path: Path, config: Path) -> None:
     flags = ["train", "sets.toml", "--output-dir", "run", "--set", "training.save_steps=2", "--resume"]
+    flags += ["--set", "training.load_best_model_at_end=true"]
     assert fmstune(*flags, "--max-steps", "2", cwd=tmp_path).returncode == 0
     rewrite_as_interrupted(tmp_path / "run")
     config.write_text(config.read_text().replace('"short"', '"other"'))
     found = fmstune(*flags, "--max-steps", "4", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "to evaluate on (in other sets)" in found.stderr
+    assert "the best loss until now is that of the earlier evaluation data" in found.stderr
 
 
 @pytest.mark.parametrize(
