@@ -134,7 +134,7 @@ MLX = (
             {
                 "trust_remote_code": "model.trust_remote_code",
                 "stage": "run.method",
-                "finetuning_type": "lora.enabled",
+                "finetuning_type": "Use lora.enabled = true for an adapter, or model.trainable",
                 "lora_target": "lora.target_modules",
                 "template": "Use model.chat_template",
                 "cutoff_len": "training.max_length",

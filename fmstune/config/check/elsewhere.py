@@ -36,6 +36,8 @@ _NO_SUCH_OPTIMIZER = (
 )
 
 _ADVICE: dict[str, str] = {
+    "Use lora.enabled = true for an adapter, or model.trainable for some of the weights; by default all are "
+    "trained.": "finetuning_type train_type tuner_type",
     "Use training.warmup_steps: a number below 1 is a fraction of the run.": "warmup_ratio",
     _PER_EPOCH.format("eval"): "evals_per_epoch",
     _PER_EPOCH.format("save"): "saves_per_epoch",
