@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import tempfile
+from pathlib import Path
 
 from fmstune.errors import ConfigError
 from fmstune.launch.failures import failure, interruption, last_reported, rendezvous_failed
@@ -63,7 +64,7 @@ def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> Non
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_STOP))
     os.environ["PET_SIGNALS_TO_HANDLE"] = signals_for_torchrun()
-    with tempfile.TemporaryDirectory(prefix="fmstune-") as folder, forwarded():
+    with tempfile.TemporaryDirectory(prefix="fmstune-") as folder, forwarded(Path(folder)):
         import torch
         from torch.distributed import run as torchrun
         from torch.distributed.elastic.multiprocessing.api import SignalException

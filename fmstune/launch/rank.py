@@ -22,6 +22,8 @@ SECONDS_TO_STOP = 24 * 3600
 """A rank asked to stop first saves a checkpoint, however long that takes; torchrun's default is 30 s."""
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+_TRAINING = "training"
+"""A file beside a rank's report: its training has begun."""
 _GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1
 _LARGEST_OF_FAILURES = 127
@@ -113,6 +115,18 @@ def report_cause(message: str, exit_code: int, *, expected: bool) -> bool:
     except OSError:
         return False
     return True
+
+
+def report_training() -> None:
+    """Tell the launcher that the training has begun: from here on, a signal is answered with a checkpoint."""
+    if path := os.environ.get(_ERROR_FILE):
+        with contextlib.suppress(OSError):
+            Path(path).with_name(_TRAINING).touch()
+
+
+def is_training(directory: Path) -> bool:
+    """Whether the training of a rank on this machine has begun; `directory` contains torchrun's folders."""
+    return any(directory.rglob(_TRAINING))
 
 
 def report_exit(end: SystemExit) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from fmstune.errors import Interrupted
+from fmstune.launch.rank import is_training
 
 _SECONDS_TO_HANDLE_FIRST = 5
 _SECONDS_TO_HANDLE = 0.5
@@ -24,9 +25,10 @@ _SECONDS_TO_LEAVE = 60
 
 
 @contextlib.contextmanager
-def forwarded() -> Iterator[None]:
-    """Pass SIGINT, SIGTERM and SIGHUP on to the ranks, and leave none of them behind."""
-    before = listen()
+def forwarded(folder: Path) -> Iterator[None]:
+    """Pass SIGINT, SIGTERM and SIGHUP on to the ranks, which report to `folder`, and leave none of them
+    behind."""
+    before = listen(folder)
     try:
         yield
     finally:
@@ -35,9 +37,9 @@ def forwarded() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def listen() -> dict[signal.Signals, Any]:
+def listen(folder: Path) -> dict[signal.Signals, Any]:
     """Pass SIGINT, SIGTERM and SIGHUP on to the ranks: the first through torchrun, which waits for them to
-    exit.
+    exit, and kills them only if they have not even begun to train.
 
     The second SIGINT goes to them directly; the third kills them. Before there are ranks, a signal ends this
     process: the first process of a container has no default handlers. Returns the previous handlers.
@@ -53,6 +55,8 @@ def listen() -> dict[signal.Signals, Any]:
         if count == 1:
             from torch.distributed.elastic.multiprocessing.api import SignalException
 
+            if not is_training(folder):
+                threading.Thread(target=end_if_stuck, args=(ranks, folder), daemon=True).start()
             raise SignalException(f"got {signum}", sigval=signal.Signals(signum))
         if count == 2:
             # In a thread: this may interrupt torchrun while it passes the first on, rank by rank. A rank that
@@ -80,6 +84,27 @@ def end_remaining_ranks() -> None:
     left = psutil.Process().children()
     _send(signal.SIGTERM, left)
     _send(signal.SIGKILL, psutil.wait_procs(left, timeout=_SECONDS_TO_LEAVE)[1])
+
+
+def end_if_stuck(ranks: Sequence[psutil.Process], folder: Path, seconds: float = _SECONDS_TO_LEAVE) -> None:
+    """Kill ranks that remain after so many seconds, unless their training has begun. One that waits for
+    another while torch's process group is made cannot handle a signal, and the other may have ended."""
+    until = time.monotonic() + seconds
+    while any(map(_is_alive, ranks)):
+        if is_training(folder):
+            return
+        if time.monotonic() >= until:
+            _send(signal.SIGKILL, ranks)
+            return
+        time.sleep(0.1)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    # Not by waiting for it: torchrun, whose child it is, would miss its exit code.
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _send_once_handled(signum: int, ranks: Sequence[psutil.Process]) -> None:

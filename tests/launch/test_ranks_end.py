@@ -18,7 +18,7 @@ from torch import distributed
 from fmstune.errors import Interrupted
 from fmstune.launch import rank as ranks
 from fmstune.launch import signals
-from fmstune.launch.rank import process_group_left
+from fmstune.launch.rank import is_training, process_group_left, report_training
 from tests.support.commands import ROOT, fmstune, start
 from tests.support.ranks import CALLBACKS, CURSED, TWO, have_ended, pids, run_ranks, slow_rank, with_callback
 from tests.support.waiting import wait_for
@@ -197,16 +197,45 @@ def test_a_second_signal_is_not_sent_before_the_first_is_handled() -> None:
 LAUNCHER = """
 import contextlib, signal
 from torch.distributed.elastic.multiprocessing.api import SignalException
+from pathlib import Path
 from fmstune.launch.signals import listen
 from tests.support.ranks import slow_rank
 rank = slow_rank()
-listen()
+listen(Path('nowhere'))
 with contextlib.suppress(SignalException):
     signal.raise_signal(signal.SIGINT)
 signal.raise_signal(signal.SIGINT)
 rank.send_signal(signal.SIGINT)  # torchrun's loop reaches the rank only now
 rank.communicate("\\n")
 """
+
+
+DEAF = (
+    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
+)
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_rank_that_cannot_handle_a_signal_is_killed_unless_it_trains(tmp_path: Path, trains: bool) -> None:
+    with subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE) as rank:
+        assert rank.stdout is not None
+        rank.stdout.readline()
+        if trains:
+            (tmp_path / "attempt_0" / "0").mkdir(parents=True)
+            (tmp_path / "attempt_0" / "0" / "training").touch()
+        signals.end_if_stuck([psutil.Process(rank.pid)], tmp_path, seconds=0.1)
+        if trains:
+            assert rank.poll() is None
+            rank.kill()
+        assert rank.wait() == -signal.SIGKILL
+
+
+def test_a_rank_tells_its_launcher_that_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "0" / "error.json"))
+    (tmp_path / "0").mkdir()
+    assert not is_training(tmp_path)
+    report_training()
+    assert is_training(tmp_path)
 
 
 def test_a_second_signal_does_not_overtake_the_first() -> None:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -51,9 +52,9 @@ def test_with_nohup_a_closed_terminal_is_ignored() -> None:
         stop.training = True
         signal.raise_signal(signal.SIGHUP)
     assert stop.signum is None
-    assert signal.SIGHUP not in rank_signals.listen()
+    assert signal.SIGHUP not in rank_signals.listen(Path())
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    assert signal.SIGHUP in rank_signals.listen()
+    assert signal.SIGHUP in rank_signals.listen(Path())
 
 
 def forked() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fmstune.errors import Interrupted
+from fmstune.launch.rank import report_training
 from fmstune.system.handlers import Handlers
 
 
@@ -34,6 +35,7 @@ class StopCallback(TrainerCallback):
     ) -> None:
         self.begin()
         self.training = True
+        report_training()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
