@@ -65,12 +65,12 @@ _ONE_WORD = frozenset(
 )
 # Tokens of tokenizers, and counts of them.
 _TOKENS_OF_THE_TRADE = _words(
-    "action added additional all answer assistant audio avg bad batch begin boi bos cached cls completion "
-    "context control count decoder draft each end eoi eos eot eval extra fim first forced forward generated "
-    "gold image img input label last mask max mean min mtp n new newline next no num number output pad "
-    "padding per predicted prefix prompt rare reasoning response row seen sep source special start stop "
-    "suffix suppress system target teacher text think tool top total train trained unk user valid video "
-    "vision"
+    "action add added additional all answer assistant audio avg bad batch begin boi bos cached cls "
+    "completion context control count decoder draft each end eoi eos eot eval extra fim first forced "
+    "forward generated gold image img input label last mask max mean min mtp n new newline next no num "
+    "number output pad padding per predicted prefix prompt rare reasoning response row seen sep source "
+    "special start stop suffix suppress system target teacher text think tool top total train trained unk "
+    "user valid video vision"
 )
 _PASSES_OF_THE_TRADE = _words(
     "all backward each first forward last max multi n no num one per second single test tests third two"
