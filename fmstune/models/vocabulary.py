@@ -53,7 +53,7 @@ def fit_vocabulary(
             return f"{what}: it gets them, as the mean of the others, and they are saved with the adapter"
         if (tokenizer.pad_token_id or 0) < there and _largest_token_id(data) < there:
             return f"{what}; none of them is in the data, so the model is unchanged"
-        raise _frozen(what, modules)
+        raise _frozen(what, modules, model, config)
     _grow(model, len(tokenizer))
     return f"{what}: it gets them, as the mean of the others"
 
@@ -66,18 +66,21 @@ def _fit_added(
     if config.adapter is not None:
         modules = _embeddings(model)
         if isinstance(model, PeftModel) or not _trained_whole(config, modules, model):
-            raise _frozen(f"{config.at(ADDED)}{ADDED} needs new embeddings", modules)
+            raise _frozen(f"{config.at(ADDED)}{ADDED} needs new embeddings", modules, model, config)
     if len(tokenizer) > there:
         _grow(model, len(tokenizer))
     _start_as_mean(model, [number for number in added if number < there])
 
 
-def _frozen(what: str, modules: Sequence[str]) -> ConfigError:
+def _frozen(what: str, modules: Sequence[str], model: Any, config: RunConfig) -> ConfigError:
     listed = ", ".join(f'"{name}"' for name in modules)
-    return ConfigError(
-        f"{what}, and an adapter does not train embeddings: train them whole with "
-        f"lora.modules_to_save = [{listed}], or train all weights (without --lora)."
-    )
+    if not config.lora.enabled:
+        do = "train all weights, without prompt_tuning"
+    elif isinstance(model, PeftModel):  # its settings are fixed
+        do = f"merge it first (fmstune merge {config.model.path} OUT), and train the result"
+    else:
+        do = f"train them whole with lora.modules_to_save = [{listed}], or train all weights (without --lora)"
+    return ConfigError(f"{what}, and an adapter does not train embeddings: {do}.")
 
 
 def fit_adapter(model: Any, directory: Path) -> None:

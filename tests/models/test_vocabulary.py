@@ -80,14 +80,21 @@ def test_an_adapter_with_the_embeddings_is_trained_loaded_trained_further_and_me
         assert size(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")) == size(loaded)
 
 
+_WHOLE = r'train them whole with lora.modules_to_save = \["embed_tokens"\]'
+
+
 @pytest.mark.parametrize(
-    "sets",
-    [["lora.enabled=true"], ["prompt_tuning.enabled=true"], ["lora.enabled=true", "data.streaming=true"]],
+    ("sets", "remedy"),
+    [
+        (["lora.enabled=true"], _WHOLE),
+        (["lora.enabled=true", "data.streaming=true"], _WHOLE),
+        (["prompt_tuning.enabled=true"], "train all weights, without prompt_tuning"),
+    ],
 )
 def test_an_adapter_without_the_embeddings_is_refused(
-    tmp_path: Path, model: Path, data: str, sets: list[str]
+    tmp_path: Path, model: Path, data: str, sets: list[str], remedy: str
 ) -> None:
-    with pytest.raises(ConfigError, match=r'train them whole with lora.modules_to_save = \["embed_tokens"\]'):
+    with pytest.raises(ConfigError, match=remedy):
         train(tmp_path / "run", data, *sets, model=str(model))
 
 
@@ -151,3 +158,9 @@ def test_a_token_that_is_added_can_end_texts(tmp_path: Path, data: str) -> None:
 def test_an_empty_token_is_refused(tmp_path: Path, data: str) -> None:
     with pytest.raises(ConfigError, match="has an empty token"):
         with_new(tmp_path, "demo", data, tokens=(" ",))
+
+
+def test_an_adapter_that_is_continued_takes_no_tokens(tmp_path: Path, data: str) -> None:
+    train(tmp_path / "adapter", data, "lora.enabled=true")
+    with pytest.raises(ConfigError, match="merge it first"):
+        with_new(tmp_path / "more", str(tmp_path / "adapter"), data)
