@@ -163,6 +163,25 @@ def test_a_tracker_that_another_process_delivers_to_is_delivered_to_once_that_ha
     assert report(run_directory, ["collector"])[0].state == "complete"
 
 
+def _is_removed(directory: Path) -> bool:
+    """Remove a directory, unless a process puts a file into it meanwhile."""
+    shutil.rmtree(directory, ignore_errors=True)
+    return not directory.exists()
+
+
+def test_a_shipper_whose_run_is_removed_ends_and_restores_nothing(tmp_path: Path) -> None:
+    run = start_run(tmp_path / "run")
+    record_steps(run, 1, 400)
+    end_run(run)
+    last = ShipperProcess(job(tmp_path / "c", fault="slow"), check_within=None)
+    last.ship(tmp_path / "run", follow=False, close_timeout=0)
+    wait_for(lambda: steps_in(tmp_path / "c"))
+    wait_for(lambda: _is_removed(tmp_path / "run"))
+    assert last.wait(300) == EXIT_DONE
+    last.kill()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_shipper_whose_run_is_removed_leaves_the_directory_to_the_next_run(tmp_path: Path) -> None:
     """It may be a `trackers sync`, or the one of a killed training."""
     directory = tmp_path / "run"
@@ -172,7 +191,7 @@ def test_a_shipper_whose_run_is_removed_leaves_the_directory_to_the_next_run(tmp
     last = ShipperProcess(job(tmp_path / "c", fault="slow"), check_within=None)
     last.ship(directory, follow=False, close_timeout=0)
     wait_for(lambda: steps_in(tmp_path / "c"))
-    shutil.rmtree(directory)
+    wait_for(lambda: _is_removed(directory))
     new = start_run(directory, "new")
     record_steps(new, 101, 150)
     fleet = Fleet([job(tmp_path / "d")], check_within=None, close_timeout=300)

@@ -152,6 +152,17 @@ class JournalReader:
             return False
 
     @property
+    def is_deleted(self) -> bool:
+        """Whether there is no file at the journal's path."""
+        try:
+            self.path.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:  # it cannot be seen
+            return False
+        return False
+
+    @property
     def at_end(self) -> bool:
         """Whether nothing follows the last event that was read."""
         try:

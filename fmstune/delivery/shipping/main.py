@@ -32,7 +32,7 @@ from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.log import ShipperLog
 from fmstune.delivery.shipping.orders import Orders, Pauses
 from fmstune.delivery.shipping.priority import lower_while_importing
-from fmstune.delivery.shipping.progress import AnotherRun, DeliveryFailed, cause_text
+from fmstune.delivery.shipping.progress import DeliveryFailed, RunRemoved, cause_text
 from fmstune.delivery.shipping.watch import TrainerWatch
 from fmstune.secrets.redaction import know_secrets, process_redactor
 from fmstune.system import locks
@@ -203,6 +203,7 @@ def _ship(
         module_path=_module_path(job["reference"]),
         options=process_redactor().mapping(job["options"]),
     )
+    delivery = None
     try:
         delivery = Delivery(directory, tracker, ledger, parent if follow else None, forgive=order["forgive"])
         if order["look"]:
@@ -210,13 +211,15 @@ def _ship(
         delivery.run(
             lambda: not follow or trainer.gone, Pauses(orders, during_training=order["during_training"])
         )
-    except AnotherRun:  # whose ledger this must not be
+    except RunRemoved:  # this must be no other run's ledger
         _leave(EXIT_DONE, log, trainer)
     except DeliveryFailed as error:
         print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)
         # Not through the interpreter's exit: Aim and others join their queues there, forever.
         _leave(EXIT_AGAIN if error.again else EXIT_RETRY, log, trainer)
     except BaseException as error:  # our own, or one that an SDK throws into this thread: log it
+        if delivery is not None and delivery.run_is_removed:
+            _leave(EXIT_DONE, log, trainer)
         print(f"{time.strftime('%F %T')} {cause_text(error)}", file=sys.stderr)
         _note(directory, job, cause_text(error))
         _leave(EXIT_RETRY, log, trainer)

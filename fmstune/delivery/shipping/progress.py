@@ -39,8 +39,8 @@ class DeliveryFailed(Exception):
         super().__init__(text)
 
 
-class AnotherRun(Exception):
-    """The directory holds another run now: what is left of this one cannot be delivered."""
+class RunRemoved(Exception):
+    """The directory no longer holds the run: what is left of it cannot be delivered."""
 
 
 class DeliveryProgress:
@@ -90,6 +90,7 @@ class DeliveryProgress:
         self._confirmed = ledger  # what the tracker reported as safe; a failure falls back to it
         self._confirmed_at = time.monotonic()
         self._handover = HandOver(self._reader.path, tracker, ledger.delivered, ledger.adapted)
+        self._writer_gone = False  # the process that writes the journal, when that was last asked
         self._open = False
         self._opened = False  # at any time in this process: failures are the event's, or the service's
         self._held = 0  # the service reports that it holds the events up to this number
@@ -315,12 +316,17 @@ class DeliveryProgress:
     def _read(self, most: int) -> list[tuple[Event, int]]:
         batch = self._reader.read(most, patient=True)
         if batch and self._reader.is_replaced:
-            raise AnotherRun
+            raise RunRemoved
         return batch
 
+    @property
+    def run_is_removed(self) -> bool:
+        """Whether the directory holds another run, or none, which the training would have restored."""
+        return self._reader.is_replaced or (self._writer_gone and self._reader.is_deleted)
+
     def _store(self, ledger: Ledger) -> None:
-        if self._reader.is_replaced:
-            raise AnotherRun
+        if self.run_is_removed:
+            raise RunRemoved
         ledger.save(self._directory)
 
 
