@@ -238,6 +238,24 @@ def refused_on_mamba(model: Any, name: str) -> bool:
     return False
 
 
+@contextmanager
+def embeddings_known(model: Any) -> Iterator[None]:
+    """Let PEFT keep embeddings that an adapter trains whole tied to the head (`ensure_weight_tying`): it
+    knows both by the names that they have in most architectures. In others (GPT-2, whose embeddings are
+    `wte`), the head would stay as it was."""
+    from peft.utils import constants
+
+    known = constants.EMBEDDING_LAYER_NAMES
+    before, base = list(known), model.get_base_model() if hasattr(model, "get_base_model") else model
+    ends = [end for end in (base.get_input_embeddings(), base.get_output_embeddings()) if end is not None]
+    paths = [path for path, module in base.named_modules() if any(module is end for end in ends)]
+    known.extend({path.rpartition(".")[2] for path in paths} - set(known))
+    try:
+        yield
+    finally:
+        known[:] = before
+
+
 def save_without_question(model: Any, *, embeddings: bool) -> None:
     """Save a `PeftModel` without a request to the hub. By default PEFT asks the hub at each checkpoint
     whether the base model's vocabulary size differs, unless the base has a local config.json. The Trainer

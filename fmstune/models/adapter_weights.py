@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from peft import (
@@ -19,9 +20,9 @@ from transformers import PreTrainedModel
 
 from fmstune.config.paths.models import AdapterFile
 from fmstune.errors import ConfigError, ModelError
-from fmstune.models.vocabulary import fit_adapter
+from fmstune.models.vocabulary import fit_adapter, saved_embeddings
 from fmstune.text import counted, first_line
-from fmstune.transformers_compat import MISSING_ADAPTER_KEYS, unused_adapter_weights
+from fmstune.transformers_compat import MISSING_ADAPTER_KEYS, embeddings_known, unused_adapter_weights
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -40,7 +41,7 @@ def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: boo
         fit_adapter(model, adapter.directory)
         if settings.is_prompt_learning and trainable:
             return _learnt_prompt(model, directory, settings)
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as said, _tied_as_saved(model, adapter):
             warnings.simplefilter("always")
             made = PeftModel.from_pretrained(model, directory, is_trainable=trainable, config=settings)
     except Exception as error:  # from PEFT, safetensors and torch, including bare `Exception`s
@@ -58,6 +59,14 @@ def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: boo
     if not settings.is_prompt_learning:
         _require_all_used(made, adapter)
     return made
+
+
+def _tied_as_saved(model: PreTrainedModel, adapter: AdapterFile) -> AbstractContextManager[None]:
+    """Let the head share the weights of the embeddings that an adapter trains whole, if it did: then the file
+    has both."""
+    ends = {model.get_input_embeddings(), model.get_output_embeddings()} - {None}
+    both = saved_embeddings(model, adapter.directory).keys() == ends
+    return embeddings_known(model) if both else nullcontext()
 
 
 def require_reloadable(model: Any) -> None:

@@ -48,7 +48,7 @@ def fit_vocabulary(
     what = f"the tokenizer has {counted(lacking, 'token')} more than the model has embeddings ({shown})"
     if config.adapter is not None:
         modules = _embeddings(model)
-        if not isinstance(model, PeftModel) and _trained_whole(config, modules, model):
+        if not isinstance(model, PeftModel) and _trained_whole(config, model):
             _grow(model, len(tokenizer))
             return f"{what}: it gets them, as the mean of the others, and they are saved with the adapter"
         if (tokenizer.pad_token_id or 0) < there and _largest_token_id(data) < there:
@@ -65,7 +65,7 @@ def _fit_added(
     there = model.get_input_embeddings().weight.shape[0]
     if config.adapter is not None:
         modules = _embeddings(model)
-        if isinstance(model, PeftModel) or not _trained_whole(config, modules, model):
+        if isinstance(model, PeftModel) or not _trained_whole(config, model):
             raise _frozen(f"{config.at(ADDED)}{ADDED} needs new embeddings", modules, model, config)
     if len(tokenizer) > there:
         _grow(model, len(tokenizer))
@@ -85,14 +85,24 @@ def _frozen(what: str, modules: Sequence[str], model: Any, config: RunConfig) ->
 
 def fit_adapter(model: Any, directory: Path) -> None:
     """Resize a base model's embeddings to those saved with an adapter."""
+    embeddings = model.get_input_embeddings()
+    rows = saved_embeddings(model, directory).get(embeddings, 0)
+    if rows > embeddings.weight.shape[0]:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def saved_embeddings(model: Any, directory: Path) -> dict[Any, int]:
+    """The embeddings and head of a base model that are saved whole with an adapter, with their numbers of
+    rows."""
     if not (directory / _WEIGHTS).is_file():
-        return
-    paths = [name for name, module in model.named_modules() if module is model.get_input_embeddings()]
+        return {}
     with safe_open(directory / _WEIGHTS, "pt") as weights:
-        for name in set(weights.keys()) & {f"base_model.model.{path}.weight" for path in paths}:
-            rows = weights.get_slice(name).get_shape()[0]
-            if rows > model.get_input_embeddings().weight.shape[0]:
-                model.resize_token_embeddings(rows, mean_resizing=False)
+        saved = set(weights.keys())
+        return {
+            module: weights.get_slice(key).get_shape()[0]
+            for path, module in _ends(model)
+            if (key := f"base_model.model.{path}.weight") in saved
+        }
 
 
 def _grow(model: Any, tokens: int) -> None:
@@ -114,19 +124,23 @@ def _start_as_mean(model: Any, tokens: Sequence[int]) -> None:
                 weights[list(tokens)] = weights[:before].float().mean(dim=0).to(weights.dtype)
 
 
+def _ends(model: Any) -> list[tuple[str, Any]]:
+    """The modules with a row for each token, with their paths: the embeddings and the head."""
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return [(path, module) for path, module in model.named_modules() if any(module is end for end in layers)]
+
+
 def _embeddings(model: Any) -> list[str]:
     """The names of the modules with a row for each token, including the head if it is not tied."""
-    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
-    if layers[1] is None or layers[1].weight is layers[0].weight:
-        layers = layers[:1]
-    paths = [name for name, module in model.named_modules() if any(module is each for each in layers)]
-    return [path.rpartition(".")[2] for path in paths]
+    embeddings = model.get_input_embeddings()
+    own = [path for path, end in _ends(model) if end is embeddings or end.weight is not embeddings.weight]
+    return [path.rpartition(".")[2] for path in own]
 
 
-def _trained_whole(config: RunConfig, modules: list[str], model: Any) -> bool:
+def _trained_whole(config: RunConfig, model: Any) -> bool:
     named = {name.rpartition(".")[2] for name in config.lora.modules_to_save}
-    tied = len(modules) == 1 and model.get_output_embeddings() is not None
-    return config.lora.enabled and (set(modules) <= named or (tied and "lm_head" in named))
+    ends, own = {path.rpartition(".")[2] for path, _ in _ends(model)}, set(_embeddings(model))
+    return config.lora.enabled and (own <= named or (len(own) == 1 and bool(ends & named)))
 
 
 def _largest_token_id(data: PreparedData) -> float:

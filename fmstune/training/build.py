@@ -41,6 +41,7 @@ from fmstune.training.trainers.eval_sets import join_sets, sets_of
 from fmstune.training.trainers.preferences import build_tuner, refused_by_trl
 from fmstune.training.trl_compat.steps import set_padding_free
 from fmstune.training.tuned_trainer import TunedTrainer
+from fmstune.transformers_compat import embeddings_known
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,17 @@ def build_trainer(
     notes = [*inputs.notes, *remove_integrations(args, config)]
     padding: Padding | None = None
     method = METHODS[config.run.method]
-    if method.compares:
-        trained = trained_by(method.name)
-        tuner = build_tuner(
-            method, trained, inputs.model.model, args, inputs.data, inputs.tokenizer, **attached
-        )
-        trainer = tuner.trainer
-        notes += tuner.notes
-    else:
-        trainer = _built_by_trl(config, inputs, args, attached)
+    with embeddings_known(inputs.model.model):
+        if method.compares:
+            trained = trained_by(method.name)
+            tuner = build_tuner(
+                method, trained, inputs.model.model, args, inputs.data, inputs.tokenizer, **attached
+            )
+            trainer = tuner.trainer
+            notes += tuner.notes
+        else:
+            trainer = _built_by_trl(config, inputs, args, attached)
+    if not method.compares:
         padding = _without_padding(trainer, config)
     _require_batch(trainer, config)
     steps = _steps(trainer)

@@ -303,3 +303,30 @@ def test_adapters_of_other_methods_can_be_trained_further_and_merged(method: str
     assert (locate("second").is_reward_model, locate("merged").is_reward_model) == (reward, reward)
     with pytest.raises(ModelError, match=r"is of a (reward|language) model"):
         load_model(ModelConfig(path="second"), lora=True, seed=0, reward=not reward)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "embeddings", "head"),
+    [
+        ("gpt2", "wte", "lm_head"),
+        ("bloom", "word_embeddings", "lm_head"),
+        ("biogpt", "embed_tokens", "output_projection"),
+    ],
+)
+def test_embeddings_that_are_trained_whole_stay_tied_to_the_head_under_any_name(
+    architecture: str, embeddings: str, head: str
+) -> None:
+    save_tiny(architecture, Path("base"), tie_word_embeddings=True)
+    sets = ("lora.enabled=true", f'lora.modules_to_save=["{embeddings}"]')
+    train(Path("run"), *sets, model="base")
+    train(Path("more"), model="run")
+    train(Path("other"), sets[0], f'lora.modules_to_save=["{head}"]', model="base")
+    before = AutoModelForCausalLM.from_pretrained("base").get_input_embeddings().weight
+    for name in ("run", "more", "other"):
+        merge(locate(name), Path(f"{name}-merged"), dtype="auto", base=None, trust_remote_code=False)
+        merged = AutoModelForCausalLM.from_pretrained(f"{name}-merged")
+        learnt = merged.get_input_embeddings().weight
+        assert merged.get_output_embeddings().weight is learnt
+        assert not torch.allclose(learnt, before, atol=1e-3)
+        adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), name)
+        torch.testing.assert_close(logits(adapted), logits(merged), atol=1e-5, rtol=1e-5)

@@ -128,6 +128,7 @@ FIELDS = (
 # Phrases in the libraries' messages that fmstune looks for.
 WORDS = {
     "peft.peft_model": transformers_compat.MISSING_ADAPTER_KEYS,
+    "peft.tuners.tuners_utils": "in EMBEDDING_LAYER_NAMES",
     "accelerate.logging": "[RANK {state.process_index}] ",
     "trl.trainer.utils": "fused_lm_head=False",
     "transformers.modeling_utils": "model.hf_quantizer = ",
