@@ -259,12 +259,20 @@ def is_verdict(value: Any) -> bool:
 
 def unknown_shape(row: Row, place: str) -> DataError:
     """The error for a row of unknown shape, with its columns, and how to name them."""
+    return DataError(f"{place}: the columns are {columns_in_words(row)}; {A_ROW}.{_advice(row)}")
+
+
+def columns_in_words(row: Row) -> str:
+    """The columns of a row, and those without a value in it: all rows of a table have the same columns."""
+    null = listed([str(key) for key, value in row.items() if value is None])
     columns = listed([str(key) for key, value in row.items() if value is not None]) or "none"
-    return DataError(f"{place}: the columns are {columns}; {A_ROW}.{_advice(row)}")
+    return f"{columns} (without a value in this row: {null})" if null else columns
 
 
 def _advice(row: Row) -> str:
-    texts = [name for name, value in row.items() if isinstance(value, str) and isinstance(name, str)]
+    texts = [
+        name for name, value in row.items() if isinstance(name, str) and isinstance(value, str) and value
+    ]
     for name, value in row.items():
         if isinstance(value, Mapping) and any(as_message_list(value.get(each)) for each in CONVERSATIONS):
             return f" `{name}` contains the messages: move them into a column with a function, data.handler."
@@ -278,6 +286,9 @@ def _advice(row: Row) -> str:
     answer = like(texts, _LIKE_ANSWERS)
     question = like([name for name in texts if name != answer], LIKE_QUESTIONS)
     others = [name for name in texts if name not in (answer, question) and not _is_like(name, _LIKE_NEITHER)]
+    # A question and its answer are longer than a number, a date or a category next to them.
+    longest = sorted(others, key=lambda name: len(row[name]))[-(answer is None) - (question is None) :]
+    others = [name for name in others if name in longest]
     if answer is None and others:
         answer = others.pop()
     if question is None and others:

@@ -238,6 +238,25 @@ def test_a_damaged_row_is_refused_with_its_line(tmp_path: Path, good: Any, bad: 
 
 
 @pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({}, "the columns are n (without a value in this row: frage, antwort); rows have"),
+        (
+            {"columns": {"question": "frage", "answer": "antwort"}},
+            "`frage`, which data.columns maps to `question`, has no value",
+        ),
+        ({"template": "{frage} {antwort}"}, "`frage`, which the template names, has no value"),
+    ],
+)
+def test_a_null_column_is_said_to_have_no_value_rather_than_to_be_missing(
+    tmp_path: Path, data: dict[str, Any], says: str
+) -> None:
+    table = pa.table({"frage": [None, "a"], "antwort": [None, "b"], "n": [1, 2]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert f"row 1: {says}" in refused(str(tmp_path / "x.parquet"), config=DataConfig(**data))
+
+
+@pytest.mark.parametrize(
     ("row", "advised"),
     [
         ({"frage": "a", "antwort": "b"}, ('{question="frage", answer="antwort"}', "'{frage} {antwort}'")),
@@ -248,6 +267,10 @@ def test_a_damaged_row_is_refused_with_its_line(tmp_path: Path, good: Any, bad: 
             ('="problem", answer="solution"}',),
         ),
         ({"body": "a", "url": "x", "n": 7}, ('{text="body"}', "'{body}'")),
+        (
+            {"nr": "17", "betreff": "Where is it?", "inhalt": "On its way.", "datum": "1.2.", "column 5": ""},
+            ('{question="betreff", answer="inhalt"}',),
+        ),
         ({"translation": {"de": "a", "en": "b"}}, ("data.handler",)),
     ],
 )
@@ -320,9 +343,7 @@ def test_nan_is_a_missing_value_not_a_word(tmp_path: Path, form: str) -> None:
         table = pa.table({"q": ["What?", "Why?"], "a": [1.0, math.nan]})
         pq.write_table(table, path)
     for config in (DataConfig(template="{q} => {a}"), DataConfig(columns={"prompt": "q", "completion": "a"})):
-        with pytest.raises(
-            DataError, match=r"2: (the template names the column 'a'|there is no `completion`)"
-        ):
+        with pytest.raises(DataError, match=r"2: `a`, which .* has no value"):
             load_rows(str(path), config=config)
     path = tmp_path / "y.json"
     path.write_text(json.dumps([{"messages": math.nan, "question": "q", "answer": "a"}]))

@@ -6,7 +6,15 @@ from collections.abc import Callable, Collection, Mapping
 
 from fmstune.config.schema.prompt_template import PromptTemplate
 from fmstune.data.cells import kind_in_words
-from fmstune.data.columns import CONTEXTS, HISTORY, SYSTEMS, TEMPLATE_KWARGS, Row, with_known_names
+from fmstune.data.columns import (
+    CONTEXTS,
+    HISTORY,
+    SYSTEMS,
+    TEMPLATE_KWARGS,
+    Row,
+    columns_in_words,
+    with_known_names,
+)
 from fmstune.data.rows.loss_columns import LOSS_COLUMNS
 from fmstune.data.rows.shapes import recognise
 from fmstune.errors import DataError
@@ -18,6 +26,7 @@ _BESIDE = (*SYSTEMS, HISTORY, "tools", "functions", TEMPLATE_KWARGS, *LOSS_COLUM
 """Columns that belong to a shape under their own names, even if others are mapped."""
 _OPTIONAL = (*_BESIDE, *CONTEXTS, "margin")
 """Columns that a row may lack, even if the first one has them."""
+_NO_VALUE = "has no value; remove the row, or skip such rows with --skip-bad-rows."
 
 
 def renamed(columns: Mapping[str, str]) -> Form:
@@ -29,6 +38,8 @@ def renamed(columns: Mapping[str, str]) -> Form:
         for ours, theirs in columns.items():
             if theirs in row:
                 seen.add(theirs)
+                if row[theirs] is None and ours not in _OPTIONAL:
+                    raise DataError(f"{place}: `{theirs}`, which data.columns maps to `{ours}`, {_NO_VALUE}")
             elif ours not in _OPTIONAL or theirs not in seen:  # the first row shows that it is not a typo
                 there = ", ".join(map(str, row)) or "none"
                 raise DataError(
@@ -57,10 +68,12 @@ def filled(template: PromptTemplate) -> Form:
         values = {}
         for column in template.columns:
             value = row.get(column)
+            if value is None and column in row:
+                raise DataError(f"{place}: `{column}`, which the template names, {_NO_VALUE}")
             if value is None:
-                there = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
                 raise DataError(
-                    f"{place}: the template names the column {column!r}; the columns are {there}."
+                    f"{place}: the template names the column {column!r}; the columns are "
+                    f"{columns_in_words(row)}."
                 )
             if isinstance(value, bool) or not isinstance(value, (str, int, float)):
                 raise DataError(

@@ -16,6 +16,7 @@ from fmstune.data.columns import (
     Row,
     about_rivals,
     as_message_list,
+    columns_in_words,
     first_present,
     has_value,
     like,
@@ -111,7 +112,6 @@ def find_columns(row: Row, where: str, method: str, *, chat: bool) -> Preference
             extra = any(name in row for name in OF_CHATS) or (question, answer) != ("prompt", "completion")
             return PreferenceColumns(LABELLED, method, question, None, answer, chat and extra, chat)
         return PreferenceColumns(LABELLED, method, None, conversation, None, True, chat)
-    columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
     if form != "labelled" and (advice := _pair_in_other_columns(row, answer)):
         other = advice
     elif judged:
@@ -120,7 +120,9 @@ def find_columns(row: Row, where: str, method: str, *, chat: bool) -> Preference
         other = f" Such rows are for --method {methods_for('tokens')}."
     else:
         other = "" if has("chosen") or has("rejected") else BY_HANDLER
-    raise DataError(f"{where}: --method {method} {METHODS[method].needs}; the columns are {columns}.{other}")
+    raise DataError(
+        f"{where}: --method {method} {METHODS[method].needs}; the columns are {columns_in_words(row)}.{other}"
+    )
 
 
 def _pair_in_other_columns(row: Row, answer: str | None) -> str | None:
