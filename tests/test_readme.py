@@ -30,7 +30,8 @@ def commands() -> list[str]:
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
     found = [
         re.search(
-            r"(?:^|&& |/|-m |=offline )(fmstune (?:train|trackers|data|merge|generate|config|runs|env).*)",
+            r"(?:^|&& |/|-m |=offline )"
+            r"(fmstune (?:init|train|trackers|data|merge|generate|config|runs|env).*)",
             line,
         )
         for line in lines
@@ -88,6 +89,20 @@ def test_the_error_in_the_readme_is_the_one_that_is_printed(tmp_path: Path) -> N
         [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.stderr.strip() in README
+
+
+def test_the_translated_configuration_in_the_docs_is_the_one_that_is_written(tmp_path: Path) -> None:
+    block = re.search(r"```yaml\n# qlora.yml\n(.*?)```\n\n```console\n(.*?)```", ALL, re.S)
+    assert block
+    theirs, shown = block.groups()
+    (tmp_path / "qlora.yml").write_text(theirs)
+    printed = ""
+    for command in ("fmstune init --from qlora.yml", "tail -n 19 fmstune.toml"):
+        name, *arguments = command.split()
+        words = [sys.executable, "-m", "fmstune", *arguments] if name == "fmstune" else [name, *arguments]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+        printed += f"$ {command}\n{done.stderr}{done.stdout}"
+    assert printed == shown
 
 
 def test_ci_runs_the_second_command() -> None:

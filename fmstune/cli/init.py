@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,8 +14,20 @@ from fmstune.cli.completion import complete_method, complete_tracker
 from fmstune.config.methods.known import in_help
 from fmstune.layout import CONFIG_FILE
 
+if TYPE_CHECKING:
+    from fmstune.console import RunConsole
+
 
 def init(
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="A configuration of axolotl, LLaMA-Factory, torchtune, mlx-lm or TRL (YAML or JSON) to "
+            "translate. Other flags replace its settings.",
+            metavar="FILE",
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="The model: a directory, a hub name, or `demo`.", metavar="M")
     ] = None,
@@ -52,24 +65,33 @@ def init(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept all proposals without asking.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Write a commented fmstune.toml for a model and data.
+    """Write a commented fmstune.toml for a model and data, or from another tool's configuration.
 
     Reads the first rows of the data, and proposes settings that fit them. On a terminal, asks for what the
     flags leave open; elsewhere, takes the proposals.
     """
-    from fmstune.access import reason
     from fmstune.cli.terminal import screen
     from fmstune.console import RunConsole
-    from fmstune.errors import ConfigError, RunError
+    from fmstune.errors import ConfigError
     from fmstune.requirements import require_supported
     from fmstune.run.proposal import Proposal, as_toml, found_data, inspect_rows, wants_lora
     from fmstune.run.resolve import check_name
-    from fmstune.system.files import replace_text
     from fmstune.text import shown
 
     require_supported()
     if output.exists() and not overwrite:
         raise ConfigError(f"{output} already exists; use another --output, or --overwrite.")
+    if from_ is not None:
+        flags = {
+            "model.path": ("--model", model),
+            "data.train": ("--data", [{"path": path} for path in data or ()]),
+            "data.eval": ("--eval-data", [{"path": path} for path in eval_data or ()]),
+            "run.method": ("--method", method),
+            "lora.enabled": ("--lora" if lora else "--full", lora),
+            "tracking.trackers": ("--tracker", tracker),
+        }
+        _translate(from_, {key: flag for key, flag in flags.items() if flag[1] not in (None, [])}, output)
+        return
     asks = not yes and sys.stdin.isatty() and sys.stderr.isatty()
     found = found_data()
     if model is None:
@@ -99,6 +121,14 @@ def init(
     proposal = Proposal(model, data, eval_data or (), facts.method, lora, tracker, facts)
     text = as_toml(proposal)
     _require_right(text)
+    _write(output, text, out)
+
+
+def _write(output: Path, text: str, out: RunConsole) -> None:
+    from fmstune.access import reason
+    from fmstune.errors import RunError
+    from fmstune.system.files import replace_text
+
     try:
         replace_text(output, text)
     except OSError as error:
@@ -109,6 +139,36 @@ def init(
     typer.echo(str(output))
 
 
+def _translate(path: Path, flags: Mapping[str, tuple[str, Any]], output: Path) -> None:
+    """Write the translation of another tool's configuration."""
+    from fmstune.cli.terminal import screen
+    from fmstune.config.load.layers import keys_of_all_methods
+    from fmstune.config.translate.foreign import read_foreign
+    from fmstune.config.translate.translation import checked, shown_value, translate
+    from fmstune.console import RunConsole
+    from fmstune.secrets.redaction import know_secrets, secret_texts
+    from fmstune.text import counted, shown_path
+
+    theirs = read_foreign(path)
+    know_secrets(secret_texts(dict(theirs.settings)))
+    translation = translate(theirs, keys_of_all_methods())
+    for key, (flag, value) in flags.items():
+        translation.here[key], translation.source[key] = value, flag
+    text = checked(translation, output.name, lambda text, over: _require_right(text, output.name, over))
+    out = RunConsole(screen())
+    tool = theirs.tool or "an unknown tool"
+    out.say(
+        "from", f"{shown_path(path)}, a configuration of {tool}: {counted(len(theirs.settings), 'setting')}"
+    )
+    for note in translation.notes:
+        out.warn(note)
+    for key, value, why in translation.left:
+        out.warn(f"not translated: {key} = {shown_value(value)}: {why}")
+    if translation.needless:
+        out.say("rest", f"nothing is to be set for {', '.join(translation.needless)}")
+    _write(output, text, out)
+
+
 def _asked(what: str, proposed: str | None, asks: bool) -> str:
     if not asks:
         return proposed or ""
@@ -116,13 +176,16 @@ def _asked(what: str, proposed: str | None, asks: bool) -> str:
     return answer.strip()
 
 
-def _require_right(text: str) -> None:
-    """Raise `ConfigError` for a file that `fmstune train` would refuse."""
+def _require_right(text: str, name: str = CONFIG_FILE, over: Mapping[str, Any] | None = None) -> None:
+    """Raise `ConfigError` for a file of this name that `fmstune train` would refuse. Settings in `over`
+    replace those of the file."""
     import tempfile
 
+    from fmstune.config.load.layers import FROM_PYTHON
     from fmstune.run.resolve import load_config as load
 
+    flags = [(key, value, FROM_PYTHON) for key, value in (over or {}).items()]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, CONFIG_FILE)
+        path = Path(folder, name)
         path.write_text(text, encoding="utf-8")
-        load(path, [], [], [], None, trains=False)
+        load(path, flags, [], [], None, trains=False)

@@ -176,8 +176,8 @@ def _refuse_other_format(text: str, name: str) -> None:
     known = keys_of_all_methods()
     if theirs := foreign.settings_of(text, known):
         raise ConfigError(
-            f"{name}: fmstune reads TOML: write tables in [brackets], and lines of key = value. What the "
-            "settings of this file are in fmstune (what it leaves out has fmstune's defaults):",
+            f"{name}: fmstune reads TOML; translate this file with `fmstune init --from {name}`. What its "
+            "settings are in fmstune:",
             foreign.counterparts(theirs, known),
         )
 

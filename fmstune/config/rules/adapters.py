@@ -17,7 +17,7 @@ Problem = tuple[str, str]
 
 
 def adapter_problems(config: RunConfig) -> Iterator[Problem]:
-    """Settings of `[model]`, `[lora]` and `[prompt_tuning]` that conflict, or need a missing package."""
+    """Settings of `[model]`, `[lora]` and `[prompt_tuning]` that conflict."""
     if config.prompt_tuning.enabled:
         yield from _prompt_tuning(config)
     quantization = config.model.quantization
@@ -27,11 +27,6 @@ def adapter_problems(config: RunConfig) -> Iterator[Problem]:
             key,
             f"{key} = {shown(quantization)} freezes the weights, so that only a LoRA adapter can be trained: "
             "add --lora.",
-        )
-    elif quantization and not _installed("bitsandbytes"):
-        yield (
-            key,
-            f'{key} = {shown(quantization)} needs bitsandbytes: pip install "fmstune[quantization]".',
         )
     if config.model.trainable and config.adapter is not None:
         own = (

@@ -11,7 +11,7 @@ from fmstune.config.paths.runs import means_run, nearest_run
 from fmstune.config.rules.accelerate import accelerate_problems
 from fmstune.config.rules.adapters import adapter_problems
 from fmstune.config.rules.data import data_problems
-from fmstune.config.rules.installed import missing
+from fmstune.config.rules.installed import misnamed_attention, missing
 from fmstune.config.rules.methods import method_problems
 from fmstune.config.rules.parallel import parallel_problems
 from fmstune.config.rules.training import training_problems
@@ -38,8 +38,8 @@ def check_consistency(config: RunConfig, *, trains: bool) -> RunConfig:
         *_evaluation(config),
         *_training(config),
         *_paths(config),
-        *missing(config),
-        *(accelerate_problems(config) if trains else ()),
+        *misnamed_attention(config),
+        *((*missing(config), *accelerate_problems(config)) if trains else ()),
     ]
     found = (
         *method_problems(config),

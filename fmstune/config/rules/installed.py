@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.config.schema.tables import RunConfig
+from fmstune.text import shown
 
 _BITSANDBYTES = ("bitsandbytes", "bitsandbytes")
 _OPTIMIZERS: dict[str, tuple[str, str]] = {
@@ -79,10 +80,14 @@ def missing(config: RunConfig) -> Iterator[str]:
                 f"{config.at(f'training.{key}')}training.{key} needs {package}: `pip install {package}`, or "
                 "leave it out."
             )
+    quantization = config.model.quantization
+    if quantization and config.lora.enabled and not _there("bitsandbytes"):
+        key = "model.quantization"
+        yield (
+            f"{config.at(key)}{key} = {shown(quantization)} needs bitsandbytes: pip install "
+            '"fmstune[quantization]".'
+        )
     attention = config.model.attn_implementation or ""
-    if meant := _ATTENTION_ELSEWHERE.get(attention.lower()):
-        key = "model.attn_implementation"
-        yield f"{config.at(key)}{key} = {attention!r} is not a name in transformers. Did you mean {meant}?"
     module, package = _FLASH_MODULES.get(attention, ("", ""))
     # With the package `kernels`, transformers uses a kernel from the hub instead.
     if module and not _there(module) and not _there("kernels"):
@@ -92,6 +97,13 @@ def missing(config: RunConfig) -> Iterator[str]:
         )
     if compiles_with_inductor(training):
         yield from _compiler(config)
+
+
+def misnamed_attention(config: RunConfig) -> Iterator[str]:
+    """A message about an attention that has another name in transformers."""
+    key, attention = "model.attn_implementation", config.model.attn_implementation or ""
+    if meant := _ATTENTION_ELSEWHERE.get(attention.lower()):
+        yield f"{config.at(key)}{key} = {attention!r} is not a name in transformers. Did you mean {meant}?"
 
 
 def compiles_with_inductor(training: Mapping[str, Any]) -> bool:

@@ -1,0 +1,119 @@
+"""A configuration of another tool: its settings by dotted key, and which tool it is for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fmstune.config.load.toml_files import read_text
+from fmstune.errors import ConfigError
+from fmstune.text import shown_path
+
+Tool = Literal["axolotl", "LLaMA-Factory", "torchtune", "mlx-lm", "TRL", ""]
+
+COMPONENT = "_component_"
+"""torchtune's name for the class or function of a table."""
+_TABLES = (
+    "special_tokens",
+    "lora_parameters",
+    "optimizer",
+    "lr_scheduler",
+    "model",
+    "tokenizer",
+    "checkpointer",
+    "metric_logger",
+)
+"""Tables whose settings are read one by one; others are one setting."""
+_MARKS: dict[Tool, tuple[str, ...]] = {
+    "axolotl": ("base_model", "micro_batch_size", "sequence_len", "sample_packing"),
+    "LLaMA-Factory": ("finetuning_type", "cutoff_len", "stage", "dataset_dir", "lora_rank", "neat_packing"),
+    "mlx-lm": ("lora_parameters", "iters", "fine_tune_type", "mask_prompt", "steps_per_report"),
+    "TRL": ("dataset_name", "use_peft", "lora_r", "lora_task_type", "dataset_train_split"),
+}
+"""Settings that only this tool has among these."""
+_NUMBER = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """The settings of another tool's file, by dotted key in the file's order, without unset ones."""
+
+    tool: Tool
+    settings: Mapping[str, Any]
+    folder: Path
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a setting, by its dotted key or the last part of it."""
+        if name in self.settings:
+            return self.settings[name]
+        found = (value for key, value in self.settings.items() if key.rpartition(".")[2] == name)
+        return next(found, default)
+
+
+def read_foreign(path: Path) -> Foreign:
+    """Read a YAML or JSON file. Raises `ConfigError`."""
+    import yaml  # comes with huggingface_hub
+
+    name, text = shown_path(path), read_text(path)
+    try:
+        found = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{name}{line}: this is not valid YAML: {error.problem}.") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{name}:{error.lineno}: invalid JSON: {error.msg}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: it cannot be read: {error}.") from None
+    if not isinstance(found, Mapping) or not found:
+        raise ConfigError(f"{name}: it must contain the settings of another tool, such as base_model: …")
+    settings = {key: _value(value, found) for key, value in _settings(found)}
+    return Foreign(_tool_of(settings), settings, path.parent)
+
+
+def _settings(table: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if value in (None, "", [], {}):
+            continue
+        if isinstance(value, Mapping) and not above and str(name) in _TABLES:
+            yield from _settings(value, f"{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _value(value: Any, whole: Mapping[Any, Any]) -> Any:
+    """A value as the tools read it: YAML takes 2e-5 for text, and torchtune's refer to others."""
+    if isinstance(value, Mapping):
+        return {str(key): _value(item, whole) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_value(item, whole) for item in value]
+    if not isinstance(value, (str, int, float, bool)):  # a date, bytes
+        return str(value)
+    if not isinstance(value, str):
+        return value
+    if _NUMBER.fullmatch(value):
+        return float(value)
+    if whole_reference := _REFERENCE.fullmatch(value):
+        return _referred(whole_reference[1], whole, value)
+    return _REFERENCE.sub(lambda match: str(_referred(match[1], whole, match[0])), value)
+
+
+def _referred(key: str, whole: Any, otherwise: str) -> Any:
+    for part in key.split("."):
+        whole = whole.get(part) if isinstance(whole, Mapping) else None
+    return whole if isinstance(whole, (str, int, float)) and "${" not in str(whole) else otherwise
+
+
+def _tool_of(settings: Mapping[str, Any]) -> Tool:
+    names = {key.partition(".")[0] for key in settings}
+    if any(key.endswith(COMPONENT) for key in settings) or any(
+        isinstance(value, Mapping) and COMPONENT in value for value in settings.values()
+    ):
+        return "torchtune"
+    scores = {tool: len(names.intersection(marks)) for tool, marks in _MARKS.items()}
+    best = max(scores, key=lambda tool: scores[tool])
+    return best if scores[best] else ""

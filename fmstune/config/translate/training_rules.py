@@ -1,0 +1,296 @@
+"""What settings of the training are here, where the value differs or depends on others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fmstune.config.translate.foreign import COMPONENT, Foreign
+from fmstune.config.translate.rule import Here, Left, Rule, if_true, nothing, one, to
+
+_FSDP = {"offload_params": "cpu_offload"}
+
+
+def _per_epoch(what: str) -> Rule:
+    def rule(value: Any, theirs: Foreign) -> Here:
+        epochs = theirs.get("num_epochs", 1)
+        if what == "eval" and not (theirs.get("val_set_size") or theirs.get("test_datasets")):
+            return {}
+        if theirs.get("max_steps") or not isinstance(value, (int, float)) or not value:
+            raise Left("")
+        if value == 1:
+            return {f"training.{what}_strategy": "epoch"}
+        return {
+            f"training.{what}_strategy": "steps",
+            f"training.{what}_steps": round(1 / (value * epochs), 9),
+        }
+
+    return rule
+
+
+def _steps(what: str) -> Rule:
+    """A number of steps, which here only counts with the strategy."""
+
+    def rule(value: Any, theirs: Foreign) -> Here:
+        if theirs.get(f"{what}_strategy") or theirs.get("evaluation_strategy" if what == "eval" else ""):
+            return {f"training.{what}_steps": value}
+        return {f"training.{what}_strategy": "steps", f"training.{what}_steps": value}
+
+    return rule
+
+
+def _warmup_ratio(value: Any, theirs: Foreign) -> Here:
+    if theirs.get("warmup_steps"):  # which goes before
+        return {}
+    return {"training.warmup_steps": value if value < 1 else 1}
+
+
+def _precision(name: str) -> Rule:
+    def rule(value: Any, theirs: Foreign) -> Here:
+        if value == "full":
+            return {"model.dtype": "bfloat16" if name == "bf16" else "float16"}
+        return {} if value == "auto" else {f"training.{name}": value}
+
+    return rule
+
+
+def _checkpointing(value: Any, theirs: Foreign) -> Here:
+    if value in ("offload", "offload_disk"):
+        return {"training.activation_checkpointing": True, "training.activation_offloading": True}
+    return {"training.activation_checkpointing": bool(value)}
+
+
+def _reentrant(value: Any, theirs: Foreign) -> Here:
+    return {"training.activation_checkpointing_kwargs": {"use_reentrant": bool(value)}}
+
+
+def _optimizer(value: Any, theirs: Foreign) -> Here:
+    last = str(value).rpartition(".")[2]
+    names = {
+        "AdamW": "adamw_torch",
+        "AdamW8bit": "adamw_bnb_8bit",
+        "PagedAdamW": "paged_adamw_32bit",
+        "PagedAdamW8bit": "paged_adamw_8bit",
+        "SGD": "sgd",
+        "adamw": "adamw_torch",
+        "adam": "adamw_torch",
+    }
+    if last in names:
+        decay = {"training.weight_decay": 0.0} if last == "adam" else {}
+        return {"training.optim": names[last], **decay}
+    return {"training.optim": value}
+
+
+def _scheduler(value: Any, theirs: Foreign) -> Here:
+    last = str(value).rpartition(".")[2]
+    return {"training.lr_scheduler_type": "cosine" if last == "get_cosine_schedule_with_warmup" else value}
+
+
+def _schedule_of_mlx(value: Any, theirs: Foreign) -> Here:
+    name, arguments = value.get("name"), value.get("arguments", [])
+    if name != "cosine_decay" or not arguments or (len(arguments) > 2 and arguments[2]):
+        raise Left("Use training.lr_scheduler_type.")
+    warmup = value.get("warmup", 0)
+    return {
+        "training.learning_rate": arguments[0],
+        "training.lr_scheduler_type": "cosine",
+        "training.warmup_steps": warmup,
+    }
+
+
+def _shuffle(value: Any, theirs: Foreign) -> Here:
+    return {} if value else {"training.train_sampling_strategy": "sequential"}
+
+
+def _iterations(value: Any, theirs: Foreign) -> Here:
+    batches = int(theirs.get("grad_accumulation_steps", 1) or 1)
+    return {"training.max_steps": max(1, int(value) // batches)}
+
+
+def _method(value: Any, theirs: Foreign) -> Here:
+    if value == "dpo" and theirs.get("pref_loss") == "orpo":
+        return {"run.method": "orpo"}
+    kinds: dict[str, Here] = {
+        "sft": {},
+        "pt": {},
+        "rm": {"run.method": "reward"},
+        "ipo": {"run.method": "dpo", "training.loss_type": "ipo"},
+    }
+    if value not in (*kinds, "dpo", "kto", "orpo", "reward"):
+        raise Left("fmstune has the methods sft, dpo, kto, reward and orpo.")
+    return kinds.get(value, {"run.method": value})
+
+
+def _preference_loss(value: Any, theirs: Foreign) -> Here:
+    if value in ("orpo", "simpo"):
+        if value == "orpo":
+            return {}
+        raise Left("fmstune has no SimPO.")
+    return {"training.loss_type": value}
+
+
+def _decay_of_rate(value: Any, theirs: Foreign) -> Here:
+    if not value:
+        return {}
+    return {
+        "training.lr_scheduler_type": "cosine_with_min_lr",
+        "training.lr_scheduler_kwargs": {"min_lr_rate": value},
+    }
+
+
+def _fsdp(value: Any, theirs: Foreign) -> Here:
+    return {"training.fsdp": True} if value else {}
+
+
+def _fsdp_config(value: Any, theirs: Foreign) -> Here:
+    ours = {}
+    for name, its_value in value.items():
+        name = str(name).removeprefix("fsdp_")
+        ours[_FSDP.get(name, name)] = its_value
+    for name in ("version", "use_orig_params", "sync_module_states", "limit_all_gathers", "forward_prefetch"):
+        ours.pop(name, None)  # FSDP2 has none of them
+    return {"training.fsdp": True, "training.fsdp_config": ours} if ours else {"training.fsdp": True}
+
+
+def _plugins(value: Any, theirs: Foreign) -> Here:
+    others = [name for name in value if not str(name).endswith(("LigerPlugin", "CutCrossEntropyPlugin"))]
+    if others:
+        raise Left("")
+    return {}
+
+
+def _loss_of_torchtune(value: Any, theirs: Foreign) -> Here:
+    name = str(value.get(COMPONENT, "")).rpartition(".")[2]
+    if name == "DPOLoss":
+        kept = {"beta": "training.beta", "label_smoothing": "training.label_smoothing"}
+        return {"run.method": "dpo", **{ours: value[key] for key, ours in kept.items() if value.get(key)}}
+    if name not in ("LinearCrossEntropyLoss", "CEWithChunkedOutputLoss", "CrossEntropyLoss"):
+        raise Left("Use training.loss_type.")
+    return {}
+
+
+def _output_of_mlx(value: Any, theirs: Foreign) -> Here:
+    if theirs.tool != "mlx-lm":
+        raise Left("")
+    return {"training.output_dir": value}
+
+
+def _at_most_zero(value: Any, theirs: Foreign) -> Here:
+    """A limit that -1 or 0 turns off."""
+    return {} if value in (-1, 0) else {"training.max_steps": value}
+
+
+def _resume(value: Any, theirs: Foreign) -> Here:
+    if value is not False:
+        raise Left("Use --resume.")
+    return {}
+
+
+TRAINING_RULES: Mapping[str, Rule] = {
+    "evals_per_epoch": _per_epoch("eval"),
+    "saves_per_epoch": _per_epoch("save"),
+    "eval_steps": _steps("eval"),
+    "save_steps": _steps("save"),
+    "steps_per_eval": _steps("eval"),
+    "run_val_every_n_steps": _steps("eval"),
+    "save_every": _steps("save"),
+    "save_every_n_steps": _steps("save"),
+    "warmup_ratio": _warmup_ratio,
+    "bf16": _precision("bf16"),
+    "fp16": _precision("fp16"),
+    "tf32": _precision("tf32"),
+    "gradient_checkpointing": _checkpointing,
+    "activation_checkpointing": _checkpointing,
+    "enable_activation_checkpointing": _checkpointing,
+    "grad_checkpoint": _checkpointing,
+    "use_reentrant_gc": _reentrant,
+    "use_reentrant": _reentrant,
+    "gradient_checkpointing_kwargs": to("training.activation_checkpointing_kwargs"),
+    "enable_activation_offloading": if_true({"training.activation_offloading": True}),
+    "activation_offloading": if_true({"training.activation_offloading": True}),
+    "optimizer": _optimizer,
+    "optimizer._component_": _optimizer,
+    "lr_scheduler": _scheduler,
+    "lr_scheduler._component_": _scheduler,
+    "lr_schedule": _schedule_of_mlx,
+    "cosine_min_lr_ratio": _decay_of_rate,
+    "use_dft_loss": if_true({"training.loss_type": "dft"}),
+    "disable_gradient_checkpointing": if_true({"training.activation_checkpointing": False}),
+    "group_by_length": if_true({"training.train_sampling_strategy": "group_by_length"}),
+    "disable_shuffling": if_true({"training.train_sampling_strategy": "sequential"}),
+    "shuffle": _shuffle,
+    "sample_packing": if_true({"training.packing": True}),
+    "packing": if_true({"training.packing": True}),
+    "neat_packing": if_true({"training.packing": True}),
+    "packed": if_true({"training.packing": True}),
+    "iters": _iterations,
+    "max_steps": _at_most_zero,
+    "stage": _method,
+    "rl": _method,
+    "pref_loss": _preference_loss,
+    "enable_liger_kernel": if_true({"training.use_liger_kernel": True}),
+    **dict.fromkeys(
+        (
+            "liger_rope",
+            "liger_rms_norm",
+            "liger_rms_norm_gated",
+            "liger_glu_activation",
+            "liger_swiglu",
+            "liger_layer_norm",
+            "liger_cross_entropy",
+            "liger_fused_linear_cross_entropy",
+        ),
+        if_true({"training.use_liger_kernel": True}),
+    ),
+    "fsdp": _fsdp,
+    "fsdp_config": _fsdp_config,
+    "reward_model": if_true({"run.method": "reward"}),
+    **dict.fromkeys(
+        (
+            "tensor_parallel_size",
+            "context_parallel_size",
+            "sequence_parallel_degree",
+            "expert_parallel_size",
+            "dp_shard_size",
+            "dp_replicate_size",
+            "tensor_parallel_dim",
+            "cp_size",
+            "num_labels",
+        ),
+        one,
+    ),
+    "plugins": _plugins,
+    "loss": _loss_of_torchtune,
+    "grad_accumulation_steps": to("training.gradient_accumulation_steps"),
+    "adapter_path": _output_of_mlx,
+    "early_stopping_patience": to("run.early_stopping_patience"),
+    "mask_history": if_true({"data.history": "last"}),
+    "optimizer.lr": to("training.learning_rate"),
+    "tokenizer.max_seq_len": to("training.max_length"),
+    "batch_size_val": to("training.per_device_eval_batch_size"),
+    "resume_from_checkpoint": _resume,
+    **dict.fromkeys(
+        (
+            "strict",
+            "do_train",
+            "do_eval",
+            "do_predict",
+            "train",
+            "test",
+            "log_level",
+            "metric_logger.project",
+            "checkpointer.output_dir",
+            "tokenizer.path",
+            "quantizer",
+            "compute_accuracy",
+            "val_batches",
+            "pad_to_sequence_len",
+            "shuffle_merged_datasets",
+            "hf_use_auth_token",
+            "fsdp_version",
+            "test_batches",
+        ),
+        nothing,
+    ),
+}
+"""By the name of a setting, or its dotted key."""
