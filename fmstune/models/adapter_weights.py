@@ -74,7 +74,8 @@ def require_reloadable(model: Any) -> None:
     them: a resumed run would go on with new ones, and the tuned adapter could not be used."""
     if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
         return
-    written = get_peft_model_state_dict(model)
+    # By default it asks the hub for the base model.
+    written = get_peft_model_state_dict(model, save_embedding_layers=False)
     unexpected = set_peft_model_state_dict(model, written).unexpected_keys
     # It also names copies of whole embeddings, which it has loaded under another name.
     if strange := [name for name in unexpected if ".lora_" in name]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -17,6 +18,7 @@ from fmstune import demo
 from fmstune.config.load.load import load
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError
+from fmstune.models.adapter_weights import require_reloadable
 from fmstune.models.load import load_model
 from fmstune.models.locate import locate
 from fmstune.models.merge import check, merge
@@ -87,6 +89,15 @@ def test_it_is_trained_and_plain_peft_loads_its_weights(kind: str, trained: tupl
     ours = load_model(ModelConfig(path=str(out)), lora=True, seed=0, trainable=False)
     assert torch.equal(logits(ours.model), with_peft(out))
     assert ours.identity["base"] == "demo:5"
+
+
+def test_whether_its_weights_would_load_again_is_checked_without_a_request_to_the_hub() -> None:
+    model = demo.build_model(5)
+    model.name_or_path = "owner/name"
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PEFT warns if it cannot reach the hub
+        require_reloadable(adapted)
 
 
 def test_merged_it_is_a_plain_model_with_the_same_logits(
