@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import select
 import sys
 from pathlib import Path
@@ -157,8 +156,10 @@ def _run(arguments: list[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
             print(error.format_message(), file=sys.stderr)
             return 2
+        from fmstune.cli import usage
+
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        _fail(_usage_message(error) + where, 2, as_json=_wants_json(arguments))
+        _fail(usage.message(error) + where, 2, as_json=_wants_json(arguments))
     except typer.Abort as abort:
         if isinstance(abort.__context__, EOFError):  # a truncated file, rather than an unanswered prompt
             raise abort.__context__ from None
@@ -168,41 +169,6 @@ def _run(arguments: list[str]) -> int:
             raise end.__context__ from None
         raise
     return code if isinstance(code, int) else 0
-
-
-_COMMANDS = {
-    **dict.fromkeys(("sft", "lora", "finetune", "fine-tune", "tune", "fit", "pt", "run"), "train"),
-    **{name: f"train --method {name}" for name in ("dpo", "kto", "reward", "orpo")},
-    **dict.fromkeys(("preprocess", "validate"), "data"),
-    **dict.fromkeys(("inference", "infer", "chat", "predict", "sample"), "generate"),
-    **dict.fromkeys(("merge-lora", "export", "fuse"), "merge"),
-}
-"""Names of commands in other tools."""
-
-
-def _usage_message(error: Any) -> str:
-    """The message about a wrong command line. For an unknown flag, it suggests the flag or setting that other
-    tools call so: Typer compares only the letters, and suggests `--lora` for `--lr`."""
-    if said := re.match(r"No such command '([\w-]+)'", str(error.message)):
-        meant = _COMMANDS.get(said[1].lower().replace("_", "-"))
-        return f"no such command: {said[1]}. Did you mean {meant}?" if meant else str(error.format_message())
-    option = getattr(error, "option_name", None)
-    if option is None or not str(error.message).startswith("No such option"):
-        return str(error.format_message()).rstrip(".")
-    from fmstune.cli.flags import FLAGS
-    from fmstune.config.check.suggest import closest
-    from fmstune.config.load.foreign import advice
-    from fmstune.config.load.load import known_keys
-
-    name = option.lstrip("-").replace("-", "_")
-    if advised := advice(name, known_keys()):
-        return f"no such option: {option}. {advised.rstrip('.')}"
-    key = closest(name, [*FLAGS.values(), *known_keys()])
-    flag = next((flag for flag, of in FLAGS.items() if of == key), None)
-    known = {name for each in (error.ctx.command.params if error.ctx else ()) for name in each.opts}
-    if key and (flag or "--set") in known:
-        return f"no such option: {option}. Did you mean {flag or f'--set {key}=VALUE'}?"
-    return f"no such option: {option}"
 
 
 def _print_traceback() -> None:

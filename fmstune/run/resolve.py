@@ -109,10 +109,10 @@ def check_name(name: str, where: str = "") -> None:
         reference(name)
     except UnknownTracker as error:
         close = closest(name, error.known)
-        raise ConfigError(
-            f"{where}{': ' * bool(where)}there is no tracker {shown(name)}."
-            + (f" Did you mean {close}?" if close else f" Available: {', '.join(error.known)}.")
-        ) from None
+        hint = f"Did you mean {close}?" if close else f"Available: {', '.join(error.known)}."
+        if "," in name:
+            hint = "Give several trackers as a list, or with several --tracker."
+        raise ConfigError(f"{where}{': ' * bool(where)}there is no tracker {shown(name)}. {hint}") from None
 
 
 def check_options(name: str, options: Mapping[str, Any], origins: Mapping[str, str]) -> Mapping[str, Any]:

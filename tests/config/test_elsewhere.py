@@ -98,7 +98,8 @@ metric_logger:
   _component_: torchtune.training.metric_logging.DiskLogger
 """
 MLX = (
-    '{"data": "x", "fine_tune_type": "lora", "iters": 9, "steps_per_eval": 3, "lora_parameters": {"rank": 8}}'
+    '{"data": "x", "fine_tune_type": "lora", "iters": 9, "steps_per_eval": 3, "lora_parameters": {"rank": 8}'
+    ', "lr_schedule": {"name": "cosine_decay", "warmup": 9}, "mask_prompt": true}'
 )
 
 
@@ -160,7 +161,16 @@ MLX = (
                 "metric_logger": "Choose trackers",
             },
         ),
-        (MLX, {"data": "data.train", "iters": "training.max_steps", "lora_parameters.rank": "lora.r"}),
+        (
+            MLX,
+            {
+                "data": "data.train",
+                "iters": "training.max_steps",
+                "lora_parameters.rank": "lora.r",
+                "lr_schedule": "Use training.lr_scheduler_type",
+                "mask_prompt": "Leave it out",
+            },
+        ),
     ],
 )
 def test_the_settings_of_another_tools_configuration_are_named(

@@ -116,6 +116,7 @@ _ADVICE: dict[str, str] = {
     'Use model.dtype = "bfloat16" (or "float16"): the weights are then trained in it.': (
         "pure_bf16 bfloat16 float16 pure_fp16"
     ),
+    'Use --lora with model.quantization = "4bit".': "qlora",
     "4bit is NF4 with double quantisation, as in the QLoRA paper.": (
         "bnb_4bit_quant_type bnb_4bit_compute_dtype bnb_4bit_use_double_quant bnb_config_kwargs "
         "use_bnb_nested_quant bnb_4bit_quant_storage double_quantization quantization_type"
@@ -189,6 +190,18 @@ _ADVICE: dict[str, str] = {
     ),
     _ONLINE: "vllm use_vllm vllm_* trl ebft num_generations reward_funcs ppo_* reward_weights",
     _TEXT: "image_* video_* audio_* freeze_vision_tower freeze_multi_modal_projector media_dir",
+    "Use samples.rows and samples.prompts: the model answers them at each evaluation.": (
+        "predict_with_generate"
+    ),
+    "Leave it out: the accuracy of each token is a metric of every run.": "compute_accuracy",
+    'Leave it out: only answers are learnt, unless data.train_on = "all".': (
+        "mask_prompt train_on_completions"
+    ),
+    "Use training.lr_scheduler_type, training.warmup_steps and training.lr_scheduler_kwargs.": "lr_schedule",
+    "Use data.eval for evaluation data; `fmstune train` evaluates it with training.eval_strategy.": "test",
+    "The tokenizer is that of the model.": (
+        "tokenizer_name_or_path tokenizer_name tokenizer_path tokenizer_id"
+    ),
     "Leave it out; `fmstune merge` merges an adapter, and `fmstune generate` tries it.": (
         "export_* infer_backend merge_lora inference_mode for_inference fuse"
     ),

@@ -145,6 +145,7 @@ ALIASES = {
     "steps_per_eval": "training.eval_steps",
     "run_val_every_n_steps": "training.eval_steps",
     "save_every": "training.save_steps",
+    "steps_per_save": "training.save_steps",
     "save_every_n_steps": "training.save_steps",
     "keep_last_n_checkpoints": "training.save_total_limit",
     "batch_size_val": "training.per_device_eval_batch_size",

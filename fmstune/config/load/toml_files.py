@@ -23,7 +23,8 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         if path.is_symlink():
             raise ConfigError(f"{name} is a link to {path.readlink()}, which does not exist.") from None
-        raise ConfigError(f"there is no file {name}.{similar_file(path)}") from None
+        meant = f" Settings are given as --set {name}." if "=" in path.name else similar_file(path)
+        raise ConfigError(f"there is no file {name}.{meant}") from None
     except IsADirectoryError:
         raise ConfigError(f"{name} is a directory; use a file.") from None
     except UnicodeDecodeError as error:

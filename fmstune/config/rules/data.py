@@ -43,6 +43,9 @@ def data_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
         )
 
 
+_SEVERAL = "Give several sources as a list, or with several --data."
+
+
 def _missing(source: DataSource, split: str, base: Path) -> str | None:
     """Why a data source that looks like files has none; names on the hub and `demo` are not checked."""
     name = source.path
@@ -52,7 +55,7 @@ def _missing(source: DataSource, split: str, base: Path) -> str | None:
         if find_files(name, source.split or split, chosen=source.split is not None, base=base) is not None:
             return None
     except NoFiles as error:
-        return str(error)
+        return f"{error} {_SEVERAL}" if "," in name else str(error)
     for suffix in (*KINDS, *(kind + packed for kind in KINDS for packed in COMPRESSED)):
         if exists(base / (name + suffix)):
             return f"there is no such file. Did you mean {name}{suffix}?"
@@ -61,7 +64,7 @@ def _missing(source: DataSource, split: str, base: Path) -> str | None:
     if there := _in_dataset_info(name, base):
         return f"there is no such file. Did you mean {there}, as dataset_info.json says?"
     if "," in name:
-        return "there is no such file. Give several sources as a list, or with several --data."
+        return f"there is no such file. {_SEVERAL}"
     return (
         f"there is no such file, and names on the hub have the form owner/name."
         f"{similar_file(Path(name), base)}"
