@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
+from transformers import PreTrainedModel
+
+from fmstune.config.check.suggest import hint
+from fmstune.errors import ConfigError
+from fmstune.text import shown
+from fmstune.transformers_compat import linear_like
+
+CONV1D = linear_like()
+ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, CONV1D)
+"""The classes of modules that an adapter can be on."""
 
 
 def _on_parameter(module: Any) -> bool:
@@ -43,6 +56,35 @@ def trained_whole(model: PeftModel) -> set[str]:
     return {name.rpartition(".")[2] for name in (*wrapped, *tied)}
 
 
+def fitting_parameters(names: Sequence[str], model: PreTrainedModel, setting: str) -> list[str]:
+    """The names, if each is the end of the path of a parameter that PEFT can adapt by itself. Raises
+    `ConfigError`, which starts with `setting`."""
+    there = {
+        path: weight
+        for path, weight in model.named_parameters()
+        if not path.endswith("bias")
+        and (weight.ndim == 3 or (weight.ndim == 2 and not _is_module(model, path)))
+    }
+    ends = sorted({".".join(path.split(".")[-2:]) for path in there})
+    for name in names:
+        if any(path == name or path.endswith(f".{name}") for path in there):
+            continue
+        if any(path == name or path.endswith(f".{name}") for path, _ in model.named_parameters()):
+            raise ConfigError(
+                f"{setting}: {shown(name)} is the weight of a module; name that in lora.target_modules."
+            )
+        available = f" There are {', '.join(ends)}." if ends else " All of its weights are those of modules."
+        raise ConfigError(
+            f"{setting}: the model has no such parameter {shown(name)}.{hint(name, ends)}{available}"
+        )
+    return list(names)
+
+
+def _is_module(model: PreTrainedModel, path: str) -> bool:
+    """Whether a parameter is the weight of a linear layer or of embeddings."""
+    return isinstance(model.get_submodule(path.rpartition(".")[0]), ADAPTABLE)
+
+
 def unreached_experts(model: Any, targets: Any) -> str | None:
     """A sentence about an adapter on `all-linear` that leaves out experts: in most architectures these are
     parameters of one module for all experts, and not linear layers."""
@@ -56,8 +98,9 @@ def unreached_experts(model: Any, targets: Any) -> str | None:
     if not left:
         return None
     share = sum(left.values()) / sum(weight.numel() for weight in model.parameters())
-    names = ", ".join(sorted({name.rpartition(".")[2] for name in left}))
+    names = sorted({".".join(name.split(".")[-2:]) for name in left})
     return (
-        f"lora.target_modules = all-linear does not reach the experts, which are not linear layers in this "
-        f"model: {names}, {share:.0%} of the weights, are not trained"
+        "lora.target_modules = all-linear does not reach the experts, which are not linear layers in this "
+        f"model: {share:.0%} of the weights are not trained; to train them, set lora.target_parameters = "
+        f"{json.dumps(names)}"
     )

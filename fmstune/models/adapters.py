@@ -23,19 +23,22 @@ from fmstune.config.paths.models import AdapterFile, split_gguf
 from fmstune.config.schema.adapters import LoraConfig
 from fmstune.config.schema.tables import ModelConfig, RunConfig
 from fmstune.errors import ConfigError, ModelError
-from fmstune.models.adapted_modules import adapted_parameters, trained_whole
+from fmstune.models.adapted_modules import (
+    ADAPTABLE,
+    CONV1D,
+    adapted_parameters,
+    fitting_parameters,
+    trained_whole,
+)
 from fmstune.models.base_weights import fingerprint, recorded
 from fmstune.text import counted, shown
 from fmstune.transformers_compat import (
-    linear_like,
     refused_on_mamba,
     resume_virtual_tokens,
     save_without_question,
 )
 
 _ALL_LINEAR = "all-linear"
-_CONV1D = linear_like()
-_ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, _CONV1D)
 _EMBEDDINGS = {"embed_tokens", "lm_head", "wte", "embed_in", "embed_out"}
 
 
@@ -49,6 +52,10 @@ def peft_config(config: RunConfig, model: PreTrainedModel | PeftModel) -> PeftCo
     if config.prompt_tuning.enabled:
         return _prompt_tuning(config, model)
     lora, where = config.lora, config.at("lora.target_modules")
+    parameters = {}
+    if lora.target_parameters:
+        setting = f"{config.at('lora.target_parameters')}lora.target_parameters"
+        parameters = {"target_parameters": fitting_parameters(lora.target_parameters, model, setting)}
     tied = {"ensure_weight_tying": True} if _trains_embeddings(lora, model) and _can_keep_tied() else {}
     return PeftLoraConfig(
         r=lora.r,
@@ -57,7 +64,8 @@ def peft_config(config: RunConfig, model: PreTrainedModel | PeftModel) -> PeftCo
         bias=lora.bias,
         use_rslora=lora.rslora,
         use_dora=lora.dora,
-        target_modules=_targets(lora.target_modules, model, where),
+        target_modules=_targets(lora.target_modules, model, where, alone=not lora.target_parameters),
+        **parameters,
         modules_to_save=_whole_modules(config, model),
         revision=config.model.revision,
         task_type="SEQ_CLS" if METHODS[config.run.method].scores else "CAUSAL_LM",
@@ -185,12 +193,15 @@ def describe(model: Any) -> str | None:
     return f"{kind} r={settings.r} on {_listed(names)}" + (f", and all of {whole}" if whole else "")
 
 
-def _targets(given: str | Sequence[str], model: PreTrainedModel, where: str) -> str | list[str]:
-    """The modules in PEFT's form. PEFT ignores a name that matches nothing as long as another does."""
+def _targets(
+    given: str | Sequence[str], model: PreTrainedModel, where: str, *, alone: bool
+) -> str | list[str] | None:
+    """The modules in PEFT's form; if only they are adapted, `alone`, there must be some. PEFT ignores a name
+    that matches nothing as long as another does."""
     if given == _ALL_LINEAR:
         return _all_linear(model)
     setting = f"{where}lora.target_modules"
-    modules = [name for name, module in model.named_modules() if isinstance(module, _ADAPTABLE)]
+    modules = [name for name, module in model.named_modules() if isinstance(module, ADAPTABLE)]
     # The trainer multiplies with the head's weights directly, bypassing an adapter on it.
     there = f"{_listed(_last_parts(modules) - {'lm_head'})}, and {_ALL_LINEAR}"
     if isinstance(given, str) and not re.fullmatch(r"\w+(\s*,\s*\w+)*", given):
@@ -203,6 +214,8 @@ def _targets(given: str | Sequence[str], model: PreTrainedModel, where: str) -> 
         _refuse_head(fitting, model, setting)
         return given
     names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
+    if not names and not alone:
+        return None
     if not names:
         raise ConfigError(f"{setting} is empty. There are {there}.")
     _refuse_head([path for path in modules if _is_named(path, names)], model, setting)
@@ -222,7 +235,7 @@ def _all_linear(model: PreTrainedModel) -> str | list[str]:
     linear = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, _CONV1D)) and not any(module is head for head in heads)
+        if isinstance(module, (torch.nn.Linear, CONV1D)) and not any(module is head for head in heads)
     }
     fitting = [name for name, module in linear.items() if _is_plain(module) and not _on_mamba(model, name)]
     if len(fitting) == len(linear):
@@ -235,7 +248,7 @@ def _all_linear(model: PreTrainedModel) -> str | list[str]:
 
 def _is_plain(module: Any) -> bool:
     # PEFT knows the classes of quantization libraries; transformers' own are tried.
-    known = type(module).forward in (torch.nn.Linear.forward, _CONV1D.forward)
+    known = type(module).forward in (torch.nn.Linear.forward, CONV1D.forward)
     weight = module.weight
     if known or weight.is_meta or not type(module).__module__.startswith("transformers."):
         return True

@@ -30,8 +30,8 @@ _HOW = {"lora": "a LoRA adapter (--lora)", "prompt tuning": "a tuned prompt (pro
 _WHOLE = "all weights"
 _SHAPES = {
     "lora": (
-        "lora.target_modules", "lora.bias", "lora.dora", "lora.modules_to_save", "lora.alpha", "lora.rslora",
-        "model.add_tokens",
+        "lora.target_modules", "lora.target_parameters", "lora.bias", "lora.dora", "lora.modules_to_save",
+        "lora.alpha", "lora.rslora", "model.add_tokens",
     ),
     "prompt tuning": ("prompt_tuning.tokens",),
     "": ("model.trainable", "model.add_tokens"),

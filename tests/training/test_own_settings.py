@@ -66,6 +66,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 }
 """A non-default value of each field, and the settings under which it has an effect."""
 ELSEWHERE = {
+    "lora.target_parameters": "models/test_adapter_parameters.py",
     "model.path": "run/test_run.py", "model.trust_remote_code": "models/test_remote_code.py",
     "data.cache": "data/test_cache.py", "run.on_nonfinite": "training/test_nonfinite.py",
     "run.rehearse": "training/test_rehearsal.py", "run.save_dtype": "models/test_saving.py",

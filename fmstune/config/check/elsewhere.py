@@ -152,7 +152,6 @@ _ADVICE: dict[str, str] = {
         "init_lora_weights peft_init_lora_weights lora_weight_init pissa_init pissa_iter pissa_convert "
         "loftq_config loftq"
     ),
-    "lora.target_modules adapts modules, not single parameters.": "lora_target_parameters target_parameters",
     "Use split in a table [[data.train]] or [[data.eval]].": (
         "dataset_train_split dataset_test_split train_split eval_split valid_split"
     ),

@@ -121,6 +121,7 @@ ALIASES = {
     "lora_bias": "lora.bias",
     "lora_target_modules": "lora.target_modules",
     "lora_target": "lora.target_modules",
+    "lora_target_parameters": "lora.target_parameters",
     "lora_target_linear": "lora.target_modules",
     "lora_modules_to_save": "lora.modules_to_save",
     "use_rslora": "lora.rslora",

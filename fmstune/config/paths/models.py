@@ -50,6 +50,7 @@ class AdapterFile:
             "lora.dropout": own.get("lora_dropout"),
             "lora.bias": own.get("bias"),
             "lora.target_modules": tuple(sorted(targets)) if isinstance(targets, list) else targets,
+            "lora.target_parameters": tuple(sorted(own.get("target_parameters") or ())),
             "lora.rslora": bool(own.get("use_rslora")),
             "lora.dora": bool(own.get("use_dora")),
             "lora.modules_to_save": tuple(sorted(own.get("modules_to_save") or ())),

@@ -36,6 +36,11 @@ def adapter_problems(config: RunConfig) -> Iterator[Problem]:
         )
         key = "model.trainable"
         yield key, f"{key} is for training without an adapter: {own}. Leave one of them out."
+    if config.lora.enabled and config.lora.target_parameters:
+        key = "lora.target_parameters"
+        for name, on in (("dropout", config.lora.dropout), ("dora", config.lora.dora)):
+            if on:
+                yield f"lora.{name}", f"lora.{name} is impossible for {key}; leave one of them out."
     yield from _gguf(config)
     yield from _overwritten(config)
 

@@ -19,6 +19,13 @@ class LoraConfig:
         default="all-linear",
         metadata={"help": "The modules to adapt: names, a regular expression, or all-linear."},
     )
+    target_parameters: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Parameters to adapt that no module is made of, such as the experts of a mixture: "
+            '["experts.gate_up_proj", "experts.down_proj"].'
+        },
+    )
     bias: str = field(
         default="none",
         metadata={

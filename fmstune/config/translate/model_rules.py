@@ -112,6 +112,8 @@ MODEL_RULES: Mapping[str, Rule] = {
     "lora_target": _modules,
     "target_modules": _modules,
     "keys": _modules,
+    "lora_target_parameters": list_of("lora.target_parameters"),
+    "target_parameters": list_of("lora.target_parameters"),
     "lora_target_linear": if_true({"lora.target_modules": "all-linear"}),
     "lora_attn_modules": _modules_of_torchtune,
     "apply_lora_to_mlp": _with_modules,
