@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import EvalPrediction, TrainerCallback
 
@@ -144,6 +145,24 @@ def test_a_metric_whose_name_cannot_be_used_is_refused_with_its_function(name: A
 
     with pytest.raises(RunError, match=said):
         fmstune.train(settings=DEMO | {"training.output_dir": "out"}, compute_metrics=named, quiet=True)
+
+
+def test_a_metric_that_no_checkpoint_can_store_ends_the_run_at_its_first_evaluation() -> None:
+    def confusion(prediction: EvalPrediction) -> dict[str, Any]:
+        return {"f1": np.float32(0.5), "confusion": np.eye(2)}
+
+    with pytest.raises(RunError, match=r"confusion returned the metric 'confusion' of the type ndarray"):
+        fmstune.train(settings=DEMO | {"training.eval_on_start": True}, compute_metrics=confusion, quiet=True)
+
+
+def test_the_lines_of_evaluations_show_the_computed_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    def scored(prediction: EvalPrediction) -> dict[str, Any]:
+        return {"f1": np.array(0.5), "note": "good"}
+
+    result = fmstune.train(settings=DEMO, compute_metrics=scored)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("eval     3/3")]
+    assert line.endswith("f1 0.5")
+    assert result.metrics["eval/f1"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ def train(
     """
     config, directory, out = run.config, run.directory.path, run.out
     of_sets = [(f"{name}_loss", f"{name}_loss") for name in eval_sets(config.data.eval)]
-    progress = ProgressCallback(out, [*METHODS[config.run.method].shown, *of_sets])
+    extensions = (given or Extensions()).with_configured(config)
+    progress = ProgressCallback(out, [*METHODS[config.run.method].shown, *of_sets], extensions.computed)
     stop = StopCallback()
     callbacks: list[Any] = [
         *filter(None, [timing]),
@@ -80,7 +81,6 @@ def train(
         LastStepCallback(),
         progress,
     ]
-    extensions = (given or Extensions()).with_configured(config)
     extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks, stop))
     stops = stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process())
     with stops, contextlib.ExitStack() as after:

@@ -6,11 +6,13 @@ Unlike a tracker it is a part of the training: what it raises ends the run.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import EvalPrediction, TrainerCallback
+from transformers.trainer_utils import denumpify_detensorize
 
 from fmstune.config.schema.data import eval_sets
 from fmstune.config.schema.tables import RunConfig
@@ -34,6 +36,12 @@ class Extensions:
 
     callbacks: tuple[TrainerCallback | type[TrainerCallback], ...] = ()
     compute_metrics: ComputeMetrics | None = None
+
+    @property
+    def computed(self) -> Collection[str]:
+        """The names of the metrics that the function has returned so far."""
+        found: Collection[str] = getattr(self.compute_metrics, "computed_names", ())
+        return found
 
     def with_instances(self) -> Extensions:
         """These, with an instance of each class. Raises `ConfigError` for anything but callbacks."""
@@ -64,8 +72,9 @@ def _of_the_run(config: RunConfig) -> Collection[str]:
 
 def _checked(compute: ComputeMetrics, own: Collection[str]) -> ComputeMetrics:
     """The function, with a check of its return value: the Trainer would fail on it later."""
-    if getattr(compute, "returns_metrics", False):  # already wrapped
+    if hasattr(compute, "computed_names"):  # already wrapped
         return compute
+    names: dict[str, None] = {}
 
     @functools.wraps(compute)  # the Trainer inspects its parameters
     def checked(*args: Any, **kwargs: Any) -> Mapping[str, float]:
@@ -77,7 +86,10 @@ def _checked(compute: ComputeMetrics, own: Collection[str]) -> ComputeMetrics:
             raise RunError(
                 f"{_returned(compute)} {shown(found)}; it has to return a mapping of names to numbers."
             )
-        for name in found if isinstance(found, Mapping) else ():
+        found = (
+            {name: _plain(value) for name, value in found.items()} if isinstance(found, Mapping) else found
+        )
+        for name, value in found.items() if isinstance(found, Mapping) else ():
             if not isinstance(name, str):
                 raise RunError(f"{_returned(compute)} the name {shown(name)}; names are strings.")
             if name.removeprefix("eval_") in own:
@@ -85,10 +97,30 @@ def _checked(compute: ComputeMetrics, own: Collection[str]) -> ComputeMetrics:
                     f"{_returned(compute)} the metric {shown(name)}, which is one of the run's own and would "
                     "replace it, or be replaced; give it another name."
                 )
+            if not _is_json(value):
+                raise RunError(
+                    f"{_returned(compute)} the metric {shown(name)} of the type {type(value).__name__}, "
+                    "which checkpoints cannot store; return numbers, and pass anything else to fmstune.track."
+                )
+            names.setdefault(name.removeprefix("eval_"))
         return found
 
-    checked.returns_metrics = True  # type: ignore[attr-defined]
+    checked.computed_names = names  # type: ignore[attr-defined]
     return checked
+
+
+def _plain(value: Any) -> Any:
+    """A single value of NumPy or torch as Python's; anything else unchanged."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def _is_json(value: Any) -> bool:
+    """Whether the Trainer can write a value into the state of a checkpoint."""
+    try:
+        json.dumps(denumpify_detensorize(value))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _returned(function: Any) -> str:

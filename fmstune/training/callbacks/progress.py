@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -15,6 +15,8 @@ from fmstune.training.trainers.nonfinite import COUNTER
 _BEFORE = (("loss", "loss"), ("learning_rate", "lr"))
 _AFTER = (("tokens_per_second", "tokens/s"), (COUNTER, "skipped"))
 """Metrics of all methods, with their short names, before and after each method's own."""
+_MOST_COMPUTED = 8
+"""The maximum number of metrics of `compute_metrics` in a line."""
 
 
 class LastStepCallback(TrainerCallback):
@@ -37,12 +39,15 @@ class LastStepCallback(TrainerCallback):
 
 class ProgressCallback(TrainerCallback):
     """Show logs and progress, and keep the last values. `shown` are the method's metrics in these lines, each
-    with its short name."""
+    with its short name; `computed` are the names of those of `compute_metrics`, also later ones."""
 
     reads_checkpoints = False
 
-    def __init__(self, out: RunConsole, shown: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self, out: RunConsole, shown: Sequence[tuple[str, str]], computed: Collection[str] = ()
+    ) -> None:
         self._out = out
+        self._computed = computed
         self._shown = (*_BEFORE, *shown, *_AFTER)
         self._evaluated = 0
         self._loader: Any = None
@@ -116,7 +121,12 @@ class ProgressCallback(TrainerCallback):
             self._out.logged(stage, state.global_step, state.max_steps, numbers, self._figures(values))
 
     def _figures(self, values: Mapping[str, Any]) -> str:
-        shown = [(short, values[name]) for name, short in self._shown if name in values]
+        computed = [(name, name) for name in [*self._computed][:_MOST_COMPUTED]]
+        shown = [
+            (short, values[name])
+            for name, short in (*self._shown, *computed)
+            if isinstance(values.get(name), (int, float))
+        ]
         return "  ".join(
             # Rates of tens of thousands are more readable as integers.
             f"{short} {value:,.0f}" if value >= 1000 else f"{short} {value:.4g}"
