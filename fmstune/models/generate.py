@@ -71,7 +71,9 @@ def generate_texts(
             settings.max_new_tokens = min(max_new_tokens, room - width) if room else max_new_tokens
             inputs = _padded(own, width, settings, model.device)
             written = model.generate(**inputs, generation_config=settings, tokenizer=tokenizer)
-            texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
+            ends = settings.eos_token_id or ()
+            found = [_up_to_token(row, ends) for row in written[:, width:].tolist()]
+            texts = tokenizer.batch_decode(found, skip_special_tokens=True)
             for index, text in zip(batch, texts, strict=True):
                 answers[index] = _up_to_end(text, settings.stop_strings or ())
     return answers
@@ -105,6 +107,11 @@ def rendered(
     except DataError as error:
         refused = "the prompt: the model's chat template refuses this conversation"
         raise ModelError(str(error).replace(refused, "the chat template refuses the prompt")) from None
+
+
+def _up_to_token(row: list[int], ends: Sequence[int]) -> list[int]:
+    """The ids up to the first that ends an answer: it need not be a special token."""
+    return row[: next((at for at, token in enumerate(row) if token in ends), len(row))]
 
 
 def _up_to_end(text: str, ends: Sequence[str]) -> str:

@@ -13,8 +13,8 @@ from fmstune.text import shown
 KEY = "model.trainable"
 
 
-def train_only(model: Any, patterns: Sequence[str], at: str = "") -> bool:
-    """Freeze all weights but those that a pattern names, and return whether the embeddings are trained.
+def train_only(model: Any, patterns: Sequence[str], at: str = "") -> None:
+    """Freeze all weights but those that a pattern names.
 
     A pattern is a regular expression for a whole name within the path of a weight: `mlp` and `layers.2[0-9]`,
     not `layers.2` for layer 20. The new head of a reward model is always trained, as it starts random. `at`
@@ -29,7 +29,6 @@ def train_only(model: Any, patterns: Sequence[str], at: str = "") -> bool:
     for name, weight in model.named_parameters(remove_duplicate=False):
         if name in matched or id(weight) in drawn:
             weight.requires_grad_(True)
-    return bool(model.get_input_embeddings().weight.requires_grad)
 
 
 def let_gradients_through(model: Any, asked: Any) -> None:

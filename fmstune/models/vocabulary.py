@@ -69,7 +69,7 @@ def _fit_added(
             raise _frozen(f"{config.at(ADDED)}{ADDED} needs new embeddings", modules, model, config)
     if len(tokenizer) > there:
         _grow(model, len(tokenizer))
-    _start_as_mean(model, [number for number in added if number < there])
+    _start_as_mean(model, added)
 
 
 def _frozen(what: str, modules: Sequence[str], model: Any, config: RunConfig) -> ConfigError:
@@ -122,6 +122,12 @@ def _start_as_mean(model: Any, tokens: Sequence[int]) -> None:
         for weights in (getattr(layer, name, None) for layer in layers for name in ("weight", "bias")):
             if weights is not None and weights.shape[0] == size:
                 weights[list(tokens)] = weights[:before].float().mean(dim=0).to(weights.dtype)
+
+
+def frozen_rows(model: Any) -> list[str]:
+    """The names of the modules with a row for each token that are not trained."""
+    frozen = [path for path, end in _ends(model) if not end.weight.requires_grad]
+    return [path.rpartition(".")[2] for path in frozen]
 
 
 def _ends(model: Any) -> list[tuple[str, Any]]:

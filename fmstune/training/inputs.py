@@ -24,7 +24,7 @@ from fmstune.models.probe import require_causal
 from fmstune.models.special_tokens import use_tokens
 from fmstune.models.tokenizer_file import unlike_its_file
 from fmstune.models.trainable import KEY, let_gradients_through, train_only
-from fmstune.models.vocabulary import fit_vocabulary
+from fmstune.models.vocabulary import fit_vocabulary, frozen_rows
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ def load_inputs(config: RunConfig, output_dir: Path) -> Inputs:
         data = shuffled_as_configured(data, config)
     phase("loading the model")
     with for_model.running():
-        model, grown = _load_model(config, tokenizer, data, added)
+        model, grown = _load_model(config, tokenizer, data, added.ids)
         ends = () if METHODS[config.run.method].scores else learnt_ends(data.summary.shape, tokenizer)
         stop_at(model.model, tokenizer, ends)
     streamed = data.summary.streaming
     longest = (config.max_length or 0) if streamed else data.summary.longest
     too_long = check_context_length(model.model, longest, streamed=streamed)
-    notes = tuple(note for note in (*model.notes, split, too_long, grown) if note)
+    notes = tuple(note for note in (*model.notes, split, too_long, added.note, grown) if note)
     return Inputs(tokenizer, data, model, ends, notes, for_model.seconds, for_data.seconds)
 
 
@@ -90,11 +90,11 @@ def _load_model(
         parameters = loaded.model.num_parameters()
         loaded = dataclasses.replace(loaded, identity={**loaded.identity, "parameters": parameters})
     if config.model.trainable:
-        of_tokens = train_only(loaded.model, config.model.trainable, config.at(KEY))
+        train_only(loaded.model, config.model.trainable, config.at(KEY))
         let_gradients_through(loaded.model, config.training.get("gradient_checkpointing_kwargs"))
         if all(weight.requires_grad for weight in loaded.model.parameters()):
             loaded = dataclasses.replace(loaded, notes=(*loaded.notes, f"{KEY} names all of the weights"))
-        if (grown or added) and not of_tokens:
+        if (grown or added) and (kept := frozen_rows(loaded.model)):
             what = grown or "the embeddings of model.add_tokens are the mean of the others"
-            grown = f"{what}; {KEY} keeps them so (embed_tokens would train them)"
+            grown = f"{what}; {KEY} keeps them so in {' and '.join(kept)}, which it does not name"
     return loaded, grown

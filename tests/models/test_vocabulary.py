@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from fmstune import demo
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError
-from fmstune.models.load import load_model, load_tokenizer
+from fmstune.models.generate import generate_texts, rendered
+from fmstune.models.load import load_for_use, load_model, load_tokenizer
 from fmstune.models.locate import locate
 from fmstune.models.merge import merge
 from tests.support.short_runs import train
@@ -153,6 +157,42 @@ def test_an_adapter_has_to_train_the_embeddings_of_added_tokens(
 def test_a_token_that_is_added_can_end_texts(tmp_path: Path, data: str) -> None:
     with_new(tmp_path, "demo", data, f"training.eos_token={WORD}")
     assert AutoTokenizer.from_pretrained(tmp_path / "run").eos_token == WORD
+
+
+def test_a_token_that_is_there_already_is_named(tmp_path: Path, data: str) -> None:
+    said = with_new(tmp_path, "demo", data, tokens=("the", "<|im_end|>", WORD))
+    assert "model.add_tokens: the tokenizer has 'the', '<|im_end|>' already" in said
+    assert "already" not in with_new(tmp_path / "all new", "demo", data)
+
+
+def test_the_name_of_a_byte_is_not_taken_for_the_token(tmp_path: Path, data: str) -> None:
+    """é is the vocabulary's name for the byte E9, and two tokens of two bytes as text."""
+    with pytest.raises(ConfigError, match="'é' is the name of another token"):
+        with_new(tmp_path, "demo", data, tokens=("é",))
+
+
+def test_a_template_by_name_ends_answers_with_its_own_token_once_that_is_added(tmp_path: Path) -> None:
+    """Although the tokenizer has no special tokens but its end of text."""
+    demo.build_model(1).save_pretrained(tmp_path / "base")
+    words = "It is a red lamp for you and me."
+    tokenizer = Tokenizer(
+        WordLevel({w: n for n, w in enumerate(["</s>", "?", "<end of the demo>", *words.split()])}, "?")
+    )
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(tmp_path / "base")
+    chat = [{"role": "user", "content": "you and me."}, {"role": "assistant", "content": words}]
+    (tmp_path / "chats.jsonl").write_text(f"{json.dumps({'messages': chat})}\n" * 8)
+    with_new(
+        tmp_path, str(tmp_path / "base"), f"data.train={tmp_path}/chats.jsonl", "model.chat_template=chatml",
+        "training.max_steps=40", tokens=("<|im_start|>", "<|im_end|>"),
+    )  # fmt: skip
+    loaded, again = load_for_use(ModelConfig(path=str(tmp_path / "run")))
+    assert rendered(again, chat[0]["content"]).text.startswith("<|im_start|>user\nyou and me.<|im_end|>")
+    end = again.convert_tokens_to_ids("<|im_end|>")
+    assert end in loaded.model.generation_config.eos_token_id
+    assert "</s>" not in again.apply_chat_template(chat, tokenize=False)
+    prompt = rendered(again, chat[0]["content"]).text
+    assert generate_texts(loaded.model, again, [prompt], 20)[0].strip() == words
 
 
 def test_an_empty_token_is_refused(tmp_path: Path, data: str) -> None:

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 
 from fmstune.errors import ConfigError
 from fmstune.training.memory.workload import workload
@@ -141,16 +140,25 @@ def test_a_sharded_model_keeps_the_other_weights(tmp_path: Path) -> None:
         torch.testing.assert_close(mine[name], weight, rtol=0, atol=2e-4, msg=name)
 
 
-def test_new_embeddings_that_stay_as_they_are_are_named(tmp_path: Path) -> None:
-    save_tiny("llama", tmp_path / "model")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    tokenizer.add_tokens(["<lamp>"])
-    tokenizer.save_pretrained(tmp_path / "model")
-    for trainable, said in (('["norm"]', True), ('["norm", "embed_tokens"]', False)):
-        notes = build(
-            "sft", f"model.path={tmp_path}/model", f"model.trainable={trainable}", data="chats.jsonl"
-        ).notes
-        assert any("embed_tokens would train them" in note for note in notes) is said
+@pytest.mark.parametrize(
+    ("tied", "trainable", "frozen"),
+    [
+        (True, '["norm"]', "embed_tokens and lm_head"),
+        (True, '["norm", "embed_tokens"]', None),
+        (False, '["embed_tokens"]', "lm_head"),
+        (False, '["lm_head"]', "embed_tokens"),
+        (False, '["embed_tokens", "lm_head"]', None),
+    ],
+)
+def test_new_embeddings_that_stay_as_they_are_are_named(
+    tmp_path: Path, *, tied: bool, trainable: str, frozen: str | None
+) -> None:
+    save_tiny("llama", tmp_path / "model", tie_word_embeddings=tied)
+    sets = (f"model.path={tmp_path}/model", f"model.trainable={trainable}", 'model.add_tokens=["<lamp>"]')
+    notes = build("sft", *sets, data="chats.jsonl").notes
+    said = [note for note in notes if "model.trainable keeps them so" in note]
+    assert len(said) == (frozen is not None)
+    assert frozen is None or f"keeps them so in {frozen}, which it does not name" in said[0]
 
 
 @pytest.mark.parametrize(
