@@ -23,8 +23,8 @@ def init(
         Path | None,
         typer.Option(
             "--from",
-            help="A configuration of axolotl, LLaMA-Factory, torchtune, mlx-lm or TRL (YAML or JSON) to "
-            "translate. Other flags replace its settings.",
+            help="A configuration of axolotl, LLaMA-Factory, torchtune, mlx-lm, ms-swift or TRL (YAML, JSON, "
+            "or the script that starts it) to translate. Other flags replace its settings.",
             metavar="FILE",
         ),
     ] = None,

@@ -128,6 +128,8 @@ def _named(key: str) -> Rule:
         if isinstance(value, Mapping) or (isinstance(value, list) and isinstance(value[0], Mapping)):
             return _components(key, value)
         names = [name.strip() for each in _all(value) for name in str(each).split(",") if name.strip()]
+        if theirs.tool == "ms-swift":
+            return {key: [_sampled(name) for name in names]}
         if theirs.tool != "LLaMA-Factory":
             return {key: [{"path": name} for name in names]}
         folder = Path(str(theirs.get("dataset_dir", "data")))
@@ -135,6 +137,18 @@ def _named(key: str) -> Rule:
         return {key: [_llama_factory(name, listed, folder) for name in names]}
 
     return rule
+
+
+def _sampled(name: str) -> dict[str, Any]:
+    """A data set of ms-swift: `name:subset#rows`."""
+    path, _, rows = name.partition("#")
+    path, _, subset = path.partition(":")
+    source: dict[str, Any] = {"path": path}
+    if subset:
+        source["subset"] = subset
+    if rows:
+        source["max_rows"] = int(rows)
+    return source
 
 
 def _listed(folder: Path) -> Mapping[str, Any]:
@@ -245,6 +259,7 @@ DATA_RULES: Mapping[str, Rule] = {
     "dataset": _named("data.train"),
     "dataset_name": _named("data.train"),
     "eval_dataset": _named("data.eval"),
+    "val_dataset": _named("data.eval"),
     "dataset_val": _named("data.eval"),
     "data": _of_mlx,
     "val_set_size": _held_out,

@@ -1,11 +1,13 @@
 """What other tools do where a configuration is silent, where fmstune does something else.
 
 Sources: axolotl's `utils/schemas`, LLaMA-Factory's `hparams` (on transformers' `TrainingArguments`),
-mlx-lm's `CONFIG_DEFAULTS`, torchtune's recipes with `torch.optim.AdamW`, and TRL's `ModelConfig`.
+mlx-lm's `CONFIG_DEFAULTS`, ms-swift's `arguments`, torchtune's recipes with
+`torch.optim.AdamW`, and TRL's `ModelConfig`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,10 +49,25 @@ _DEFAULTS: Mapping[Tool, Here] = {
         "training.lr_scheduler_type": "constant",
         "training.max_grad_norm": 0.0,
     },
+    "ms-swift": {
+        "training.learning_rate": 1e-4,
+        "training.per_device_train_batch_size": 1,
+        "training.weight_decay": 0.1,
+        "training.adam_beta2": 0.95,
+        "training.lr_scheduler_type": "cosine",
+        "training.logging_steps": 5,
+        "training.activation_checkpointing": True,
+        "training.max_length": "none",
+        "lora.enabled": True,
+        "lora.r": 8,
+        "lora.alpha": 32,
+        "lora.dropout": 0.05,
+    },
     "TRL": {"lora.dropout": 0.05},  # and the learning rate, which fmstune chooses for an adapter
 }
 _DIFFERENCES: Mapping[Tool, str] = {
     "axolotl": "Rows longer than sequence_len: axolotl drops them, fmstune truncates them.",
+    "ms-swift": "Rows longer than max_length: ms-swift leaves them out, fmstune truncates them.",
     "mlx-lm": "mlx-lm adapts the last 16 layers unless num_layers says otherwise, fmstune all of them: "
     "lora.target_modules may be a regular expression.",
 }
@@ -60,9 +77,15 @@ def defaults_of(theirs: Foreign, here: Mapping[str, Any]) -> Here:
     """The defaults of a tool that hold in a configuration, translated so far to `here`."""
     found = dict(_DEFAULTS.get(theirs.tool, {}))
     if theirs.tool == "LLaMA-Factory":
-        found["lora.alpha"] = 2 * int(here.get("lora.r", found["lora.r"]))
+        found["lora.alpha"] = 2 * _count(here, "lora.r", found["lora.r"])
         if "stage" not in theirs.settings and "finetuning_type" not in theirs.settings:
             found["lora.enabled"] = True
+    if theirs.tool == "ms-swift" and (theirs.get("tuner_type") or theirs.get("train_type")) == "full":
+        del found["lora.enabled"]
+        found["training.learning_rate"] = 1e-5
+    if theirs.tool == "ms-swift" and "training.gradient_accumulation_steps" not in here:
+        batch = _count(here, "training.per_device_train_batch_size", 1)
+        found["training.gradient_accumulation_steps"] = math.ceil(16 / batch)
     if theirs.tool == "TRL":
         rate = training_fields(here.get("run.method", DEFAULT))["learning_rate"].default
         found |= {"training.learning_rate": rate} if rate else {}
@@ -73,7 +96,7 @@ def defaults_of(theirs: Foreign, here: Mapping[str, Any]) -> Here:
             found["training.weight_decay"] = 0.01
         if theirs.get("fine_tune_type") == "full":
             del found["lora.enabled"]
-        found["lora.alpha"] = 20 * int(here.get("lora.r", found["lora.r"]))
+        found["lora.alpha"] = 20 * _count(here, "lora.r", found["lora.r"])
     if not here.get("lora.enabled", found.get("lora.enabled")):
         found = {key: value for key, value in found.items() if not key.startswith("lora.")}
     if "training.max_steps" in here or "training.num_train_epochs" in here:
@@ -83,9 +106,17 @@ def defaults_of(theirs: Foreign, here: Mapping[str, Any]) -> Here:
     return {key: value for key, value in found.items() if key not in here}
 
 
+def _count(here: Mapping[str, Any], key: str, default: int) -> int:
+    """A positive number among the settings; the default for one that fmstune will refuse."""
+    value = here.get(key, default)
+    return value if isinstance(value, int) and value > 0 else default
+
+
 def difference(theirs: Foreign) -> str:
     """What fmstune does otherwise, and no setting changes; empty if there is nothing."""
     if theirs.tool == "axolotl" and theirs.get("excess_length_strategy") == "truncate":
+        return ""
+    if theirs.tool == "ms-swift" and theirs.get("truncation_strategy"):
         return ""
     if theirs.tool == "mlx-lm" and theirs.get("num_layers"):
         return ""

@@ -1,9 +1,11 @@
-"""A configuration of another tool: its settings by dotted key, and which tool it is for."""
+"""A configuration of another tool, or the shell script that starts it: its settings by dotted key, and which
+tool it is for."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from fmstune.config.load.toml_files import read_text
 from fmstune.errors import ConfigError
 from fmstune.text import shown_path
 
-Tool = Literal["axolotl", "LLaMA-Factory", "torchtune", "mlx-lm", "TRL", ""]
+Tool = Literal["axolotl", "LLaMA-Factory", "torchtune", "mlx-lm", "ms-swift", "TRL", ""]
 
 COMPONENT = "_component_"
 """torchtune's name for the class or function of a table."""
@@ -32,9 +34,21 @@ _MARKS: dict[Tool, tuple[str, ...]] = {
     "axolotl": ("base_model", "micro_batch_size", "sequence_len", "sample_packing"),
     "LLaMA-Factory": ("finetuning_type", "cutoff_len", "stage", "dataset_dir", "lora_rank", "neat_packing"),
     "mlx-lm": ("lora_parameters", "iters", "fine_tune_type", "mask_prompt", "steps_per_report"),
+    "ms-swift": ("tuner_type", "train_type", "rlhf_type", "split_dataset_ratio", "model_author"),
     "TRL": ("dataset_name", "use_peft", "lora_r", "lora_task_type", "dataset_train_split"),
 }
 """Settings that only this tool has among these."""
+_COMMANDS: dict[str, Tool] = {
+    "swift": "ms-swift",
+    "llamafactory-cli": "LLaMA-Factory",
+    "mlx_lm": "mlx-lm",
+    "trl": "TRL",
+}
+"""The tools by a word of their command."""
+_YAML = (".yaml", ".yml", ".json")
+_FEW_FLAGS = 2
+_OPERATORS = ("|", "&", ";", ">", "<")
+"""Of the shell, after which another command or a file follows."""
 _NUMBER = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
@@ -56,10 +70,14 @@ class Foreign:
 
 
 def read_foreign(path: Path) -> Foreign:
-    """Read a YAML or JSON file. Raises `ConfigError`."""
+    """Read a YAML or JSON file, or a shell script. Raises `ConfigError`."""
+    name, text = shown_path(path), read_text(path)
+    if path.suffix.lower() == ".toml":
+        raise ConfigError(f"{name} is TOML, which needs no translation: `fmstune train {name}`.")
+    if path.suffix.lower() not in _YAML:
+        return _of_script(text, name, path.parent)
     import yaml  # comes with huggingface_hub
 
-    name, text = shown_path(path), read_text(path)
     try:
         found = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -73,6 +91,54 @@ def read_foreign(path: Path) -> Foreign:
         raise ConfigError(f"{name}: it must contain the settings of another tool, such as base_model: …")
     settings = {key: _value(value, found) for key, value in _settings(found)}
     return Foreign(_tool_of(settings), settings, path.parent)
+
+
+def _of_script(text: str, name: str, folder: Path) -> Foreign:
+    """The flags of the first command in a shell script that has some."""
+    text = re.sub(r"\$\([^()]*\)", lambda found: found[0].replace(" ", ""), re.sub(r"\\\r?\n", " ", text))
+    for command in text.splitlines():
+        try:
+            words = shlex.split(command, comments=True)
+        except ValueError:  # a quote over several lines
+            continue
+        if sum(word.startswith("--") for word in words) >= _FEW_FLAGS:
+            break
+    else:
+        raise ConfigError(
+            f"{name}: it has no command with flags such as --model; give one, or a YAML or JSON file."
+        )
+    first = next(at for at, word in enumerate(words) if word.startswith("--"))
+    settings: dict[str, Any] = {}
+    key = ""
+    for word in words[first:]:
+        if word.lstrip("12").startswith(_OPERATORS):
+            break
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            settings[key] = [value] if equals else []
+        else:
+            settings[key].append(word)
+    called = [re.split(r"[./]", word) for word in words[:first]]
+    tool = next((_COMMANDS[part] for parts in called for part in parts if part in _COMMANDS), None)
+    if tool in ("ms-swift", "TRL") and len(words[:first]) > 1:
+        settings["command"] = [words[first - 1]]
+    values = {key: _of_words(each) for key, each in settings.items()}
+    return Foreign(tool or _tool_of(values), values, folder)
+
+
+def _of_words(words: list[str]) -> Any:
+    """The value of a flag, as YAML reads its words."""
+    import yaml
+
+    values = []
+    for word in words:
+        try:
+            value = yaml.safe_load(word)
+        except yaml.YAMLError:
+            value = word
+        values.append(_value(word if value is None else value, {}))
+    return True if not values else values[0] if len(values) == 1 else values
 
 
 def _settings(table: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:

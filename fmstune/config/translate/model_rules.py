@@ -31,6 +31,12 @@ def _component_of_model(value: Any, theirs: Foreign) -> Here:
     return _adapter("qlora" if name.startswith("qlora") else "lora" if "lora" in name else "full", theirs)
 
 
+def _model_name(value: Any, theirs: Foreign) -> Here:
+    if theirs.tool == "ms-swift":
+        raise Left("It stands for a word in ms-swift's own data: write it into the rows.")
+    return {"model.path": value}
+
+
 def _bits(value: Any, theirs: Foreign) -> Here:
     if value not in (4, 8):
         raise Left('model.quantization is "4bit" or "8bit".')
@@ -79,7 +85,7 @@ def _dtype(value: Any, theirs: Foreign) -> Here:
 
 
 def _attention(value: Any, theirs: Foreign) -> Here:
-    if value in (True, "fa2"):
+    if value in (True, "fa2", "flash_attn"):
         value = "flash_attention_2"
     if value in (False, "auto"):
         return {}
@@ -103,8 +109,14 @@ MODEL_RULES: Mapping[str, Rule] = {
     "finetuning_type": _adapter,
     "fine_tune_type": _adapter,
     "use_peft": _adapter,
+    "tuner_type": _adapter,
+    "train_type": _adapter,
+    "model_name": _model_name,
+    "attn_impl": _attention,
     "model._component_": _component_of_model,
     "quantization_bit": _bits,
+    "quant_bits": _bits,
+    "model_author": _model_name,
     "load_in_4bit": if_true({"model.quantization": "4bit"}),
     "load_in_8bit": if_true({"model.quantization": "8bit"}),
     "quantize_base": if_true({"model.quantization": "4bit"}),

@@ -11,10 +11,15 @@ from fmstune.config.translate.rule import Here, Left, Rule, if_true, nothing, on
 _FSDP = {"offload_params": "cpu_offload"}
 
 
+def _evaluates(theirs: Foreign) -> bool:
+    data = ("val_set_size", "test_datasets", "val_dataset", "split_dataset_ratio")
+    return any(theirs.get(name) for name in data)
+
+
 def _per_epoch(what: str) -> Rule:
     def rule(value: Any, theirs: Foreign) -> Here:
         epochs = theirs.get("num_epochs", 1)
-        if what == "eval" and not (theirs.get("val_set_size") or theirs.get("test_datasets")):
+        if what == "eval" and not _evaluates(theirs):
             return {}
         if theirs.get("max_steps") or not isinstance(value, (int, float)) or not value:
             raise Left("")
@@ -32,6 +37,8 @@ def _steps(what: str) -> Rule:
     """A number of steps, which here only counts with the strategy."""
 
     def rule(value: Any, theirs: Foreign) -> Here:
+        if what == "eval" and theirs.tool in ("axolotl", "ms-swift") and not _evaluates(theirs):
+            return {}
         if theirs.get(f"{what}_strategy") or theirs.get("evaluation_strategy" if what == "eval" else ""):
             return {f"training.{what}_steps": value}
         return {f"training.{what}_strategy": "steps", f"training.{what}_steps": value}
@@ -112,6 +119,7 @@ def _method(value: Any, theirs: Foreign) -> Here:
         return {"run.method": "orpo"}
     kinds: dict[str, Here] = {
         "sft": {},
+        "rlhf": {},
         "pt": {},
         "rm": {"run.method": "reward"},
         "ipo": {"run.method": "dpo", "training.loss_type": "ipo"},
@@ -150,6 +158,32 @@ def _fsdp_config(value: Any, theirs: Foreign) -> Here:
     for name in ("version", "use_orig_params", "sync_module_states", "limit_all_gathers", "forward_prefetch"):
         ours.pop(name, None)  # FSDP2 has none of them
     return {"training.fsdp": True, "training.fsdp_config": ours} if ours else {"training.fsdp": True}
+
+
+def _deepspeed(value: Any, theirs: Foreign) -> Here:
+    """A file, or one of ms-swift's own configurations."""
+    if theirs.tool != "ms-swift" or "." in str(value):
+        return {"training.deepspeed": value}
+    if value not in ("zero0", "zero1", "zero2", "zero3"):
+        raise Left("Name a file of DeepSpeed's settings.")
+    stage = {"zero_optimization": {"stage": int(value[-1])}}
+    names = (
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+    )
+    return {"training.deepspeed": stage | {"bf16": {"enabled": "auto"}} | dict.fromkeys(names, "auto")}
+
+
+def _system(value: Any, theirs: Foreign) -> Here:
+    raise Left("Put a system message into the rows, or add it with data.handler.")
+
+
+def _truncation(value: Any, theirs: Foreign) -> Here:
+    if value == "right":
+        return {}
+    raise Left("fmstune cuts off the end of rows longer than training.max_length.")
 
 
 def _plugins(value: Any, theirs: Foreign) -> Here:
@@ -226,6 +260,8 @@ TRAINING_RULES: Mapping[str, Rule] = {
     "iters": _iterations,
     "max_steps": _at_most_zero,
     "stage": _method,
+    "command": _method,
+    "rlhf_type": _method,
     "rl": _method,
     "pref_loss": _preference_loss,
     "enable_liger_kernel": if_true({"training.use_liger_kernel": True}),
@@ -243,6 +279,9 @@ TRAINING_RULES: Mapping[str, Rule] = {
         if_true({"training.use_liger_kernel": True}),
     ),
     "fsdp": _fsdp,
+    "deepspeed": _deepspeed,
+    "system": _system,
+    "truncation_strategy": _truncation,
     "fsdp_config": _fsdp_config,
     "reward_model": if_true({"run.method": "reward"}),
     **dict.fromkeys(
@@ -284,6 +323,7 @@ TRAINING_RULES: Mapping[str, Rule] = {
             "quantizer",
             "compute_accuracy",
             "val_batches",
+            "dataset_num_proc",
             "pad_to_sequence_len",
             "shuffle_merged_datasets",
             "hf_use_auth_token",

@@ -99,8 +99,8 @@ def translate(theirs: Foreign, known: Iterable[str]) -> Translation:
             translation.set(ours, its_value, key)
     if not theirs.tool and not translation.here:
         raise ConfigError(
-            "none of its settings is one of axolotl, LLaMA-Factory, torchtune, mlx-lm or TRL; give the "
-            "configuration of a fine-tuning to --from."
+            "none of its settings is one of axolotl, LLaMA-Factory, torchtune, mlx-lm, ms-swift or TRL; give "
+            "the configuration of a fine-tuning to --from."
         )
     tool = theirs.tool or "the other tool"
     for ours, value in defaults_of(theirs, translation.here).items():

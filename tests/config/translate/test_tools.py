@@ -129,6 +129,26 @@ packing: true
 gradient_checkpointing: true
 report_to: [wandb, tensorboard]
 """
+SWIFT = r"""
+# 22GB
+CUDA_VISIBLE_DEVICES=0 NPROC=1 \
+swift rlhf \
+    --model Qwen/Qwen3-0.6B \
+    --rlhf_type dpo \
+    --dataset 'hjh0119/shareAI#500' more/pairs:en \
+    --split_dataset_ratio 0.01 \
+    --torch_dtype bfloat16 \
+    --per_device_train_batch_size 2 \
+    --target_modules all-linear \
+    --lora-rank=4 \
+    --eval_steps 50 \
+    --deepspeed zero2 \
+    --system 'You are helpful.' \
+    --warmup_ratio $(expr 1 / 2) | tee log.txt
+"""
+TRL_COMMAND = (
+    "trl dpo --model_name_or_path m/m --dataset_name d/d --learning_rate 5.0e-7 --gradient_checkpointing"
+)
 PAIRS = {
     "pairs": {
         "file_name": "pairs.json",
@@ -208,6 +228,26 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "training.max_length": 2048,
         "training.eval_strategy": "steps",
     },
+    SWIFT: {
+        "run.method": "dpo",
+        "data.train": [("hjh0119/shareAI", None, None), ("more/pairs", None, None)],
+        "data.eval_fraction": 0.01,
+        "model.dtype": "bfloat16",
+        "lora.enabled": True,
+        "lora.r": 4,
+        "lora.alpha": 32,
+        "training.gradient_accumulation_steps": 8,  # to 16 rows in an update
+        "training.learning_rate": 1e-4,
+        "training.adam_beta2": 0.95,
+        "training.eval_steps": 50,
+        "training.activation_checkpointing": True,
+    },
+    TRL_COMMAND: {
+        "run.method": "dpo",
+        "training.learning_rate": 5e-7,
+        "training.activation_checkpointing": True,
+        "lora.enabled": False,
+    },
     TRL: {
         "lora.dropout": 0.05,
         "training.learning_rate": 2e-5,  # fmstune's own for an adapter is higher
@@ -249,11 +289,14 @@ def value_of(config: RunConfig, key: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), EXPECTED.items(), ids=["axolotl", "llama-factory", "torchtune", "mlx-lm", "trl"]
+    ("text", "expected"),
+    EXPECTED.items(),
+    ids=["axolotl", "llama-factory", "torchtune", "mlx-lm", "ms-swift", "trl dpo", "trl"],
 )
 def test_the_settings_and_defaults_of_a_tool_are_translated(text: str, expected: dict[str, Any]) -> None:
-    Path("theirs.yml").write_text(text)
-    assert init("--from", "theirs.yml") == 0
+    name = "theirs.sh" if "--" in text else "theirs.yml"
+    Path(name).write_text(text)
+    assert init("--from", name) == 0
     config = load(Path("fmstune.toml"), trains=False)
     assert {key: value_of(config, key) for key in expected} == expected
 
@@ -293,6 +336,8 @@ def test_a_translated_file_trains() -> None:
         ("a.json", '{"a": 1,', "invalid JSON"),
         ("a.yml", "- a\n", "must contain the settings of another tool"),
         ("a.yml", "replicas: 3\nimage: nginx\n", "none of its settings"),
+        ("a.sh", "echo hello\n", "no command with flags"),
+        ("a.toml", "a = 1\n", "needs no translation"),
         ("absent.yml", None, "absent.yml"),
     ],
 )
