@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fmstune.cli.completion import complete_method, complete_tracker
+from fmstune.cli.completion import complete_method, complete_setting, complete_tracker
 from fmstune.config.methods.known import in_help
 from fmstune.layout import CONFIG_FILE
 
@@ -37,8 +38,20 @@ def init(
     ] = None,
     eval_data: Annotated[
         list[str] | None,
-        typer.Option(help="The evaluation data. Default: a part of the training data.", metavar="D"),
+        typer.Option(
+            help="The evaluation data. Default: the data's validation split, or a part of the training data.",
+            metavar="D",
+        ),
     ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="The text of a row, such as '### Q: {question}\\n### A: {answer}'.", metavar="TEXT"
+        ),
+    ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out damaged rows, and list them.")
+    ] = False,
     method: Annotated[
         str | None,
         typer.Option(
@@ -58,6 +71,15 @@ def init(
             autocompletion=complete_tracker,
         ),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help='Any setting, such as data.columns={question="title", answer="body"}.',
+            metavar="KEY=VALUE",
+            autocompletion=complete_setting,
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", metavar="FILE")] = Path(
         CONFIG_FILE
     ),
@@ -71,24 +93,29 @@ def init(
     flags leave open; elsewhere, takes the proposals.
     """
     from fmstune.cli.terminal import screen
+    from fmstune.config.load.values import dotted, parse_sets
     from fmstune.console import RunConsole
     from fmstune.errors import ConfigError
     from fmstune.requirements import require_supported
-    from fmstune.run.proposal import Proposal, as_toml, found_data, inspect_rows, wants_lora
+    from fmstune.run.proposal import Proposal, as_toml, found_data, inspect_rows, validation_sets, wants_lora
     from fmstune.run.resolve import check_name
     from fmstune.text import shown
 
     require_supported()
     if output.exists() and not overwrite:
         raise ConfigError(f"{output} already exists; use another --output, or --overwrite.")
+    sets = [*(set_ or ()), *(["data.skip_bad_rows=true"] if skip_bad_rows else ())]
+    if template is not None:
+        sets.append(f"data.template={json.dumps(template)}")
     if from_ is not None:
-        flags = {
+        flags: dict[str, tuple[str, Any]] = {
             "model.path": ("--model", model),
             "data.train": ("--data", [{"path": path} for path in data or ()]),
             "data.eval": ("--eval-data", [{"path": path} for path in eval_data or ()]),
             "run.method": ("--method", method),
             "lora.enabled": ("--lora" if lora else "--full", lora),
             "tracking.trackers": ("--tracker", tracker),
+            **{dotted(parts): ("--set", value) for parts, value in parse_sets(sets)},
         }
         _translate(from_, {key: flag for key, flag in flags.items() if flag[1] not in (None, [])}, output)
         return
@@ -108,7 +135,7 @@ def init(
             _asked("training data (files, or hub names)", proposed and shlex.quote(proposed), asks)
         )
     out = RunConsole(screen())
-    facts = inspect_rows(data, method)
+    facts = inspect_rows(data, method, sets)
     out.say("data", facts.line())
     lora = wants_lora(model) if lora is None and not asks else lora
     if lora is None:
@@ -118,7 +145,8 @@ def init(
         tracker = [name for name in named.replace(",", " ").split() if name != "none"]
     for name in tracker:
         check_name(name)
-    proposal = Proposal(model, data, eval_data or (), facts.method, lora, tracker, facts)
+    held_out = eval_data or validation_sets(data)
+    proposal = Proposal(model, data, held_out, facts.method, lora, tracker, facts, sets)
     text = as_toml(proposal)
     _require_right(text)
     _write(output, text, out)

@@ -4,23 +4,31 @@ rest."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
+
+import tomli_w
 
 from fmstune.config.load.load import load
+from fmstune.config.load.values import dotted, parse_sets
 from fmstune.config.methods.known import DEFAULT, METHODS
 from fmstune.config.schema.data import DataSource
 from fmstune.config.schema.tables import DEMO, DEMO_TRAINING
+from fmstune.data.files.source import Origin, Split
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader
+from fmstune.errors import DataError
 from fmstune.text import counted
 
 _LOOKED_AT = 2_000
 """The maximum number of rows to read; the number of rows of a larger file stays unknown."""
 _HELD_OUT = 50
 """With fewer rows, nothing is held out: an evaluation on so few is meaningless."""
+_SPLITS: tuple[Split, Split] = ("train", "eval")
 _ONE_EPOCH = 20_000
 _CHARACTERS = 3
 """A lower bound of characters per token in most languages, so that lengths are estimated on the safe side."""
@@ -66,6 +74,8 @@ class Proposal:
     lora: bool
     trackers: Sequence[str]
     facts: DataFacts
+    sets: Sequence[str] = ()
+    """Further settings, as `KEY=VALUE`."""
 
 
 def found_data() -> str | None:
@@ -78,20 +88,37 @@ def found_data() -> str | None:
     return None if chosen is None else str(chosen)
 
 
-def inspect_rows(paths: Sequence[str], method: str | None) -> DataFacts:
-    """Inspect the first rows of the data, which determine the method if none is given. Raises the same
-    `DataError` as training for data that cannot be read."""
-    found = _inspect([DataSource(path) for path in paths], method or DEFAULT)
+def inspect_rows(paths: Sequence[str], method: str | None, sets: Sequence[str] = ()) -> DataFacts:
+    """Inspect the first rows of the data, read with the settings `sets`; they determine the method if none is
+    given. Raises the same `DataError` as training for data that cannot be read."""
+    found = _inspect([DataSource(path) for path in paths], method or DEFAULT, sets)
     return found if method else replace(found, method=_METHODS.get(found.kind, DEFAULT))
 
 
-def _inspect(sources: Sequence[DataSource], method: str) -> DataFacts:
-    config = load(None, [("model.path", DEMO, ""), ("data.train", DEMO, "")]).data
+def validation_sets(paths: Sequence[str]) -> list[str]:
+    """The data sources that have a split for evaluation."""
+    return [path for path in paths if path != DEMO and _has_validation(path)]
+
+
+def _has_validation(path: str) -> bool:
+    try:
+        train, validation = (Origin.of(DataSource(path), split).files for split in _SPLITS)
+    except DataError:
+        return False
+    return bool(validation) and validation != train
+
+
+def _inspect(sources: Sequence[DataSource], method: str, sets: Sequence[str]) -> DataFacts:
+    demo = [("model.path", DEMO, ""), ("data.train", DEMO, "")]
+    # No file: one that is here is to be replaced, or stands beside the new one.
+    config = load(Path(os.devnull), demo, sets, trains=False).data
     lengths: list[int] = []
     shape = kind = ""
     whole = True
     for source in sources:
-        reader = Reader(source, "train", config, BadRows(), most=_LOOKED_AT + 1, method=method)
+        reader = Reader(
+            source, "train", config, BadRows(config.skip_bad_rows), most=_LOOKED_AT + 1, method=method
+        )
         if not reader.origin.files and source.path != DEMO:
             return DataFacts(method=method)
         rows = [row for _, row in islice(iter(reader), _LOOKED_AT + 1)]
@@ -168,7 +195,29 @@ def as_toml(proposal: Proposal) -> str:
         '# team = "nlp"',
         "",
     ]
+    for parts, value in parse_sets(proposal.sets):
+        _set(lines, parts[0], f"{dotted(parts[1:])} =", _inline(value))
     return "\n".join(lines)
+
+
+def _set(lines: list[str], table: str, key: str, value: str) -> None:
+    """Set a value (`key` is like `seed =`) in the lines of a file, in place of what is proposed."""
+    header = next((number for number, line in enumerate(lines) if line.startswith(f"[{table}]")), None)
+    if header is None:
+        lines += [f"[{table}]", f"{key} {value}", ""]
+        return
+    end = lines.index("", header)
+    kept = [line for line in lines[header + 1 : end] if not line.removeprefix("# ").startswith(key)]
+    lines[header + 1 : end] = [*kept, f"{key} {value}"]
+
+
+def _inline(value: Any) -> str:
+    """A value on one line of TOML."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_text(name)} = {_inline(each)}' for name, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_inline, value))}]"
+    return tomli_w.dumps({"x": value}).removeprefix("x = ").strip()
 
 
 def _text(text: str) -> str:

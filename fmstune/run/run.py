@@ -139,6 +139,7 @@ def dry_run(
 
         report_resumed(directory, fleet, out)
         built = build_trainer(config, Tracker(), Path(scratch))
+        built.bad_rows.file = None  # it goes with the scratch directory
         describe(built, out)
         report_plan(built, directory.path, out)
     left = max(0, built.steps - directory.step)

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import tomli
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fmstune.cli.main import main
 from fmstune.config.load.load import load
-from fmstune.run.proposal import Proposal, as_toml, inspect_rows
+from fmstune.run.proposal import DataFacts, Proposal, _inline, as_toml, inspect_rows
 from tests.support.terminals import in_terminal
 from tests.support.tuned import dry_run_file
 
@@ -82,6 +84,58 @@ def test_in_a_terminal_it_asks_for_what_no_flag_sets() -> None:
     config = load(Path("fmstune.toml"))
     assert (config.data.train[0].path, config.lora.enabled) == ("my data.jsonl", True)
     assert config.tracking.trackers == ("file",)
+
+
+def test_settings_that_the_rows_need_are_used_and_written(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("t.csv").write_text("nr;frage;antwort\n" + "1;Where is it?;On its way.\n" * 60)
+    columns = 'data.columns={question="frage", answer="antwort"}'
+    assert fmstune("init", "--model", "demo", "--data", "t.csv") == 2
+    assert f"--set '{columns}'" in capsys.readouterr().err
+    flags = (
+        "--set",
+        columns,
+        "--skip-bad-rows",
+        "--set",
+        "samples.rows=2",
+        "--set",
+        "training.max_length=64",
+    )
+    assert fmstune("init", "--model", "demo", "--data", "t.csv", *flags) == 0
+    config = load(Path("fmstune.toml"))
+    assert (config.data.columns, config.data.skip_bad_rows) == (
+        {"question": "frage", "answer": "antwort"},
+        True,
+    )
+    assert (config.samples.rows, config.training["max_length"], config.data.eval_fraction) == (2, 64, 0.1)
+    template = "Q: {frage}\nA: {antwort}"
+    assert fmstune("init", "--overwrite", "--model", "demo", "--data", "t.csv", "--template", template) == 0
+    assert load(Path("fmstune.toml")).data.template == template
+
+
+@given(
+    st.recursive(
+        st.one_of(st.booleans(), st.integers(-9, 9), st.floats(allow_nan=False), st.text()),
+        lambda each: st.one_of(st.lists(each, max_size=3), st.dictionaries(st.text(), each, max_size=3)),
+        max_leaves=5,
+    )
+)
+def test_any_value_of_a_setting_round_trips_through_the_file(value: Any) -> None:
+    facts = DataFacts("messages", rows=80, whole=True, known=True)
+    sets = ["data.columns=" + _inline({"question": value}), f"params.x={_inline(value)}"]
+    written = tomli.loads(as_toml(Proposal("m", ["d"], [], "sft", False, [], facts, sets)))
+    assert written["data"]["columns"] == {"question": value}
+    assert written["params"]["x"] == value
+
+
+def test_a_validation_split_of_the_data_is_the_evaluation_data() -> None:
+    Path("data").mkdir()
+    for split in ("train", "valid", "test"):
+        write(f"data/{split}.jsonl", ROWS["sft"])
+    assert fmstune("init", "--model", "demo", "--data", "data") == 0
+    config = load(Path("fmstune.toml"))
+    assert ([each.path for each in config.data.eval], config.data.eval_fraction) == (["data"], 0.0)
+    assert fmstune("init", "--overwrite", "--model", "demo", "--data", "data/train.jsonl") == 0
+    assert load(Path("fmstune.toml")).data.eval_fraction == 0.1
 
 
 def test_small_data_is_not_split_and_long_rows_raise_the_maximum_length() -> None:

@@ -158,10 +158,10 @@ def test_a_folder_of_save_to_disk_is_read(tmp_path: Path) -> None:
     assert "has no split validation; it has train, test. Choose one with split under [[data.eval]]" in told
 
 
-def reported(source: str | DataSource, split: Any = "train") -> list[str]:
+def reported(source: str | DataSource, split: Any = "train", config: DataConfig | None = None) -> list[str]:
     """What the reader of a source reports besides its rows."""
     given = DataSource(source) if isinstance(source, str) else source
-    reader = Reader(given, split, DataConfig(), BadRows())
+    reader = Reader(given, split, config or DataConfig(), BadRows())
     assert list(reader)
     return [each.what for each in reader.unused.entries()]
 
@@ -201,8 +201,10 @@ def test_unused_splits_are_reported(tmp_path: Path, form: str) -> None:
     else:
         saved = {name: datasets.Dataset.from_list([{"text": name}]) for name in names}
         datasets.DatasetDict(saved).save_to_disk(str(path))
-    told = "the splits test, validation are not trained on; choose another than train with split"
+    told = f"the splits test, validation are not trained on; --eval-data {path} evaluates validation"
     assert told in " ".join(reported(str(path)))
+    evaluated = DataConfig(eval=(DataSource(str(path)),))
+    assert "the split test is not trained on; use split" in " ".join(reported(str(path), config=evaluated))
     assert reported(DataSource(str(path), split="train")) == []
     assert reported(str(path), "eval") == []
 

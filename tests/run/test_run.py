@@ -290,6 +290,14 @@ def test_a_dry_run_checks_everything_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_names_no_file_of_skipped_rows_as_it_leaves_none() -> None:
+    Path("x.jsonl").write_text('{"text": "a word"}\n' * 8 + '{"text": 5}\n' * 5)
+    config = load(None, [], ["model.path=demo", "data.train=x.jsonl", "data.skip_bad_rows=true"])
+    shown = io.StringIO()
+    dry_run(config, RunConsole(Console(file=shown, width=200)))
+    assert "2 more rows are left out\n" in shown.getvalue()
+
+
 def test_no_planted_secret_is_in_any_file_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = ("planted-env-0123456789", "planted-option-0123456789", "hf_plantedparam0123456789")
     monkeypatch.setenv("MY_SERVICE_TOKEN", secrets[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,10 +32,13 @@ class Origin:
     """The columns that the user has named."""
     beside: tuple[str, ...] = ()
     """What is not read of the source, one sentence per kind."""
+    evaluated: frozenset[str] = frozenset()
+    """Its splits that are evaluation data."""
 
     @classmethod
-    def of(cls, source: DataSource, split: Split) -> Origin:
-        """Find the files. Raises `DataError` when a name that looks like files matches none."""
+    def of(cls, source: DataSource, split: Split, evaluation: Sequence[DataSource] = ()) -> Origin:
+        """Find the files. `evaluation` is the evaluation data, of which splits of the source may be a part.
+        Raises `DataError` when a name that looks like files matches none."""
         if source.path == "demo":
             return cls(source, split, (demo.data_file(split),))
         wanted = source.split or _SPLIT[split]
@@ -47,7 +50,10 @@ class Origin:
         if found is None:
             return cls(source, split, ())
         beside = list(_beside(found, source.path))
-        origin = cls(source, split, found.files)
+        evaluated = frozenset(
+            Slice.of(each.split or _SPLIT["eval"])[0] for each in evaluation if each.path == source.path
+        )
+        origin = cls(source, split, found.files, evaluated=evaluated)
         origin.wanted.report_others(found.other_splits, source.path, beside.append)
         origin = replace(origin, beside=tuple(beside))
         splits = _saved_splits(found.files[0], source.path)
@@ -71,6 +77,7 @@ class Origin:
             chosen,
             f"data.{self.split}",
             self.columns,
+            evaluated=self.evaluated,
             by_files=local_path(self.source.path).is_dir() and not is_saved(local_path(self.source.path)),
         )
 

@@ -15,7 +15,8 @@ class Wanted:
     """The split to use; `chosen`: the user has named it, under the table `table`.
 
     `columns` are those that the user has named: an object that has them is a row. `by_files`: the source is
-    a directory, whose files were chosen by their names.
+    a directory, whose files were chosen by their names. `evaluated` are the splits of the source that are
+    evaluation data.
     """
 
     split: str
@@ -23,6 +24,7 @@ class Wanted:
     table: str = "data.train"
     columns: frozenset[str] = frozenset()
     by_files: bool = False
+    evaluated: frozenset[str] = frozenset()
 
     def skips(self, name: str) -> bool:
         """Whether a name is that of another split."""
@@ -41,14 +43,19 @@ class Wanted:
             )
 
     def report_others(self, others: Iterable[str], source: str, say: Callable[[str], None]) -> None:
-        """Report the splits that are not trained on, unless the user has named the split."""
-        there = list(dict.fromkeys(others))
+        """Report the splits that are neither trained on nor evaluated, unless the user has named the
+        split."""
+        there = [
+            name
+            for name in dict.fromkeys(others)
+            if name not in self.evaluated and split_named(name) not in self.evaluated
+        ]
         if there and not self.chosen and self.split == "train":
             splits, are = ("split", "is") if len(there) == 1 else ("splits", "are")
-            say(
-                f"{source}: the {splits} {listed(there)} {are} not trained on; choose another than "
-                f"{self.split} with split under [[{self.table}]]"
-            )
+            remedy = "use split under [[data.eval]] or [[data.train]] to choose one"
+            if held_out := next((name for name in there if split_named(name) == "validation"), None):
+                remedy = f"--eval-data {source} evaluates {held_out}"
+            say(f"{source}: the {splits} {listed(there)} {are} not trained on; {remedy}")
 
     def choose(self, names: Iterable[str], source: str) -> str:
         """The one to use: of this name, or the only one of this kind (`train_sft`), or the only one at all.

@@ -108,7 +108,7 @@ class Reader:
     _by_template: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.origin = Origin.of(self.source, self.split)
+        self.origin = Origin.of(self.source, self.split, self.config.eval)
         self.unused = Unused(self.source.path)
         self._handler = _load_handler(self.config.handler)
         own = self.source.template is not None or self.source.columns
