@@ -291,7 +291,7 @@ def test_a_dry_run_checks_everything_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_names_no_file_of_skipped_rows_as_it_leaves_none() -> None:
-    Path("x.jsonl").write_text('{"text": "a word"}\n' * 8 + '{"text": 5}\n' * 5)
+    Path("x.jsonl").write_text('{"text": "a word"}\n' * 8 + '{"text": [5]}\n' * 5)
     config = load(None, [], ["model.path=demo", "data.train=x.jsonl", "data.skip_bad_rows=true"])
     shown = io.StringIO()
     dry_run(config, RunConsole(Console(file=shown, width=200)))
