@@ -49,7 +49,8 @@ def train(
     `config` is a TOML file. Like the command, it defaults to `fmstune.toml` in the current directory, if
     there is one. `settings` override it: dotted keys or nested tables, whose values may also be paths or
     NumPy scalars. `None` unsets what can be unset, such as `training.max_length`; other settings keep their
-    value, and those that the file sets are named. `resume` is `auto`, or the path of a checkpoint or run.
+    value, and those that the file sets are named. `resume` is the path of a checkpoint or run, or `auto`:
+    the run in `training.output_dir`, or else the newest unfinished one in `runs/`.
     `callbacks` and `compute_metrics` are passed to the Trainer; an exception that they raise ends the run.
     `data_handler` maps each row to a row, to several, or to `None`, which drops it. `quiet` prints nothing.
 
@@ -86,7 +87,7 @@ def _train(
     from fmstune.requirements import require_supported
     from fmstune.run.resolve import load_config
     from fmstune.run.run import execute, one_at_a_time
-    from fmstune.run.unfinished import continued
+    from fmstune.run.unfinished import continued, to_resume
     from fmstune.system.forked_threads import use_one_thread_if_forked
     from fmstune.system.threads import set_threads
 
@@ -110,7 +111,11 @@ def _train(
         sets = [part for key, value, _ in flags for part in ("--set", f"{key}={value}")]
         with written_from_python(requested_path(["train", *([str(file)] if file else []), *sets])):
             resolved = load_config(file, flags, [], [], None)
-            if checkpoint is not None and (own := continued(checkpoint, resolved)) is not None:
+            if checkpoint == "auto" and resolved.output_dir is None:
+                found = to_resume(file)
+                flags.append(("training.output_dir", str(found), FROM_PYTHON))
+                resolved = load_config(file or found / CONFIG_NAME, flags, [], [], None)
+            elif checkpoint is not None and (own := continued(checkpoint, resolved)) is not None:
                 resolved = load_config(own / CONFIG_NAME, flags, [], [], None)
         if left := _left(unset, resolved):
             out.warn(left)
@@ -162,7 +167,8 @@ def _path(name: str, given: Any) -> str:
     try:
         path = os.fspath(given)
     except TypeError:
-        raise ConfigError(f"{FROM_PYTHON}: {name} = {shown(given)} is not a path.") from None
+        hint = "; pass settings as settings={…}" if isinstance(given, Mapping) else ""
+        raise ConfigError(f"{FROM_PYTHON}: {name} = {shown(given)} is not a path{hint}.") from None
     return os.fsdecode(path)
 
 

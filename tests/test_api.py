@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from transformers import EvalPrediction, TrainerCallback
 import fmstune
 from fmstune.config.load.load import load
 from fmstune.delivery.journal.reader import JournalReader
-from fmstune.errors import ConfigError, RunError
+from fmstune.errors import ConfigError, Interrupted, RunError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from tests.support.commands import fmstune as command
 from tests.support.end_to_end import journal_params, journal_points
@@ -122,6 +124,25 @@ def test_a_configuration_can_name_them_by_module_and_name() -> None:
     result = fmstune.train(quiet=True)
     assert Steps.seen == 2
     assert "eval/exact" in result.metrics
+
+
+def test_resume_auto_without_a_directory_resumes_the_newest_unfinished_run() -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        fmstune.train(
+            settings=DEMO | {"training.max_steps": 4, "training.save_strategy": "epoch"},
+            callbacks=[Stop],
+            quiet=True,
+        )
+    result = fmstune.train(resume="auto", quiet=True)
+    assert [result.directory.name] == [run.name for run in Path("runs").iterdir()]
+    assert json.loads((result.directory / "checkpoint-4/trainer_state.json").read_text())["global_step"] == 4
+    with pytest.raises(ConfigError, match="no unfinished run in runs/"):
+        fmstune.train(resume="auto", quiet=True)
 
 
 def test_exceptions_in_user_code_end_the_run_as_failed() -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import tomli
 import torch
+from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 import fmstune
 from fmstune.config.inspect.dump import to_toml
@@ -63,6 +65,16 @@ def test_paths_numpy_numbers_and_enum_members_are_valid_settings(tmp_path: Path)
     assert found["training"]["max_steps"] == 1
 
 
+ROWS = [{"prompt": "2+2?", "completion": "4"}]
+TINY = {
+    "hidden_size": 4,
+    "intermediate_size": 4,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "vocab_size": 8,
+}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -83,6 +95,23 @@ def test_paths_numpy_numbers_and_enum_members_are_valid_settings(tmp_path: Path)
         ({"callbacks": 5}, "5 is no transformers.TrainerCallback"),
         ({"callbacks": [int]}, "is no transformers.TrainerCallback"),
         ({"config": 5}, "config = 5 is not a path"),
+        ({"config": {"model.path": "demo"}}, "is not a path; pass settings as settings={…}."),
+        (
+            {"settings": {"data.train": ROWS}},
+            "is a list of rows: write them to a file, one JSON object per line",
+        ),
+        (
+            {"settings": {"data": {"train": Dataset.from_list(ROWS)}}},
+            "data.train is of the type Dataset: save it with .save_to_disk(FOLDER), and give the folder.",
+        ),
+        (
+            {"settings": {"data.eval": [pandas.DataFrame(ROWS)]}},
+            "DataFrame: save it with .to_parquet(FILE), and",
+        ),
+        (
+            {"settings": {"model": LlamaForCausalLM(LlamaConfig(**TINY))}},
+            "model is of the type LlamaForCausalLM: save it and its tokenizer with .save_pretrained(FOLDER)",
+        ),
         ({"resume": 5}, "resume = 5 is not a path"),
     ],
 )
