@@ -54,7 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # The same examples on every run: more of them would find nothing new in unchanged code;
     # `HYPOTHESIS_PROFILE=search` looks for new ones, and runs more.
     settings.register_profile("same", derandomize=True, deadline=None, max_examples=50)
-    settings.register_profile("search", deadline=None, max_examples=200)
+    most = int(os.environ.get("FMSTUNE_EXAMPLES", "200"))
+    settings.register_profile("search", deadline=None, max_examples=most)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 

@@ -31,11 +31,12 @@ _FORMS = re.compile(
     # GitLab's prefixes are a closed list: `glaive-…`, `gliner-…` and `glue-…` are data sets and models.
     r"|(?:glpat|gldt|glrt|glrtr|glcbt|glptt|glft|glsoat|glimt|glagent|glffct|gloas)-[\w-]{16,}"
     r"|(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![0-9A-Za-z])"  # AWS
-    r"|xox[abceoprs](?:\.xox[a-z])?-(?=[\w-]{0,8}\d)[\w-]{10,}|xapp-\d[\w-]{10,}"  # Slack
+    r"|xox(?:[abceprs](?:\.xox[a-z])?-(?=[\w-]{0,8}\d)|o-(?=\d{8}))[\w-]{10,}|xapp-\d[\w-]{10,}"  # Slack
     r"|AIza[\w-]{35,}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}"  # Google
     r"|eyJ[\w-]{8,512}\.[\w-]{8,}\.[\w-]{8,}"  # JSON web tokens
     r"|pypi-AgE[\w-]{32,}|npm_[A-Za-z0-9]{36}(?![A-Za-z0-9])|dckr_(?:pat|oat)_[\w-]{20,}"
     r"|r8_[A-Za-z0-9]{37}(?![A-Za-z0-9])|gsk_[A-Za-z0-9]{52}(?![A-Za-z0-9])"  # Replicate, Groq
+    r"|[sr]k_(?:live|test)_[A-Za-z0-9]{24,}"  # Stripe
     r"|dapi[0-9a-f]{32}(?![0-9A-Za-z])"  # Databricks
     r")"
     r"|(?<=hooks\.slack\.com/services/)[\w/]{16,}"

@@ -232,7 +232,7 @@ def test_the_suggested_value_is_valid(value: Any, annotation: str) -> None:
     try:
         check(value, annotation)
     except ConfigError as error:
-        written = re.search(r" Write (?!it)(.+)\.$", str(error))
+        written = re.search(r" Write (?!it|a table)(.+)\.$", str(error))
         if written:
             check(tomli.loads(f"value = {written[1]}")["value"], annotation)
 

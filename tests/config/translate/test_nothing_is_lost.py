@@ -64,8 +64,8 @@ def holds_something(value: Any) -> bool:
 def test_whatever_a_file_holds(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, Any]) -> None:
     settings["learning_rate"] = 1e-4  # so that there is something to translate
     translation, text = translated(tmp_path_factory.mktemp("file"), settings)
-    named = {name for source in translation.source.values() for name in source.split(", ")}
-    named |= {key for key, _, _ in translation.left} | {*translation.needless}
+    sources = [*translation.source.values(), *(key for key, _, _ in translation.left)]
+    named = {name for source in sources for name in source.split(", ")} | {*translation.needless}
     whole = {each.partition(".")[0] for each in named}
     given = {" ".join(key.split()) for key, value in settings.items() if holds_something(value)}
     assert {key.partition(".")[0] for key in given} <= {" ".join(each.split()) for each in whole}
