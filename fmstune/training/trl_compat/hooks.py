@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,12 @@ class PrivateHooks:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
         self.read_from = resume_from_checkpoint
-        with _reading_versions():
+        with _reading_versions(), self.loading(resume_from_checkpoint):
             _trainer(super())._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+
+    def loading(self, checkpoint: str) -> AbstractContextManager[None]:
+        """Entered while the weights of a checkpoint are loaded, for errors that say nothing to users."""
+        return contextlib.nullcontext()
 
     def _load_best_model(self) -> None:
         self.read_from = str(_trainer(self).state.best_model_checkpoint)
