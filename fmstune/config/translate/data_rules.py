@@ -38,7 +38,7 @@ _RECOGNISED = (
     "template_thinking_key",
     "train_on_eos",
     "train_on_eot",
-    "drop_system_message",
+    "drop_system_message",  # is one of `differences`
     "conversation",
     "message_field_role",
     "message_field_content",
@@ -59,6 +59,24 @@ _OF_COMPONENTS = {
     "text_completion_dataset": ("", True),
 }
 """torchtune's data sets: where they come from, and whether they train on all tokens unless told not to."""
+_COLUMNS_OF_COMPONENTS = {"conversation_column": "messages", "column": "text"}
+_OF_SOURCE = (
+    COMPONENT,
+    "source",
+    "data_files",
+    "split",
+    "subset",
+    "name",
+    "column_map",
+    *_COLUMNS_OF_COMPONENTS,
+    "packed",
+    "train_on_input",
+    "conversation_style",
+    "max_seq_len",
+    "add_eos",
+    "split_across_pack",
+)
+"""Settings of torchtune's data sets that are translated; `train_on_input` and `packed` are the run's."""
 _ROLES = ({"role", "from"}, {"content", "value"})
 _LIST = "dataset_info.json"
 
@@ -202,8 +220,14 @@ def _components(key: str, value: Any) -> Here:
             source["split"] = table["split"]
         subset = table.get("subset") or table.get("name")
         source |= {"subset": subset} if subset else {}
-        if table.get("column_map"):
-            source["columns"] = _mapped(table["column_map"])
+        columns = {
+            ours: str(table[theirs]) for theirs, ours in _COLUMNS_OF_COMPONENTS.items() if table.get(theirs)
+        }
+        columns = {ours: there for ours, there in columns.items() if ours != there}
+        columns |= _mapped(table.get("column_map") or {})
+        source |= {"columns": columns} if columns else {}
+        if beyond := [option for option, value in table.items() if value and option not in _OF_SOURCE]:
+            raise Left(f"Its setting {beyond[0]} has no translation: write the source by hand in data.train.")
         if table.get("packed"):
             here["training.packing"] = True
         on_all.add(bool(table.get("train_on_input", default)))
@@ -241,6 +265,15 @@ def _on_all(value: Any, theirs: Foreign) -> Here:
     return {"data.train_on": "all"} if value is True else {}
 
 
+def _on_answers(value: Any, theirs: Foreign) -> Here:
+    """TRL's, for messages and for prompts with completions."""
+    if value is True:
+        return {"data.train_on": "responses"}
+    if theirs.get("assistant_only_loss") is True or theirs.get("completion_only_loss") is True:
+        return {}
+    return {"data.train_on": "all"}
+
+
 def _masks_prompt(value: Any, theirs: Foreign) -> Here:
     return {} if value else {"data.train_on": "all"}
 
@@ -267,6 +300,8 @@ DATA_RULES: Mapping[str, Rule] = {
     "split_dataset_ratio": _held_out,
     "train_on_inputs": _on_all,
     "train_on_prompt": _on_all,
+    "assistant_only_loss": _on_answers,
+    "completion_only_loss": _on_answers,
     "train_on_input": _on_all,
     "mask_prompt": _masks_prompt,
     "dataset_train_split": _split,

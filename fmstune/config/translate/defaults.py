@@ -22,6 +22,7 @@ _DEFAULTS: Mapping[Tool, Here] = {
         "training.per_device_train_batch_size": 1,
         "training.max_length": 512,
         "training.lr_scheduler_type": "cosine",
+        "training.warmup_steps": 0.03,
     },
     "LLaMA-Factory": {
         "training.learning_rate": 5e-5,
@@ -63,13 +64,8 @@ _DEFAULTS: Mapping[Tool, Here] = {
         "lora.alpha": 32,
         "lora.dropout": 0.05,
     },
-    "TRL": {"lora.dropout": 0.05},  # and the learning rate, which fmstune chooses for an adapter
-}
-_DIFFERENCES: Mapping[Tool, str] = {
-    "axolotl": "Rows longer than sequence_len: axolotl drops them, fmstune truncates them.",
-    "ms-swift": "Rows longer than max_length: ms-swift leaves them out, fmstune truncates them.",
-    "mlx-lm": "mlx-lm adapts the last 16 layers unless num_layers says otherwise, fmstune all of them: "
-    "lora.target_modules may be a regular expression.",
+    # PEFT's modules for most models; and the learning rate, which fmstune chooses for an adapter.
+    "TRL": {"lora.dropout": 0.05, "lora.target_modules": ["q_proj", "v_proj"]},
 }
 
 
@@ -78,8 +74,10 @@ def defaults_of(theirs: Foreign, here: Mapping[str, Any]) -> Here:
     found = dict(_DEFAULTS.get(theirs.tool, {}))
     if theirs.tool == "LLaMA-Factory":
         found["lora.alpha"] = 2 * _count(here, "lora.r", found["lora.r"])
-        if "stage" not in theirs.settings and "finetuning_type" not in theirs.settings:
+        if "finetuning_type" not in theirs.settings:
             found["lora.enabled"] = True
+        if theirs.get("stage") == "pt" and "packing" not in theirs.settings:
+            found["training.packing"] = True
     if theirs.tool == "ms-swift" and (theirs.get("tuner_type") or theirs.get("train_type")) == "full":
         del found["lora.enabled"]
         found["training.learning_rate"] = 1e-5
@@ -110,14 +108,3 @@ def _count(here: Mapping[str, Any], key: str, default: int) -> int:
     """A positive number among the settings; the default for one that fmstune will refuse."""
     value = here.get(key, default)
     return value if isinstance(value, int) and value > 0 else default
-
-
-def difference(theirs: Foreign) -> str:
-    """What fmstune does otherwise, and no setting changes; empty if there is nothing."""
-    if theirs.tool == "axolotl" and theirs.get("excess_length_strategy") == "truncate":
-        return ""
-    if theirs.tool == "ms-swift" and theirs.get("truncation_strategy"):
-        return ""
-    if theirs.tool == "mlx-lm" and theirs.get("num_layers"):
-        return ""
-    return _DIFFERENCES.get(theirs.tool, "")

@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from fmstune.config.load.toml_files import read_text
 from fmstune.errors import ConfigError
 from fmstune.text import shown_path
 
-Tool = Literal["axolotl", "LLaMA-Factory", "torchtune", "mlx-lm", "ms-swift", "TRL", ""]
+Tool = Literal["axolotl", "LLaMA-Factory", "LLaMA-Factory v1", "torchtune", "mlx-lm", "ms-swift", "TRL", ""]
 
 COMPONENT = "_component_"
 """torchtune's name for the class or function of a table."""
@@ -28,11 +28,14 @@ _TABLES = (
     "tokenizer",
     "checkpointer",
     "metric_logger",
+    "peft_config",
+    "quant_config",
 )
 """Tables whose settings are read one by one; others are one setting."""
 _MARKS: dict[Tool, tuple[str, ...]] = {
     "axolotl": ("base_model", "micro_batch_size", "sequence_len", "sample_packing"),
     "LLaMA-Factory": ("finetuning_type", "cutoff_len", "stage", "dataset_dir", "lora_rank", "neat_packing"),
+    "LLaMA-Factory v1": ("peft_config", "kernel_config", "quant_config", "dist_config", "sample_backend"),
     "mlx-lm": ("lora_parameters", "iters", "fine_tune_type", "mask_prompt", "steps_per_report"),
     "ms-swift": ("tuner_type", "train_type", "rlhf_type", "split_dataset_ratio", "model_author"),
     "TRL": ("dataset_name", "use_peft", "lora_r", "lora_task_type", "dataset_train_split"),
@@ -51,15 +54,21 @@ _OPERATORS = ("|", "&", ";", ">", "<")
 """Of the shell, after which another command or a file follows."""
 _NUMBER = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_DEPTH = 10
+"""How many references may follow each other; more are a circle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """The settings of another tool's file, by dotted key in the file's order, without unset ones."""
+    """The settings of another tool's file, by dotted key in the file's order, without unset ones.
+
+    `unresolved` are settings that refer to what the file does not hold, such as `${oc.env:HOME}`.
+    """
 
     tool: Tool
     settings: Mapping[str, Any]
     folder: Path
+    unresolved: Mapping[str, Any] = field(default_factory=dict)
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a setting, by its dotted key or the last part of it."""
@@ -90,7 +99,9 @@ def read_foreign(path: Path) -> Foreign:
     if not isinstance(found, Mapping) or not found:
         raise ConfigError(f"{name}: it must contain the settings of another tool, such as base_model: …")
     settings = {key: _value(value, found) for key, value in _settings(found)}
-    return Foreign(_tool_of(settings), settings, path.parent)
+    unresolved = {key: value for key, value in settings.items() if "${" in str(value)}
+    settings = {key: value for key, value in settings.items() if key not in unresolved}
+    return Foreign(_tool_of({**settings, **unresolved}), settings, path.parent, unresolved)
 
 
 def _of_script(text: str, name: str, folder: Path) -> Foreign:
@@ -151,12 +162,12 @@ def _settings(table: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, 
             yield f"{above}{name}", value
 
 
-def _value(value: Any, whole: Mapping[Any, Any]) -> Any:
+def _value(value: Any, whole: Mapping[Any, Any], depth: int = 0) -> Any:
     """A value as the tools read it: YAML takes 2e-5 for text, and torchtune's refer to others."""
     if isinstance(value, Mapping):
-        return {str(key): _value(item, whole) for key, item in value.items()}
+        return {str(key): _value(item, whole, depth) for key, item in value.items()}
     if isinstance(value, list):
-        return [_value(item, whole) for item in value]
+        return [_value(item, whole, depth) for item in value]
     if not isinstance(value, (str, int, float, bool)):  # a date, bytes
         return str(value)
     if not isinstance(value, str):
@@ -164,14 +175,18 @@ def _value(value: Any, whole: Mapping[Any, Any]) -> Any:
     if _NUMBER.fullmatch(value):
         return float(value)
     if whole_reference := _REFERENCE.fullmatch(value):
-        return _referred(whole_reference[1], whole, value)
-    return _REFERENCE.sub(lambda match: str(_referred(match[1], whole, match[0])), value)
+        return _referred(whole_reference, whole, depth)
+    return _REFERENCE.sub(lambda match: str(_referred(match, whole, depth)), value)
 
 
-def _referred(key: str, whole: Any, otherwise: str) -> Any:
-    for part in key.split("."):
-        whole = whole.get(part) if isinstance(whole, Mapping) else None
-    return whole if isinstance(whole, (str, int, float)) and "${" not in str(whole) else otherwise
+def _referred(reference: re.Match[str], whole: Mapping[Any, Any], depth: int) -> Any:
+    """The value that is referred to, which may itself refer to others; the reference where there is none."""
+    found: Any = whole
+    for part in reference[1].split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    if not isinstance(found, (str, int, float)) or depth >= _DEPTH:
+        return reference[0]
+    return _value(found, whole, depth + 1)
 
 
 def _tool_of(settings: Mapping[str, Any]) -> Tool:

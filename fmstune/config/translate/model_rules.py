@@ -44,6 +44,10 @@ def _bits(value: Any, theirs: Foreign) -> Here:
 
 
 def _modules(value: Any, theirs: Foreign) -> Here:
+    if theirs.get("lora_target_linear") is True:  # in addition to which it counts
+        if beyond := [name for name in value if name in ("embed_tokens", "lm_head")]:
+            raise Left(f"all-linear has no {beyond[0]}: name all modules in lora.target_modules.")
+        return {}
     if isinstance(value, str) and value.replace("_", "-") in ("all", "all-linear"):
         return {"lora.target_modules": "all-linear"}
     return {"lora.target_modules": names_in(value)}
@@ -97,7 +101,7 @@ def _add_tokens(value: Any, theirs: Foreign) -> Here:
 
 
 def _template(value: Any, theirs: Foreign) -> Here:
-    if value in ("tokenizer_default", "default", "empty"):
+    if theirs.tool != "LLaMA-Factory" and value in ("tokenizer_default", "default"):
         return {}
     if theirs.tool == "axolotl" and value in ("alpaca", "chatml", "gemma", "llama3", "mistral"):
         return {"model.chat_template": value}
@@ -113,6 +117,10 @@ MODEL_RULES: Mapping[str, Rule] = {
     "train_type": _adapter,
     "model_name": _model_name,
     "attn_impl": _attention,
+    "peft_config.name": _adapter,
+    "peft_config.r": to("lora.r"),
+    "peft_config.lora_alpha": to("lora.alpha"),
+    "peft_config.lora_dropout": to("lora.dropout"),
     "model._component_": _component_of_model,
     "quantization_bit": _bits,
     "quant_bits": _bits,

@@ -39,6 +39,7 @@ def _steps(what: str) -> Rule:
     def rule(value: Any, theirs: Foreign) -> Here:
         if what == "eval" and theirs.tool in ("axolotl", "ms-swift") and not _evaluates(theirs):
             return {}
+        value = _updates(value, theirs)
         if theirs.get(f"{what}_strategy") or theirs.get("evaluation_strategy" if what == "eval" else ""):
             return {f"training.{what}_steps": value}
         return {f"training.{what}_strategy": "steps", f"training.{what}_steps": value}
@@ -88,30 +89,78 @@ def _optimizer(value: Any, theirs: Foreign) -> Here:
     return {"training.optim": value}
 
 
+def _betas(value: Any, theirs: Foreign) -> Here:
+    first, second = value
+    return {"training.adam_beta1": first, "training.adam_beta2": second}
+
+
+def _cycles(value: Any, theirs: Foreign) -> Here:
+    return {} if value == 0.5 else {"training.lr_scheduler_kwargs": {"num_cycles": value}}
+
+
 def _scheduler(value: Any, theirs: Foreign) -> Here:
+    if value == "cosine" and theirs.get("cosine_min_lr_ratio"):  # which sets it
+        return {}
     last = str(value).rpartition(".")[2]
     return {"training.lr_scheduler_type": "cosine" if last == "get_cosine_schedule_with_warmup" else value}
 
 
 def _schedule_of_mlx(value: Any, theirs: Foreign) -> Here:
-    name, arguments = value.get("name"), value.get("arguments", [])
-    if name != "cosine_decay" or not arguments or (len(arguments) > 2 and arguments[2]):
+    name, arguments, warmup = value.get("name"), value.get("arguments", []), value.get("warmup", 0)
+    if name != "cosine_decay" or not 2 <= len(arguments) <= 3 or value.get("warmup_init"):
         raise Left("Use training.lr_scheduler_type.")
-    warmup = value.get("warmup", 0)
+    first, steps, last = [*arguments, 0.0][:3]
+    updates = _iterations(theirs.get("iters", 1000), theirs)["training.max_steps"]
+    if not updates - warmup - 1 <= steps <= updates:
+        raise Left(f"Here the rate falls until the end of the run, after {updates} steps.")
+    at_end = {"training.lr_scheduler_kwargs": {"min_lr": last}} if last else {}
     return {
-        "training.learning_rate": arguments[0],
-        "training.lr_scheduler_type": "cosine",
+        "training.learning_rate": first,
+        "training.lr_scheduler_type": "cosine_with_min_lr" if last else "cosine",
         "training.warmup_steps": warmup,
+        **at_end,
     }
+
+
+def _rate(value: Any, theirs: Foreign) -> Here:
+    schedule = theirs.settings.get("lr_schedule")
+    if theirs.tool == "mlx-lm" and isinstance(schedule, Mapping):  # which goes before
+        value = schedule["arguments"][0]
+    return {"training.learning_rate": value}
 
 
 def _shuffle(value: Any, theirs: Foreign) -> Here:
     return {} if value else {"training.train_sampling_strategy": "sequential"}
 
 
+def _updates(batches: Any, theirs: Foreign) -> Any:
+    """A number of steps. Those of mlx-lm are batches, of which some make an update."""
+    accumulated = int(theirs.get("grad_accumulation_steps", 1) or 1) if theirs.tool == "mlx-lm" else 1
+    return batches if accumulated == 1 else max(1, int(batches) // accumulated)
+
+
 def _iterations(value: Any, theirs: Foreign) -> Here:
-    batches = int(theirs.get("grad_accumulation_steps", 1) or 1)
-    return {"training.max_steps": max(1, int(value) // batches)}
+    return {"training.max_steps": _updates(value, theirs)}
+
+
+def _reports(value: Any, theirs: Foreign) -> Here:
+    return {"training.logging_steps": _updates(value, theirs)}
+
+
+def _steps_of_epochs(value: Any, theirs: Foreign) -> Here:
+    return {"training.max_steps": int(value) * int(theirs.get("epochs", 1))}
+
+
+def _batch(value: Any, theirs: Foreign) -> Here:
+    """The size of a batch; axolotl's is that of all batches of an update."""
+    each = theirs.get("micro_batch_size", 1)
+    if theirs.tool != "axolotl":
+        return {"training.per_device_train_batch_size": value}
+    if theirs.get("gradient_accumulation_steps"):
+        return {}
+    if value % each:
+        raise Left(f"It is no multiple of micro_batch_size = {each}.")
+    return {"training.gradient_accumulation_steps": value // each}
 
 
 def _method(value: Any, theirs: Foreign) -> Here:
@@ -140,6 +189,8 @@ def _preference_loss(value: Any, theirs: Foreign) -> Here:
 def _decay_of_rate(value: Any, theirs: Foreign) -> Here:
     if not value:
         return {}
+    if theirs.get("lr_scheduler", "cosine") != "cosine":
+        raise Left("Only the schedule cosine has it.")
     return {
         "training.lr_scheduler_type": "cosine_with_min_lr",
         "training.lr_scheduler_kwargs": {"min_lr_rate": value},
@@ -246,6 +297,10 @@ TRAINING_RULES: Mapping[str, Rule] = {
     "optimizer._component_": _optimizer,
     "lr_scheduler": _scheduler,
     "lr_scheduler._component_": _scheduler,
+    "lr_scheduler.num_cycles": _cycles,
+    "optimizer.betas": _betas,
+    "optimizer.eps": to("training.adam_epsilon"),
+    "learning_rate": _rate,
     "lr_schedule": _schedule_of_mlx,
     "cosine_min_lr_ratio": _decay_of_rate,
     "use_dft_loss": if_true({"training.loss_type": "dft"}),
@@ -258,7 +313,10 @@ TRAINING_RULES: Mapping[str, Rule] = {
     "neat_packing": if_true({"training.packing": True}),
     "packed": if_true({"training.packing": True}),
     "iters": _iterations,
+    "steps_per_report": _reports,
     "max_steps": _at_most_zero,
+    "max_steps_per_epoch": _steps_of_epochs,
+    "batch_size": _batch,
     "stage": _method,
     "command": _method,
     "rlhf_type": _method,

@@ -14,13 +14,15 @@ from fmstune.config.schema.data import DataSource, written_sources
 from fmstune.config.schema.managed import OWNED_TRAINING
 from fmstune.config.schema.tables import DEMO, TABLES
 from fmstune.config.translate.data_rules import DATA_RULES, named_sources
-from fmstune.config.translate.defaults import defaults_of, difference
+from fmstune.config.translate.defaults import defaults_of
+from fmstune.config.translate.differences import differences
 from fmstune.config.translate.foreign import Foreign
 from fmstune.config.translate.model_rules import MODEL_RULES
 from fmstune.config.translate.rule import Here, Left
 from fmstune.config.translate.tracker_rules import TRACKER_RULES
 from fmstune.config.translate.training_rules import TRAINING_RULES
 from fmstune.errors import ConfigError
+from fmstune.secrets.forms import url_secrets
 from fmstune.secrets.names import is_secret_name
 from fmstune.secrets.redaction import REDACTED
 from fmstune.text import shortened
@@ -28,6 +30,7 @@ from fmstune.text import shortened
 _NEEDLESS = ("Leave it out", "Each run shows")
 """How advice begins that leaves nothing to do."""
 _SECRET = "A secret belongs in the environment, or in the login of its service."
+_UNRESOLVED = "It refers to what this file does not hold: write the value."
 _LIST_KEYS = ("tracking.trackers",)
 _NEEDED = {"model.path": "model", "data.train": "training data"}
 _PLACES = {"model.path": DEMO, "data.train": DEMO, "data.eval": DEMO, "training.deepspeed": None}
@@ -80,8 +83,9 @@ def translate(theirs: Foreign, known: Iterable[str]) -> Translation:
     """Translate the settings. `known` are the dotted keys that can be set here. Raises `ConfigError` if none
     has a translation."""
     translation, keys = Translation(), set(known)
+    translation.left += [(key, value, _UNRESOLVED) for key, value in theirs.unresolved.items()]
     for key, value in theirs.settings.items():
-        if is_secret_name(key.rpartition(".")[2]) and isinstance(value, str):
+        if isinstance(value, str) and (is_secret_name(key.rpartition(".")[2]) or url_secrets(value)):
             translation.left.append((key, REDACTED, _SECRET))
             continue
         try:
@@ -105,8 +109,7 @@ def translate(theirs: Foreign, known: Iterable[str]) -> Translation:
     tool = theirs.tool or "the other tool"
     for ours, value in defaults_of(theirs, translation.here).items():
         translation.set(ours, value, f"the default of {tool}")
-    if note := difference(theirs):
-        translation.notes.append(note)
+    translation.notes += differences(theirs, translation.here)
     return translation
 
 

@@ -149,6 +149,55 @@ swift rlhf \
 TRL_COMMAND = (
     "trl dpo --model_name_or_path m/m --dataset_name d/d --learning_rate 5.0e-7 --gradient_checkpointing"
 )
+LR_OF_AXOLOTL = """
+base_model: m/m
+adapter: lora
+lora_target_modules: [q_proj]
+lora_target_linear: true
+datasets: [{path: d/d, type: alpaca}]
+lr_scheduler: cosine
+cosine_min_lr_ratio: 0.1
+learning_rate: 1e-4
+micro_batch_size: 2
+batch_size: 16
+"""
+PRETRAINING_OF_LLAMA_FACTORY = """
+model_name_or_path: m/m
+stage: pt
+dataset: pairs
+cutoff_len: 512
+"""
+LLAMA_FACTORY_V1 = """
+model: m/m
+peft_config: {name: lora, r: 4, lora_alpha: 12, lora_dropout: 0.05, target_modules: all}
+dist_config: {name: fsdp2}
+cutoff_len: 2048
+micro_batch_size: 1
+train_dataset: chats.jsonl
+learning_rate: 1.0e-4
+"""
+SCHEDULE_OF_MLX = """
+model: m/m
+data: chats
+iters: 1000
+grad_accumulation_steps: 10
+steps_per_eval: 200
+steps_per_report: 20
+learning_rate: 1e-4
+lr_schedule: {name: cosine_decay, warmup: 10, arguments: [2e-5, 100, 2e-6]}
+lora_parameters: {rank: 8, scale: 20.0}
+"""
+LIMITS_OF_TORCHTUNE = """
+base: /tmp/here
+folder: ${base}/tuned
+output_dir: ${folder}/run
+checkpointer: {_component_: c, checkpoint_dir: there}
+dataset: {_component_: torchtune.datasets.chat_dataset, source: d/d, conversation_column: dialog,
+          conversation_style: sharegpt}
+epochs: 3
+max_steps_per_epoch: 100
+optimizer: {_component_: torch.optim.AdamW, lr: 3e-4, betas: [0.9, 0.95], eps: 1e-6}
+"""
 PAIRS = {
     "pairs": {
         "file_name": "pairs.json",
@@ -250,9 +299,45 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     TRL: {
         "lora.dropout": 0.05,
+        "lora.target_modules": ("q_proj", "v_proj"),  # PEFT's
         "training.learning_rate": 2e-5,  # fmstune's own for an adapter is higher
         "training.activation_checkpointing": True,
         "tracking.trackers": ("wandb", "tensorboard"),
+    },
+    LR_OF_AXOLOTL: {
+        "lora.target_modules": "all-linear",  # and q_proj, which is one of them
+        "training.lr_scheduler_type": "cosine_with_min_lr",
+        "training.lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+        "training.warmup_steps": 0.03,
+        "training.per_device_train_batch_size": 2,
+        "training.gradient_accumulation_steps": 8,  # batch_size is that of an update
+    },
+    PRETRAINING_OF_LLAMA_FACTORY: {
+        "lora.enabled": True,  # also with a stage
+        "training.packing": True,
+    },
+    LLAMA_FACTORY_V1: {
+        "lora.enabled": True,
+        "lora.r": 4,
+        "lora.alpha": 12,
+        "lora.dropout": 0.05,
+        "lora.target_modules": "all-linear",
+    },
+    SCHEDULE_OF_MLX: {
+        "training.max_steps": 100,  # iterations are batches
+        "training.eval_steps": 20,
+        "training.logging_steps": 2,
+        "training.learning_rate": 2e-5,  # the schedule's
+        "training.lr_scheduler_type": "cosine_with_min_lr",
+        "training.lr_scheduler_kwargs": {"min_lr": 2e-6},
+        "training.warmup_steps": 10,
+    },
+    LIMITS_OF_TORCHTUNE: {
+        "training.output_dir": "/tmp/here/tuned/run",
+        "training.max_steps": 300,
+        "training.adam_beta2": 0.95,
+        "training.adam_epsilon": 1e-6,
+        "data.train": [("d/d", None, {"messages": "dialog"})],
     },
 }  # fmt: skip
 
@@ -291,7 +376,10 @@ def value_of(config: RunConfig, key: str) -> Any:
 @pytest.mark.parametrize(
     ("text", "expected"),
     EXPECTED.items(),
-    ids=["axolotl", "llama-factory", "torchtune", "mlx-lm", "ms-swift", "trl dpo", "trl"],
+    ids=[
+        *("axolotl", "llama-factory", "torchtune", "mlx-lm", "ms-swift", "trl dpo", "trl"),
+        *("axolotl-schedule", "pretraining", "v1", "mlx-schedule", "torchtune-limits"),
+    ],
 )
 def test_the_settings_and_defaults_of_a_tool_are_translated(text: str, expected: dict[str, Any]) -> None:
     name = "theirs.sh" if "--" in text else "theirs.yml"
@@ -351,10 +439,38 @@ def test_what_is_no_configuration_is_refused(
     assert not Path("fmstune.toml").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("model: {_component_: x.lora_llama, lora_rank: '${rank}'}", "does not hold"),
+        (
+            "dataset: {_component_: x.chat_dataset, source: d/d, new_system_prompt: Be kind.}",
+            "new_system_prompt",
+        ),
+        ("dataset: {_component_: x.alpaca_dataset}", "### Instruction"),
+        ("base_model: m/m\ndatasets: [{path: d/d, type: alpaca}]", "### Instruction"),
+        ("base_model: m/m\ndatasets: [{path: d/d, drop_system_message: true}]", "drop_system_message"),
+        ("model_name_or_path: m/m\ncutoff_len: 9\ntemplate: default", "template"),
+        ("dataset_name: d/d\nuse_peft: true", "learns all tokens"),
+        ("iters: 100\nlr_schedule: {name: cosine_decay, arguments: [1e-5, 50]}", "lr_schedule"),
+    ],
+)
+def test_what_would_train_otherwise_is_named(
+    setting: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("theirs.yml").write_text(f"{setting}\nlearning_rate: 1e-4\n")
+    assert init("--from", "theirs.yml") == 0
+    assert named in capsys.readouterr().err
+
+
 def test_a_secret_is_neither_written_nor_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("theirs.yml").write_text(f"{TRL}\nhub_token: not-so-secret-value\nhf_token: another-value-here\n")
+    Path("theirs.yml").write_text(
+        f"{TRL}\nhub_token: not-so-secret-value\nhf_token: another-value-here\n"
+        "mlflow_tracking_uri: http://me:pass-of-mine@host:5000\n"
+    )
     assert init("--from", "theirs.yml") == 0
     shown = Path("fmstune.toml").read_text() + "".join(capsys.readouterr())
     assert "hub_token" in shown
     assert "not-so-secret-value" not in shown
     assert "another-value-here" not in shown
+    assert "pass-of-mine" not in shown
