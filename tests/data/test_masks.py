@@ -122,6 +122,10 @@ def test_a_token_that_two_parts_share_is_reported(tmp_path: Path) -> None:
             "an item is {begin_offset, end_offset, train}",
         ),
         (
+            {"content": "Yes.", "train_detail": [{"begin_offset": 2, "end_offset": 5, "train": False}]},
+            "has the characters 2 to 5 in its `train_detail`, but its text has 4",
+        ),
+        (
             {"content": [{"type": "text", "text": "<think>\nx\n</think>\na", "train": False}]},
             "put the reasoning into `reasoning_content`",
         ),

@@ -49,6 +49,11 @@ def outside_of(details: Any, text: str, where: str) -> tuple[Range, ...]:
                 f"{where} has {detail!r} in its `{DETAIL}`; an item is {{begin_offset, end_offset, train}}, "
                 "with the numbers of the first and the last character."
             )
+        if begin >= len(text) or end > len(text):  # the end may be meant as the one after the last
+            raise DataError(
+                f"{where} has the characters {begin} to {end} in its `{DETAIL}`, but its text has "
+                f"{len(text):,}: correct the offsets."
+            )
         for at in range(begin, min(end + 1, len(text))):
             learnt[at] = train
     return masked_ranges(learnt)
