@@ -219,9 +219,20 @@ def _changes(run: Path, config: RunConfig) -> list[Difference]:
 
 
 def _in_words(changes: list[Difference]) -> str:
-    found = [f"{each.key} ({_shown(each.first)} → {_shown(each.second)})" for each in changes]
+    found = [f"{each.key} ({_change(each)})" for each in changes]
     more = [f"{len(found) - _NAMED} more"] if len(found) > _NAMED else []
     return ", ".join(found[:_NAMED] + more)
+
+
+def _change(change: Difference) -> str:
+    before, now = change.first, change.second
+    if not (isinstance(before, list) and isinstance(now, list)):
+        return f"{_shown(before)} → {_shown(now)}"
+    # Two long lists may look the same when they are shortened.
+    words = [f"with {shown(each)}" for each in now if each not in before]
+    words += [f"without {shown(each)}" for each in before if each not in now]
+    more = [f"{len(words) - _NAMED} more"] if len(words) > _NAMED else []
+    return ", ".join(words[:_NAMED] + more) or "in another order"
 
 
 def _shown(value: Any) -> str:

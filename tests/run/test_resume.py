@@ -222,7 +222,7 @@ def test_settings_that_changed_since_the_run_started_are_reported(tmp_path: Path
     assert said.startswith("lora.enabled (false → true), run.method ('sft' → 'dpo'), ")
     assert "training.max_steps (2 → 4)" in said
     said = changed_settings(tmp_path, config("tracking.trackers=['file']"))
-    assert said == "tracking.trackers ([] → ['file'])"
+    assert said == "tracking.trackers (with 'file')"
     (tmp_path / "config.toml").write_text(to_toml(config("tracking.trackers=['file', 'aim']")))
     assert changed_settings(tmp_path, config("tracking.trackers=['aim', 'file']")) == ""
     assert changed_settings(tmp_path / "nowhere", config()) == ""
@@ -231,7 +231,13 @@ def test_settings_that_changed_since_the_run_started_are_reported(tmp_path: Path
     (tmp_path / "config.toml").write_text(to_toml(config(*mixed)))
     assert changed_settings(tmp_path, config(mixed[0].replace("abc", "def"), mixed[1])) == ""
     said = changed_settings(tmp_path, config(mixed[0].replace("3.0", "2.0"), mixed[1]))
-    assert said.startswith("data.train ([{")
+    assert said.startswith("data.train (with {'path': 'demo', ")
+    many = [f"{name * 60}.jsonl" for name in "abcd"]
+    (tmp_path / "config.toml").write_text(to_toml(config(f"data.train={many}", "model.path=demo")))
+    said = changed_settings(tmp_path, config(f"data.train={[*many[:2], many[3]]}", "model.path=demo"))
+    assert said.startswith("data.train (without 'ccc")
+    said = changed_settings(tmp_path, config(f"data.train={many[::-1]}", "model.path=demo"))
+    assert said == "data.train (in another order)"
 
 
 def test_settings_that_a_checkpoint_overrides_are_reported_and_recorded_as_they_apply() -> None:
