@@ -232,10 +232,10 @@ def test_settings_that_changed_since_the_run_started_are_reported(tmp_path: Path
     assert changed_settings(tmp_path, config(mixed[0].replace("abc", "def"), mixed[1])) == ""
     said = changed_settings(tmp_path, config(mixed[0].replace("3.0", "2.0"), mixed[1]))
     assert said.startswith("data.train (with {'path': 'demo', ")
-    many = [f"{name * 60}.jsonl" for name in "abcd"]
+    many = [f"owner/{name * 60}" for name in "abcd"]
     (tmp_path / "config.toml").write_text(to_toml(config(f"data.train={many}", "model.path=demo")))
     said = changed_settings(tmp_path, config(f"data.train={[*many[:2], many[3]]}", "model.path=demo"))
-    assert said.startswith("data.train (without 'ccc")
+    assert said.startswith("data.train (without 'owner/ccc")
     said = changed_settings(tmp_path, config(f"data.train={many[::-1]}", "model.path=demo"))
     assert said == "data.train (in another order)"
 
