@@ -238,6 +238,15 @@ def refused_on_mamba(model: Any, name: str) -> bool:
     return False
 
 
+def names_of_experts(model: Any) -> set[str]:
+    """The names of linear layers by which PEFT adapts the experts and the router of a mixture, as they were
+    before transformers made parameters of them (`w1`, `gate_proj`); empty for other models."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    kind = conversion._MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)
+    return set(conversion._MOE_TARGET_MODULE_MAPPING.get(kind, ()))
+
+
 @contextmanager
 def embeddings_known(model: Any) -> Iterator[None]:
     """Let PEFT keep embeddings that an adapter trains whole tied to the head (`ensure_weight_tying`): it

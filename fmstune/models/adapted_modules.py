@@ -93,7 +93,11 @@ def unreached_experts(model: Any, targets: Any) -> str | None:
     left = {
         name: weight.numel()
         for name, weight in model.named_parameters()
-        if "expert" in name and weight.ndim > 2 and not weight.requires_grad and ".base_layer." not in name
+        if "expert" in name
+        and weight.ndim > 2
+        and not weight.requires_grad
+        and ".base_layer." not in name
+        and ".original_module." not in name  # a copy of it is trained whole
     }
     if not left:
         return None

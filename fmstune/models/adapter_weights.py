@@ -76,7 +76,13 @@ def require_reloadable(model: Any) -> None:
         return
     # By default it asks the hub for the base model.
     written = get_peft_model_state_dict(model, save_embedding_layers=False)
-    unexpected = set_peft_model_state_dict(model, written).unexpected_keys
+    try:
+        unexpected = set_peft_model_state_dict(model, written).unexpected_keys
+    except KeyError as error:
+        raise ConfigError(
+            f"PEFT {peft_version} would not load {error} of this adapter again, as a module of "
+            "lora.modules_to_save contains it: leave that out, or name other modules in lora.target_modules."
+        ) from error
     # It also names copies of whole embeddings, which it has loaded under another name.
     if strange := [name for name in unexpected if ".lora_" in name]:
         lost = sorted({re.sub(r"\.lora_.*", "", name).rpartition(".")[2] for name in strange})

@@ -33,6 +33,7 @@ from fmstune.models.adapted_modules import (
 from fmstune.models.base_weights import fingerprint, recorded
 from fmstune.text import counted, shown
 from fmstune.transformers_compat import (
+    names_of_experts,
     refused_on_mamba,
     resume_virtual_tokens,
     save_without_question,
@@ -203,7 +204,8 @@ def _targets(
     setting = f"{where}lora.target_modules"
     modules = [name for name, module in model.named_modules() if isinstance(module, ADAPTABLE)]
     # The trainer multiplies with the head's weights directly, bypassing an adapter on it.
-    there = f"{_listed(_last_parts(modules) - {'lm_head'})}, and {_ALL_LINEAR}"
+    experts = names_of_experts(model)
+    there = f"{_listed(_last_parts(modules) - {'lm_head'} | experts)}, and {_ALL_LINEAR}"
     if isinstance(given, str) and not re.fullmatch(r"\w+(\s*,\s*\w+)*", given):
         fitting = _matched(given, modules, setting)
         if not fitting:
@@ -219,8 +221,8 @@ def _targets(
     if not names:
         raise ConfigError(f"{setting} is empty. There are {there}.")
     _refuse_head([path for path in modules if _is_named(path, names)], model, setting)
-    for name in names:
-        _require_module(name, modules, setting, there)
+    for name in set(names) - experts:
+        _require_module(name, modules, setting, there, _about_experts(name, model))
     return names
 
 
@@ -290,15 +292,32 @@ def _refuse_head(paths: Sequence[str], model: PreTrainedModel, setting: str) -> 
 def _whole_modules(config: RunConfig, model: PreTrainedModel) -> list[str] | None:
     setting = f"{config.at('lora.modules_to_save')}lora.modules_to_save"
     modules = [name for name, module in model.named_modules() if any(True for _ in module.parameters())]
-    leaves = [name for name in modules if not any(model.get_submodule(name).named_children())]
+    own = [name for name in modules if any(True for _ in model.get_submodule(name).parameters(recurse=False))]
     for name in config.lora.modules_to_save:
-        _require_module(name, modules, setting, _listed(_last_parts(leaves)))
+        _require_module(name, modules, setting, _listed(_last_parts(own)), _about_experts(name, model))
     return list(config.lora.modules_to_save) or None
 
 
-def _require_module(name: str, modules: Sequence[str], setting: str, there: str) -> None:
+def _about_experts(name: str, model: PreTrainedModel) -> str:
+    """A sentence for the name of one expert, where those of a layer are parameters of one module."""
+    of_all = {
+        path.rpartition(".")[2] for path, module in model.named_modules() if _is_of_experts(path, module)
+    }
+    if not of_all or "expert" not in name:
+        return ""
+    return (
+        f" All experts of a layer are one module, {_listed(of_all)}, for lora.modules_to_save; "
+        "lora.target_parameters adapts its weights."
+    )
+
+
+def _is_of_experts(path: str, module: torch.nn.Module) -> bool:
+    return path.endswith("experts") and any(weight.ndim > 2 for weight in module.parameters(recurse=False))
+
+
+def _require_module(name: str, modules: Sequence[str], setting: str, there: str, about: str) -> None:
     if not any(_is_named(path, [name]) for path in modules):
-        close = hint(name, sorted(_last_parts(modules)))
+        close = about or hint(name, sorted(part for part in _last_parts(modules) if not part.isdigit()))
         raise ConfigError(f"{setting}: the model has no module {shown(name)}.{close} There are {there}.")
 
 

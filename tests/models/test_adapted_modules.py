@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
-from peft import LoraConfig, get_peft_model
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fmstune.config.load.load import load
@@ -15,7 +18,12 @@ from fmstune.launch.notices import warnings_shown
 from fmstune.models.adapted_modules import unreached_experts
 from fmstune.models.adapters import describe, peft_config
 from fmstune.models.load import load_model
+from fmstune.models.locate import locate
+from fmstune.models.merge import merge
 from fmstune.training.trainers.preferences import refused_by_trl
+from tests.support.architectures import save_tiny
+from tests.support.models import logits
+from tests.support.short_runs import train
 
 SIZES = {
     "vocab_size": 64,
@@ -100,3 +108,47 @@ def test_what_peft_cannot_do_beside_an_adapter_on_experts_is_refused_by_the_name
         get_peft_model(AutoModelForCausalLM.from_config(kind), everywhere)
     named_modules = LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **settings)
     get_peft_model(AutoModelForCausalLM.from_config(kind), named_modules)
+
+
+def test_experts_are_adapted_by_the_names_that_published_files_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny("qwen3_moe", Path("base"))
+    names = 'lora.target_modules=["q_proj","gate_proj","up_proj","down_proj"]'
+    train(Path("run"), "lora.enabled=true", names, model="base")
+    keys = load_file("run/adapter_model.safetensors").keys()
+    assert any("experts" in key for key in keys)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), "run")
+    merge(locate("run"), Path("merged"), dtype="auto", base=None, trust_remote_code=False)
+    merged = AutoModelForCausalLM.from_pretrained("merged")
+    torch.testing.assert_close(logits(adapted), logits(merged), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(logits(merged), logits(AutoModelForCausalLM.from_pretrained("base")), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ('lora.target_modules=["experts.0"]', "All experts of a layer are one module, experts"),
+        ('lora.target_modules=["experts.0.w1"]', "All experts of a layer are one module, experts"),
+        ('lora.modules_to_save=["experts.0"]', "one module, experts, for lora.modules_to_save"),
+        ('lora.modules_to_save=["mlp"]', "as a module of lora.modules_to_save contains it"),
+    ],
+)
+def test_what_is_no_module_of_a_mixture_is_refused_with_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny("mixtral", Path("base"))
+    with pytest.raises(ConfigError, match=said):
+        train(Path("run"), "lora.enabled=true", setting, model="base")
+
+
+def test_experts_that_are_trained_whole_are_not_said_to_be_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny("granitemoe", Path("base"))
+    assert "does not reach the experts" in train(Path("run"), "lora.enabled=true", model="base")
+    said = train(Path("all"), "lora.enabled=true", 'lora.modules_to_save=["experts"]', model="base")
+    assert "does not reach the experts" not in said

@@ -84,6 +84,8 @@ FUNCTIONS = {
     "peft.PeftModel.load_adapter": ("self",),
     "peft.PeftModel.save_pretrained": ("self", "save_directory"),
     "peft.tuners.tuners_utils._check_lora_target_modules_mamba": (),
+    "peft.utils.transformers_weight_conversion._MODEL_TO_CONVERSION_PATTERN.get": (),
+    "peft.utils.transformers_weight_conversion._MOE_TARGET_MODULE_MAPPING.get": (),
     "datasets.table.InMemoryTable": ("table",),
     "datasets.iterable_dataset.ExamplesIterable": ("generate_examples_fn", "kwargs"),
     "datasets.IterableDataset": ("ex_iterable", "info"),

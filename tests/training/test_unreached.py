@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fmstune.errors import ConfigError
 from fmstune.training.callbacks.unreached import unreached
 from tests.support.architectures import save_tiny
 from tests.support.tracked import tune
@@ -25,6 +26,22 @@ def test_an_adapter_that_the_model_reads_past_is_named() -> None:
     said = " ".join(shown.split()).partition("warning ")[2]
     assert "of the weights to train got no gradient in the first update, and learn nothing from this" in said
     assert "data: backbone.layers.mixer.dt_proj. The model computes without them" in said
+
+
+def test_training_nothing_but_such_an_adapter_is_refused() -> None:
+    save_tiny("mamba", Path("model"))
+    sets = ("model.path=model", "data.train=demo", "lora.enabled=true", 'lora.target_modules=["dt_proj"]')
+    with pytest.raises(
+        ConfigError, match=r"past their adapter: backbone\.layers\.mixer\.dt_proj\. Choose others"
+    ):
+        tune("run", *sets, *SETS)
+
+
+def test_training_nothing_but_a_tower_for_images_is_refused() -> None:
+    save_tiny("gemma3", Path("model"))
+    sets = ("model.path=model", "data.train=demo", 'model.trainable=["vision_tower"]')
+    with pytest.raises(ConfigError, match="the model computes without the weights to train"):
+        tune("run", *sets, *SETS)
 
 
 def test_a_model_that_learns_as_a_whole_is_not_commented_on() -> None:

@@ -7,11 +7,13 @@ layer past its adapter (Mamba its `dt_proj`): the optimizer has them, and nothin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from fmstune.errors import ConfigError
 
 _SHOWN = 3
 _SMALL = 0.001
@@ -38,6 +40,18 @@ class Unreached(TrainerCallback):
         self._warn = None
 
 
+def require_reached(loss: torch.Tensor, model: Any) -> None:
+    """Raise `ConfigError` for the loss of a batch that depends on none of the trained weights: torch would
+    fail, without naming them."""
+    if loss.requires_grad:
+        return
+    kinds = sorted({_kind(name) for name, weight in model.named_parameters() if weight.requires_grad})
+    raise ConfigError(
+        f"the model computes without the weights to train, or past their adapter: {_listed(kinds)}. Choose "
+        "others, or more, with lora.target_modules or model.trainable."
+    )
+
+
 def unreached(weights: Iterable[tuple[str, torch.nn.Parameter]]) -> str | None:
     """A message about the trained weights without a gradient; `None` if there are none."""
     trained = [(_kind(name), weight) for name, weight in weights if weight.requires_grad]
@@ -49,12 +63,16 @@ def unreached(weights: Iterable[tuple[str, torch.nn.Parameter]]) -> str | None:
     if share < _SMALL:
         return None
     kinds = sorted({kind for kind, _ in left})
-    more = f" and {len(kinds) - _SHOWN} more" if len(kinds) > _SHOWN else ""
     return (
         f"{100 * share:.2g}% of the weights to train got no gradient in the first update, and learn nothing "
-        f"from this data: {', '.join(kinds[:_SHOWN])}{more}. The model computes without them, or past their "
+        f"from this data: {_listed(kinds)}. The model computes without them, or past their "
         "adapter"
     )
+
+
+def _listed(kinds: Sequence[str]) -> str:
+    more = f" and {len(kinds) - _SHOWN} more" if len(kinds) > _SHOWN else ""
+    return ", ".join(kinds[:_SHOWN]) + more
 
 
 def _kind(name: str) -> str:

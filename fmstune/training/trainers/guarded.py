@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmstune.data.tokens.table import IGNORED
+from fmstune.training.callbacks.unreached import require_reached
 from fmstune.training.trainers.each_row_once import WEIGHT
 from fmstune.training.trainers.engine_updates import is_applied, is_engine, searches_scale
 from fmstune.training.trainers.nonfinite import COUNTER
@@ -59,7 +60,10 @@ class GuardedTraining(OfRun, SavesNoSecrets):
         answer = trainer.compute_loss(
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
-        if self.guard is None or return_outputs or not model.training:
+        if return_outputs or not model.training:
+            return answer
+        require_reached(answer, model)
+        if self.guard is None:
             return answer
         counted = self.guard.skipped
         loss = self.guard.loss(answer, inputs, model, as_trainer(self).state.global_step + 1)

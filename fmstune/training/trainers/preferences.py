@@ -186,8 +186,8 @@ _NOT_WITH_EXPERTS = {
 def _not_with_experts(text: str) -> ConfigError:
     setting = next((ours for name, ours in _NOT_WITH_EXPERTS.items() if name in text), first_sentence(text))
     return ConfigError(
-        f"{setting} does not work beside an adapter on the experts, which PEFT adds to this model for "
-        "lora.target_modules = all-linear: leave it out, or name the modules to adapt, such as "
+        f"{setting} does not work beside an adapter on the experts, which lora.target_modules names, or "
+        "all-linear includes in this model: leave it out, or name other modules, such as "
         'lora.target_modules = ["q_proj", "v_proj"].'
     )
 
