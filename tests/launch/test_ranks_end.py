@@ -112,6 +112,16 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     assert have_ended(processes)
 
 
+def test_a_run_whose_other_rank_is_interrupted_before_it_trains_is_interrupted(tmp_path: Path) -> None:
+    trainer = start("train", *TWO, *with_callback("Late"), cwd=tmp_path, TMPDIR=str(tmp_path))
+    wait_for(lambda: is_training(tmp_path))
+    trainer.terminate()
+    _, shown = trainer.communicate()
+    assert (trainer.returncode, shown.splitlines()[-1]) == (143, "error: interrupted by SIGTERM.")
+    last = json.loads((tmp_path / "out" / "tracking" / "journal.jsonl").read_text().splitlines()[-1])
+    assert last["status"] == "interrupted"
+
+
 def test_ranks_whose_launcher_is_killed_save_a_checkpoint_and_end(tmp_path: Path) -> None:
     trainer = start("train", *TWO, *with_callback("Slow"), "--set", "training.save_strategy=no", cwd=tmp_path)
     processes = pids(tmp_path)

@@ -94,6 +94,16 @@ def test_the_journal_gets_a_final_status_whenever_a_signal_arrives(
     assert [signal.getsignal(each) for each in STOPPING][:2] == handlers[:2]
 
 
+def test_a_signal_during_the_last_evaluation_saves_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    evaluated = {**DEMO, "data.eval": "demo", "training.eval_strategy": "steps", "training.eval_steps": 1}
+    with pytest.raises(Interrupted):
+        fmstune.train(settings=evaluated, callbacks=[At("on_evaluate", signal.SIGTERM)], quiet=True)
+    assert Path("out/checkpoint-1/trainer_state.json").exists()
+
+
 def raised_by(ending: StopSignals, event: Any) -> int | None:
     """The number of the signal that interrupts the event."""
     try:

@@ -79,6 +79,11 @@ class ReadsLate(TrainerCallback):
         found = pathlib.Path(args.output_dir, f"checkpoint-{state.global_step}").iterdir()
         pathlib.Path(f"read-by-{args.process_index}").write_text(" ".join(each.name for each in found))
 
+class Late(TrainerCallback):
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.process_index == 1:
+            time.sleep(300)
+
 class Slow(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         pathlib.Path(f"rank-{args.process_index}-{os.getpid()}").touch()

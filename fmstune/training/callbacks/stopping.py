@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from fmstune.errors import Interrupted
 from fmstune.launch.rank import report_training
@@ -69,6 +70,10 @@ class StopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._agree(args, control)
+        # No step may follow. With "best", the Trainer decides after this whether to save.
+        if self.signum is not None and self.training and args.save_strategy != SaveStrategy.BEST:
+            control.should_save = True
+            control.should_training_stop = True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -12,6 +12,7 @@ import torch
 
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import Interrupted, RunError
+from fmstune.launch.rank import is_lost_peer
 from fmstune.system import memory
 from fmstune.system.compiler import compile_failure
 from fmstune.system.memory import Capacity, format_bytes
@@ -136,18 +137,21 @@ def peak(device: torch.device) -> int:
 @contextlib.contextmanager
 def explained(trainer: TunedTrainer, stop: StopCallback | None = None) -> Iterator[None]:
     """Turn running out of memory into a `RunError` with the settings to change, and torch's compile
-    failures into one sentence. Raises `Interrupted` if the compiler failed after a signal to stop: Ctrl-C
-    reaches every process of the terminal, including the compiler."""
+    failures into one sentence. Raises `Interrupted` if the compiler failed, or another rank ended, after a
+    signal to stop: it reaches every process of the terminal, including the compiler, and a rank whose
+    training has not begun ends at once."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise RunError(out_of_memory(trainer)) from error
         failed = compile_failure(error) if trainer.args.torch_compile else None
-        if failed is None:
+        if failed is None and not is_lost_peer(str(error)):
             raise
         if stop is not None and stop.signum is not None:
             raise Interrupted(stop.signum) from error
+        if failed is None:
+            raise
         raise RunError(failed) from error
 
 
