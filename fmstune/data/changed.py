@@ -17,13 +17,18 @@ _EVALUATED = ("eval_source", "eval_sha256", "eval_rows")
 
 
 def recorded_params(run: Path) -> Mapping[str, Mapping[str, Any]]:
-    """The latest params of each name, like "data", in the journal of the run in a directory; empty if there
-    is none."""
-    found: dict[str, Mapping[str, Any]] = {}
+    """The params of each name, like "data", that the last process to set some has set, in the journal of the
+    run in a directory; empty if there is none. The user's may have the same name."""
+    found: dict[str, dict[str, Any]] = {}
+    by_others: set[str] = set()
     try:
         for event in JournalReader(run / TRACKING_DIR / JOURNAL_NAME):
-            if event.kind == "params" and event.name is not None:
-                found[event.name] = event.values
+            if event.kind == "resume":
+                by_others = {*found}
+            elif event.kind == "params" and event.name is not None:
+                earlier = {} if event.name in by_others else found.get(event.name, {})
+                found[event.name] = earlier | dict(event.values)
+                by_others.discard(event.name)
     except (OSError, JournalError):
         return {}  # only a checkpoint, or a damaged journal, which delivery reports
     return found

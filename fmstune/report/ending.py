@@ -23,7 +23,7 @@ from fmstune.text import counted
 _LEAST_SHARE = 0.01
 """The smallest share of the time to report."""
 _LEAST_GAP = 0.01
-_WORKING = ("forward", "backward", "optimizer")
+_WORKING = ("system/forward_seconds", "system/backward_seconds", "system/optimizer_seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,8 @@ def ending_of(run: TrackedRun, view: RunView) -> Ending:
         rest = seconds - sum(spent.values())
         spent = {**spent, "start and end": max(0.0, rest)}
     tokens = _last_number(curves.get("train/num_tokens"))
-    working = sum(spent.get(name, 0.0) for name in _WORKING)
+    # Tokens of steps that a resumed run repeats count once, so their time does, too.
+    working = sum(math.fsum(curves[key].finite()[2]) for key in _WORKING if key in curves)
     memory = {
         name: int(number)
         for name, key in (("peak", "train/peak_memory"), ("estimate", "train/estimated_memory"))

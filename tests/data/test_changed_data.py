@@ -11,11 +11,12 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from fmstune.config.schema.tables import DataConfig, ModelConfig
-from fmstune.data.changed import changed_data
+from fmstune.data.changed import changed_data, recorded_params
 from fmstune.data.files import opening
 from fmstune.data.prepare import prepare
 from fmstune.data.summary import DataSummary
 from fmstune.models.load import load_tokenizer
+from tests.support.made_runs import end_run, start_run
 from tests.support.short_runs import train
 
 DEMO = load_tokenizer(ModelConfig(path="demo"))
@@ -125,3 +126,17 @@ def test_a_resumed_run_reports_it_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert "a.jsonl (8 rows before, 16 now)" in said
     again = train(Path("run"), "training.max_steps=3", *sets, resume="run/checkpoint-2")
     assert "the data has changed" not in again
+
+
+def test_params_of_the_user_named_data_as_well_are_no_change(tmp_path: Path) -> None:
+    recorder = start_run(tmp_path / "run")
+    recorder.set_params({"rows": 3, "eval_source": "b.jsonl"}, "data")
+    recorder.set_params({"source": "tickets"}, "data")
+    assert recorded_params(tmp_path / "run")["data"]["rows"] == 3
+    end_run(recorder, None)
+    again = start_run(tmp_path / "run")
+    again.resumed(0)
+    again.set_params({"rows": 3}, "data")
+    again.set_params({"cleaned": True}, "data")
+    end_run(again)
+    assert recorded_params(tmp_path / "run") == {"data": {"rows": 3, "cleaned": True}}

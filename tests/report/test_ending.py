@@ -70,6 +70,23 @@ def test_time_is_summed_over_everything_tracked_even_twice_per_step() -> None:
     assert list(found.time.values()) == sorted(found.time.values(), reverse=True)
 
 
+def test_the_throughput_of_a_resumed_run_counts_the_time_of_repeated_steps_once() -> None:
+    recorder = start_run(Path("a"))
+    for step in (1, 2, 3):
+        recorder.track_sample({"num_tokens": 100.0 * step}, "train", step)
+        recorder.track_sample({"forward_seconds": 1.0}, "system", step)
+    end_run(recorder, None)
+    again = start_run(Path("a"))
+    again.resumed(1)
+    for step in (2, 3):
+        again.track_sample({"num_tokens": 100.0 * step}, "train", step)
+        again.track_sample({"forward_seconds": 1.0}, "system", step)
+    end_run(again)
+    found = ending(Path("a"))
+    assert (found.tokens, found.tokens_per_second) == (300, 100.0)
+    assert found.time["forward"] == 5.0
+
+
 def test_energy_is_the_power_of_all_gpus_times_the_time_between_samples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
