@@ -155,10 +155,11 @@ def init(
 def _write(output: Path, text: str, out: RunConsole) -> None:
     from fmstune.access import reason
     from fmstune.errors import RunError
-    from fmstune.system.files import replace_text
+    from fmstune.system.files import whole_file
 
     try:
-        replace_text(output, text)
+        with whole_file(output) as scratch:
+            scratch.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RunError(f"{output} cannot be written: {reason(error, output)}.") from error
     given = "" if output == Path(CONFIG_FILE) else f" {output}"

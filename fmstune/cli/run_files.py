@@ -132,19 +132,18 @@ def _lines(plan: Removal) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _whole(output: Path) -> Iterator[Path]:
-    """A temporary file next to `output`, renamed to it once complete."""
+    """Where to write the file, which is replaced once complete. Raises `RunError` if it cannot be written."""
     from fmstune.access import reason
     from fmstune.errors import RunError
+    from fmstune.system.files import whole_file
     from fmstune.text import shown_path
 
-    scratch = output.with_name(f"{output.name}.{id(output)}.tmp")
+    scratch = output
     try:
-        yield scratch
-        scratch.replace(output)
+        with whole_file(output) as scratch:
+            yield scratch
     except OSError as error:
-        if not Path(str(error.filename or output)).name.startswith(output.name):
-            raise  # the run cannot be read
+        named = Path(error.filename or output)
+        if named not in (scratch, output) or isinstance(error, BrokenPipeError):
+            raise  # the run cannot be read, or nobody reads /dev/stdout
         raise RunError(f"{shown_path(output)} cannot be written: {reason(error, output)}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)

@@ -28,6 +28,32 @@ def replace_text(path: Path, text: str) -> None:
         raise
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write the file that a user named: next to it (or to what a link names), to replace it once
+    complete. A pipe or a device, such as /dev/stdout, is written to directly. Raises `OSError`."""
+    if _is_special(path):
+        yield path
+        return
+    target = Path(os.path.realpath(path))
+    scratch = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        yield scratch
+        scratch.replace(target)
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    there = str(path.absolute()).startswith(("/dev/", "/proc/"))  # /dev/stdout may be a file
+    return not stat.S_ISDIR(mode) and (there or not stat.S_ISREG(mode))
+
+
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
 """What a file system answers that lacks an operation."""
 _NO_RENAME_OF_FOLDERS = frozenset({errno.EMFILE, errno.EXDEV}) | _UNSUPPORTED

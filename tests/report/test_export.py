@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet
@@ -57,6 +59,23 @@ def test_a_failed_export_keeps_the_existing_file(tmp_path: Path) -> None:
     assert done.exit_code != 0
     assert target.read_text() == "kept"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_pipe_and_a_link_stay_what_they_are(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", {1: 3.0})
+    whole = CliRunner().invoke(app, ["runs", "export", str(directory)]).stdout
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    link.symlink_to(file)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_text)
+        assert CliRunner().invoke(app, ["runs", "export", str(directory), "-o", str(pipe)]).exit_code == 0
+        assert read.result() == whole
+    assert pipe.is_fifo()
+    assert CliRunner().invoke(app, ["runs", "export", str(directory), "-o", str(link)]).exit_code == 0
+    assert link.is_symlink()
+    assert file.read_text() == whole
+    assert sorted(tmp_path.iterdir()) == sorted([directory, pipe, link, file])
 
 
 def test_a_journal_that_is_rewritten_meanwhile_is_not_counted_twice(
