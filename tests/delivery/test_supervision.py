@@ -8,18 +8,22 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from fmstune.delivery.journal.reader import JournalReader
-from fmstune.delivery.ledger import ledger_path, load_ledger
+from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.main import EXIT_BUSY, EXIT_DONE
 from fmstune.delivery.shipping.process import ShipperProcess
+from fmstune.delivery.shipping.progress import RunRemoved
 from fmstune.system import locks
+from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import MetricPoint
 from tests.support.journals import journal_path
 from tests.support.made_runs import end_run, start_run
@@ -180,6 +184,22 @@ def test_a_shipper_whose_run_is_removed_ends_and_restores_nothing(tmp_path: Path
     assert last.wait(300) == EXIT_DONE
     last.kill()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_shipper_whose_run_is_removed_after_its_trainer_was_killed_restores_nothing(tmp_path: Path) -> None:
+    directory, gone = tmp_path / "run", []
+
+    class Removes(Tracker):
+        def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+            gone.append(step)
+            shutil.rmtree(directory)
+
+    record_steps(start_run(directory), 1, 3)
+    delivery = Delivery(directory, Removes(), Ledger("removes"))
+    with pytest.raises(RunRemoved):
+        delivery.run(lambda: bool(gone))
+    assert gone == [1]
+    assert not directory.exists()
 
 
 def test_a_shipper_whose_run_is_removed_leaves_the_directory_to_the_next_run(tmp_path: Path) -> None:

@@ -48,10 +48,10 @@ class Delivery(BatchDelivery):
         `writer_gone` tells whether the process that writes the journal has ended; a run that ended without a
         status is closed as interrupted. `pause` waits this many seconds for more. Raises `DeliveryFailed`.
         """
+        self._writer_gone = writer_gone
         self._retry_first()
         while True:
-            # Checked before the read: everything written before the end is read.
-            self._writer_gone = writer_gone()
+            gone = writer_gone()  # checked before the read: everything written before the end is read
             start, at = self._reader.offset, 0
             batch = self._read(_AT_ONCE)
             while at < len(batch):
@@ -67,7 +67,7 @@ class Delivery(BatchDelivery):
             if batch:
                 if len(batch) < _AT_ONCE or self._is_due or self._reader.at_end:
                     self._flush()
-            elif (self._writer_gone or self._ended) and self._reader.is_readable:
+            elif (gone or self._ended) and self._reader.is_readable:
                 return self._finish()
             elif len(self._failing) > 1 and any(self._failing.values()):
                 self._end(None)  # nothing accepted for a while: a new process may have a working SDK

@@ -90,7 +90,7 @@ class DeliveryProgress:
         self._confirmed = ledger  # what the tracker reported as safe; a failure falls back to it
         self._confirmed_at = time.monotonic()
         self._handover = HandOver(self._reader.path, tracker, ledger.delivered, ledger.adapted)
-        self._writer_gone = False  # the process that writes the journal, when that was last asked
+        self._writer_gone: Callable[[], bool] = lambda: False  # the process that writes the journal
         self._open = False
         self._opened = False  # at any time in this process: failures are the event's, or the service's
         self._held = 0  # the service reports that it holds the events up to this number
@@ -322,7 +322,7 @@ class DeliveryProgress:
     @property
     def run_is_removed(self) -> bool:
         """Whether the directory holds another run, or none, which the training would have restored."""
-        return self._reader.is_replaced or (self._writer_gone and self._reader.is_deleted)
+        return self._reader.is_replaced or (self._reader.is_deleted and self._writer_gone())
 
     def _store(self, ledger: Ledger) -> None:
         if self.run_is_removed:
