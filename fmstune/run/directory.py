@@ -116,7 +116,7 @@ def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool
         _require_writable(path)
     elif main:
         _require_not_running(path)
-    if overwrite or not path.exists() or not any(path.iterdir()):
+    if overwrite or not path.exists() or not any(path.iterdir()) or has_not_begun(path):
         return RunDirectory(path)
     state = run_state(path)
     if resume == "auto" and state == "finished":
@@ -126,6 +126,11 @@ def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool
         return RunDirectory(path, newest, step_of(newest), unusable=_unusable(path, newest))
     if not main:
         return RunDirectory(path)
+    if state is None and any(map(is_checkpoint, path.iterdir())):
+        raise ConfigError(
+            f"{path} holds checkpoints of a run without its journal: use another --output-dir, or replace "
+            "them with --overwrite."
+        )
     if state is None:
         raise ConfigError(f"{path} is not empty, and is not a run of fmstune; use another --output-dir.")
     how = "a finished run" if state == "finished" else f"a run that is {state}"
@@ -163,6 +168,16 @@ def _require_not_running(path: Path) -> None:
         raise ConfigError(
             f"{path}: {writer(journal)} is running this run; wait until it ends, or use another --output-dir."
         )
+
+
+def has_not_begun(path: Path) -> bool:
+    """Whether all that a directory holds is from a run that ended before its journal was begun: its lock, and
+    its configuration."""
+    tracking = path / TRACKING_DIR
+    if not tracking.is_dir() or not os.access(tracking, os.R_OK | os.X_OK):
+        return False
+    lock = lock_path(tracking / JOURNAL_NAME)
+    return {*path.iterdir()} <= {tracking, path / CONFIG_NAME} and {*tracking.iterdir()} == {lock}
 
 
 def run_state(path: Path) -> Literal["finished", "failed", "interrupted"] | None:

@@ -1,11 +1,14 @@
-"""Handle the signals that stop a run, from the first line of its journal to the last."""
+"""Handle the signals that stop a run, before its journal is begun, and from its first line to the last."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 
 from fmstune.errors import Interrupted
+from fmstune.launch.environment import is_main_process
 from fmstune.system.handlers import Handlers
 
 
@@ -21,6 +24,7 @@ class StopSignals:
         self._handlers = Handlers(self._handle)
         self._on_hold = False
         self._pending: int | None = None
+        self._raised: int | None = None
 
     def watch(self) -> None:
         """Start handling signals."""
@@ -38,6 +42,12 @@ class StopSignals:
             pending, self._pending = self._pending, None
             raise Interrupted(pending)
 
+    def raise_again(self) -> None:
+        """Raise `Interrupted` if a signal has come: the code that it interrupted may have dropped that, such
+        as one of the finalisers that run during an import."""
+        if self._raised is not None:
+            raise Interrupted(self._raised)
+
     def leave(self) -> None:
         """Restore the previous handlers; an ignored SIGHUP stays ignored."""
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -45,5 +55,19 @@ class StopSignals:
 
     def _handle(self, signum: int) -> None:
         if not self._on_hold:
+            self._raised = signum
             raise Interrupted(signum)
         self._pending = signum
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[StopSignals]:
+    """Raise `Interrupted` on a signal: by default, it would end the process, and leave what it has started
+    and created. Only in rank zero: others wait for it in calls that no Python handler can interrupt."""
+    signals = StopSignals()
+    if is_main_process():
+        signals.watch()
+    try:
+        yield signals
+    finally:
+        signals.leave()

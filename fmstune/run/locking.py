@@ -13,8 +13,8 @@ from fmstune.access import reason
 from fmstune.delivery.journal.reader import lock_path, writer
 from fmstune.errors import ConfigError, RunError
 from fmstune.launch.environment import is_main_process
-from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
-from fmstune.run.directory import RunDirectory, clear, journal_bytes
+from fmstune.layout import CONFIG_NAME, JOURNAL_NAME, TRACKING_DIR
+from fmstune.run.directory import RunDirectory, clear, has_not_begun, journal_bytes
 from fmstune.system import locks
 from fmstune.text import shown_path
 
@@ -114,18 +114,14 @@ def _lock(directory: RunDirectory, *, overwrite: bool) -> locks.Lock:
 
 
 def _remove_if_unused(path: Path, lock: Path) -> None:
-    """Remove the directory if nothing was written into it, and no other run has it now."""
-    tracking = path / TRACKING_DIR
-
-    def is_unused() -> bool:
-        return {*path.iterdir()} <= {tracking} and {*tracking.iterdir()} <= {lock}
-
+    """Remove the directory if no run has begun in it, and no other run has it now."""
     with contextlib.suppress(OSError):
-        if is_unused() and (held := locks.acquire(lock)) is not None:
+        if has_not_begun(path) and (held := locks.acquire(lock)) is not None:
             try:
-                if is_unused():
+                if has_not_begun(path):
                     lock.unlink()
-                    tracking.rmdir()
+                    lock.parent.rmdir()
+                    (path / CONFIG_NAME).unlink(missing_ok=True)
                     path.rmdir()
             finally:
                 held.release()

@@ -28,6 +28,7 @@ from fmstune.launch.environment import is_main_process
 from fmstune.resources.source import SYSTEM
 from fmstune.run.config_file import write_config
 from fmstune.run.description import describe
+from fmstune.run.ending import stoppable
 from fmstune.run.locking import locked
 from fmstune.run.look_ahead import look_ahead
 from fmstune.run.recording import recorded
@@ -108,11 +109,13 @@ def execute(
     config = pinned(config, out.warn, None if overwrite else directory.path)
     redactor = redactor_of(config)
     with (
+        stoppable() as signals,
         checked_trackers(config, out) as (fleet, in_process),
         locked(directory, overwrite=overwrite) as (directory, lock),
     ):
         from fmstune.run.train import ActiveRun, train
 
+        signals.raise_again()
         imported = time.perf_counter()
         write_config(config, directory.path, redactor)
         with recorded(config, directory, fleet, redactor, out, lock) as recorder:
@@ -133,10 +136,15 @@ def dry_run(
     _warn(config, out)
     look_ahead(config)
     config = pinned(config, out.warn, None if overwrite else directory.path)
-    with checked_trackers(config, out) as (fleet, _), tempfile.TemporaryDirectory() as scratch:
+    with (
+        stoppable() as signals,
+        checked_trackers(config, out) as (fleet, _),
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         from fmstune.run.preflight import report_plan
         from fmstune.training.build import build_trainer
 
+        signals.raise_again()
         report_resumed(directory, fleet, out)
         built = build_trainer(config, Tracker(), Path(scratch))
         built.bad_rows.file = None  # it goes with the scratch directory

@@ -114,7 +114,7 @@ def test_several_machines_need_an_output_directory(monkeypatch: pytest.MonkeyPat
 def test_runs_that_start_in_the_same_second_get_different_directories() -> None:
     first, second = (claim(configured(), None, overwrite=False) for _ in range(2))
     with locked(dataclasses.replace(first, path=Path("runs/a")), overwrite=False) as (one, _):
-        (one.path / "config.toml").touch()
+        journal_path(one.path).touch()
         with locked(dataclasses.replace(second, path=Path("runs/a")), overwrite=False) as (other, _):
             assert [one.path, other.path] == [Path("runs/a"), Path("runs/a-2")]
     assert one.path.exists()
@@ -206,12 +206,31 @@ def test_overwriting_removes_everything_but_the_lock(linked: bool) -> None:
 
 
 def test_a_run_that_does_not_start_leaves_no_directory_behind() -> None:
-    with (
-        pytest.raises(KeyboardInterrupt),
-        locked(claim(configured(), None, overwrite=False), overwrite=False),
-    ):
-        raise KeyboardInterrupt
+    def end_early() -> None:
+        with locked(claim(configured(), None, overwrite=False), overwrite=False) as (directory, _):
+            (directory.path / "config.toml").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        end_early()
     assert not list(Path("runs").iterdir())
+
+
+@pytest.mark.parametrize("resume", [None, "auto"])
+@pytest.mark.parametrize("configuration", [True, False])
+def test_a_run_that_was_killed_before_its_journal_was_begun_can_be_started_again(
+    resume: str | None, configuration: bool
+) -> None:
+    directory = claim(configured("out"), None, overwrite=False)
+    with locked(directory, overwrite=False) as (_, lock):
+        if configuration:
+            Path("out/config.toml").touch()
+        assert lock is not None
+        lock.release()
+        assert claim(configured("out"), resume, overwrite=False) == directory
+        write_checkpoint(Path("out/checkpoint-4"))
+        with pytest.raises(ConfigError, match="holds checkpoints of a run without its journal"):
+            claim(configured("out"), resume, overwrite=False)
 
 
 @pytest.mark.parametrize("resume", [None, "auto", "runs/out", "runs/out/checkpoint-4"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -52,7 +53,20 @@ def signalled(method: Callable[..., Any], signum: int, *, when: Callable[..., bo
     return wrapped
 
 
+def dropping(method: Callable[..., Any], instead: Callable[..., Any]) -> Callable[..., Any]:
+    """As a finaliser does with what is raised in it."""
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        with contextlib.suppress(BaseException):
+            return method(*arguments, **named)
+        return instead(*arguments, **named)
+
+    return wrapped
+
+
 MOMENTS = {
+    "before the journal": None,
+    "before the journal, and it is dropped": None,
     "while the journal is begun": "interrupted",
     "as the trackers are given it": "interrupted",
     "while the model is built": "interrupted",
@@ -66,7 +80,7 @@ MOMENTS = {
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize(("moment", "status"), MOMENTS.items(), ids=MOMENTS)
 def test_the_journal_gets_a_final_status_whenever_a_signal_arrives(
-    moment: str, status: str, signum: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str, status: str | None, signum: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     callbacks = []
@@ -74,6 +88,11 @@ def test_the_journal_gets_a_final_status_whenever_a_signal_arrives(
               "after the training": "on_train_end"}  # fmt: skip
     if moment in events:
         callbacks = [At(events[moment], signum)]
+    elif status is None:
+        checks = signalled(Fleet.check, signum, when=lambda *arguments: True)
+        if "dropped" in moment:
+            checks = dropping(checks, Fleet.check)
+        monkeypatch.setattr(Fleet, "check", checks)
     elif moment == "while the journal is begun":
         begins = signalled(JournalWriter._begin, signum, when=lambda *arguments: True)
         monkeypatch.setattr(JournalWriter, "_begin", begins)
@@ -89,8 +108,11 @@ def test_the_journal_gets_a_final_status_whenever_a_signal_arrives(
     handlers = [signal.getsignal(each) for each in STOPPING]
     with pytest.raises(Interrupted, match=signum.name):
         fmstune.train(settings=DEMO, callbacks=callbacks, quiet=True)
-    last = json.loads(Path("out/tracking/journal.jsonl").read_text().splitlines()[-1])
-    assert last["status"] == status
+    if status is None:
+        assert not Path("out").exists()
+    else:
+        last = json.loads(Path("out/tracking/journal.jsonl").read_text().splitlines()[-1])
+        assert last["status"] == status
     assert [signal.getsignal(each) for each in STOPPING][:2] == handlers[:2]
 
 
