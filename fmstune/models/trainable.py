@@ -21,7 +21,7 @@ def train_only(model: Any, patterns: Sequence[str], at: str = "") -> None:
     is the location of the setting for messages. Raises `ConfigError` for a pattern that names no weight.
     """
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]  # a tied head, too
-    matched = {name for pattern in patterns for name in _matches(pattern, names, at)}
+    matched = {name for pattern in patterns for name in named_weights(pattern, names, f"{at}{KEY}")}
     head = getattr(model, "score", None)
     drawn = set() if head is None else {id(weight) for weight in head.parameters()}
     for weight in model.parameters():
@@ -38,15 +38,17 @@ def let_gradients_through(model: Any, asked: Any) -> None:
         model.enable_input_require_grads()
 
 
-def _matches(pattern: str, names: Sequence[str], at: str) -> list[str]:
+def named_weights(pattern: str, names: Sequence[str], setting: str) -> list[str]:
+    """The names of weights that a pattern names, as in `train_only`. Raises `ConfigError`, which starts with
+    `setting`, if there are none."""
     try:
         re.compile(pattern)  # alone, for the position of an error in it
         whole = re.compile(rf"(?:^|\.)(?:{pattern})(?:\.|$)")
     except re.error as error:
-        raise ConfigError(f"{at}{KEY}: {shown(pattern)} is not a regular expression: {error}.") from error
+        raise ConfigError(f"{setting}: {shown(pattern)} is not a regular expression: {error}.") from error
     found = [name for name in names if whole.search(name)]
     if not found:
         parts = sorted({part for name in names for part in name.split(".") if not part.isdigit()})
         close = hint(pattern, parts) or f" They are, for example: {names[0]}, {names[-1]}."
-        raise ConfigError(f"{at}{KEY}: the model has no weights called {shown(pattern)}.{close}")
+        raise ConfigError(f"{setting}: the model has no weights called {shown(pattern)}.{close}")
     return found

@@ -31,10 +31,10 @@ _WHOLE = "all weights"
 _SHAPES = {
     "lora": (
         "lora.target_modules", "lora.target_parameters", "lora.bias", "lora.dora", "lora.modules_to_save",
-        "lora.alpha", "lora.rslora", "model.add_tokens",
+        "lora.alpha", "lora.rslora", "model.add_tokens", "model.lr_multipliers",
     ),
-    "prompt tuning": ("prompt_tuning.tokens",),
-    "": ("model.trainable", "model.add_tokens"),
+    "prompt tuning": ("prompt_tuning.tokens", "model.lr_multipliers"),
+    "": ("model.trainable", "model.add_tokens", "model.lr_multipliers"),
 }  # fmt: skip
 """Settings of adapters that must match a checkpoint's weights: with another scale, they would be others, and
 so would those of the best checkpoint."""
@@ -118,15 +118,15 @@ def _require_same_shape(checkpoint: Path, config: RunConfig, where: str) -> None
     keys = _SHAPES.get(config.adapter or "", ())
     for key in (*keys, "training.lr_scheduler_type"):
         table, _, name = key.partition(".")
-        if name not in before.get(table, {}) or name not in now[table]:
+        old, new = before.get(table, {}).get(name), now[table].get(name)
+        if not old and not new:  # a run of an earlier version may lack it
             continue
-        old, new = before[table][name], now[table][name]
-        if key.startswith("training.") and _keeps_figures(old) == _keeps_figures(new):
+        if table == "training" and _keeps_figures(str(old)) == _keeps_figures(str(new)):
             continue
         if old != new and REDACTED not in str(old):
             raise ConfigError(
-                f"{where}: it is from a run with {key} = {shown(old)}, and its state does not fit "
-                f"{shown(new)}. Keep that setting, or start a new run with --model."
+                f"{where}: it is from a run with {key} = {_shown(old)}, and its state does not fit "
+                f"{_shown(new)}. Keep that setting, or start a new run with --model."
             )
 
 
@@ -236,7 +236,7 @@ def _change(change: Difference) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "not set" if value is None else shown(value)
+    return "not set" if value in (None, {}) else shown(value)
 
 
 def _deciding(tables: Mapping[str, Any]) -> dict[str, Any]:

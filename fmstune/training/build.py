@@ -39,6 +39,7 @@ from fmstune.training.schedule import schedule_notes
 from fmstune.training.speed.padding_free import Padding, decide
 from fmstune.training.trainers.eval_sets import join_sets, sets_of
 from fmstune.training.trainers.preferences import build_tuner, refused_by_trl
+from fmstune.training.trainers.rates import KEY, factors_of
 from fmstune.training.trl_compat.steps import set_padding_free
 from fmstune.training.tuned_trainer import TunedTrainer
 from fmstune.transformers_compat import embeddings_known
@@ -181,6 +182,9 @@ def _complete(trainer: TunedTrainer, config: RunConfig, inputs: Inputs) -> None:
     """Set what fmstune's mixins read, and add the callbacks of every run."""
     trainer.method, trainer.longest_row = config.run.method, config.max_length
     trainer.own_files, trainer.save_dtype = inputs.model.own_files, config.run.save_dtype
+    if config.model.lr_multipliers:
+        factors_of(trainer.model, config.model.lr_multipliers, config.at(KEY))
+        trainer.lr_multipliers = config.model.lr_multipliers
     adapters.ready_for_checkpoints(trainer.model)
     if not is_deepspeed_zero3_enabled():  # it has divided the weights
         require_reloadable(trainer.model)

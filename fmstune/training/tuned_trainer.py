@@ -78,6 +78,8 @@ class OfRun:
     """Whether the config requests a loss that balances the experts, but the model provides none."""
     ref_model: Any = None
     """The reference model, for methods that have one."""
+    lr_multipliers: Mapping[str, float] = MappingProxyType({})
+    """`model.lr_multipliers`."""
     eval_sets: Mapping[str, int] = MappingProxyType({})
     """The number of rows of each named evaluation set, in the order of `eval_dataset`; empty if they have no
     names."""
@@ -113,6 +115,7 @@ class TunedTrainer(Protocol):
     unbalanced: bool
     ref_model: Any
     eval_sets: Mapping[str, int]
+    lr_multipliers: Mapping[str, float]
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> Any:
         """Train until the end."""
@@ -149,8 +152,8 @@ class TunedTrainer(Protocol):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log figures, and keep them in `state`."""
 
-    def create_optimizer(self) -> Any:
-        """Create `optimizer`."""
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Create `optimizer`, for another model than `model` if given."""
 
     def create_scheduler(self, num_training_steps: int) -> Any:
         """Create `lr_scheduler`."""

@@ -30,6 +30,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "model.attn_implementation": ("eager",),
     "model.trainable": ("['norm']",),
     "model.add_tokens": ("['<tool>']",),
+    "model.lr_multipliers": ("{norm = 2}",),
     "model.chat_template": ("llama3",),
     "model.chat_template_kwargs": ("{loud=true}", CHATS, "model.chat_template=loud.jinja"),
     "data.train": ("texts.txt", CHATS),

@@ -19,7 +19,10 @@ _CLASSES = "Leave it out: the model's own files say which classes it has."
 _PARTS_OF_LORA = 'Use a regular expression: lora.target_modules = ".*layers\\\\.(8|9)\\\\..*_proj".'
 _NOT_FROZEN = "fmstune trains all weights, some of them (model.trainable), or an adapter (--lora)."
 _MIXES = "Give each source a weight: tables [[data.train]] with path and weight."
-_RATES = "All weights have the same learning rate, training.learning_rate."
+_RATES = (
+    "Use model.lr_multipliers, factors for the learning rate of weights: {lora_B = 16} is LoRA+, and "
+    "{embed_tokens = 0.1} is for embeddings."
+)
 _ONLINE = "fmstune trains on data; it has no methods that generate their answers during the training."
 _TEXT = "fmstune only trains on text."
 _GIVEN_BY_MODEL = "Set it in the config.json of the model's directory."

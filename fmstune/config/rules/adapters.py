@@ -28,6 +28,14 @@ def adapter_problems(config: RunConfig) -> Iterator[Problem]:
             f"{key} = {shown(quantization)} freezes the weights, so that only a LoRA adapter can be trained: "
             "add --lora.",
         )
+    key = "model.lr_multipliers"
+    for name, factor in (config.model.lr_multipliers or {}).items():
+        if factor <= 0:
+            yield (
+                key,
+                f"{key}: the factor of {shown(name)} is {factor:g}; it must be more than 0. To keep weights "
+                "as they are, name the others in model.trainable.",
+            )
     if config.model.trainable and config.adapter is not None:
         own = (
             "lora.target_modules and lora.modules_to_save choose its weights"

@@ -60,6 +60,13 @@ class ModelConfig:
             '"norm"]. Default: all, or an adapter.'
         },
     )
+    lr_multipliers: Mapping[str, float] | None = field(
+        default=None,
+        metadata={
+            "help": "Factors for the learning rate of weights, by name as in `trainable`: {lora_B = 16} is "
+            "LoRA+.",
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "sdpa, eager, flash_attention_2, …. Default: the model's own."}
     )

@@ -37,6 +37,17 @@ def _model_name(value: Any, theirs: Foreign) -> Here:
     return {"model.path": value}
 
 
+def _multiplier(weights: str) -> Rule:
+    return lambda value, theirs: {"model.lr_multipliers": {weights: float(value)}} if value else {}
+
+
+def _embedding_rate(value: Any, theirs: Foreign) -> Here:
+    rate = theirs.get("learning_rate")
+    if not isinstance(rate, float) or not rate:
+        raise Left("")
+    return {"model.lr_multipliers": {"embed_tokens": float(value) / rate}}
+
+
 def _bits(value: Any, theirs: Foreign) -> Here:
     if value not in (4, 8):
         raise Left('model.quantization is "4bit" or "8bit".')
@@ -134,6 +145,10 @@ MODEL_RULES: Mapping[str, Rule] = {
     "keys": _modules,
     "lora_target_parameters": list_of("lora.target_parameters"),
     "target_parameters": list_of("lora.target_parameters"),
+    "loraplus_lr_ratio": _multiplier("lora_B"),
+    "embedding_lr_scale": _multiplier("embed_tokens"),
+    "embedding_lr": _embedding_rate,
+    "embedding_learning_rate": _embedding_rate,
     "lora_target_linear": if_true({"lora.target_modules": "all-linear"}),
     "lora_attn_modules": _modules_of_torchtune,
     "apply_lora_to_mlp": _with_modules,

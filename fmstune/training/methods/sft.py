@@ -25,6 +25,7 @@ from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLos
 from fmstune.training.trainers.neftune import RowNoise
 from fmstune.training.trainers.output_precision import KeepsOutputPrecision, return_float32
 from fmstune.training.trainers.plain_logits import BalancedSmoother, leave_out_virtual_tokens
+from fmstune.training.trainers.rates import MultipliedRates
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.token_means import TokenMeans
 from fmstune.training.trainers.workers import EndsWorkers
@@ -45,6 +46,7 @@ class FineTuner(
     EachRowOnce,
     WeightedLoss,
     EndsWorkers,
+    MultipliedRates,
     EvaluatesAllRows,
     CachedLookups,
     KeepsOutputPrecision,

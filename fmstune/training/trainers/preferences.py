@@ -31,6 +31,7 @@ from fmstune.training.trainers.kept_reference import KeepsReference, has_moving_
 from fmstune.training.trainers.loaded_weights import LoadsAllWeights
 from fmstune.training.trainers.output_precision import KeepsOutputPrecision, return_float32
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
+from fmstune.training.trainers.rates import MultipliedRates
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.whole_update import WholeUpdates
 from fmstune.training.trainers.workers import EndsWorkers
@@ -53,6 +54,7 @@ class PreferenceTuner(
     GuardedTraining,
     EachRowOnce,
     EndsWorkers,
+    MultipliedRates,
     EvaluatesAllRows,
     CachedLookups,
     KeepsOutputPrecision,

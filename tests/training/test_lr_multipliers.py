@@ -1,0 +1,152 @@
+"""`model.lr_multipliers`: the named weights learn with a multiple of the learning rate."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft.optimizers import create_loraplus_optimizer
+from safetensors.torch import load_file
+
+from fmstune.errors import ConfigError
+from tests.support.architectures import save_tiny
+from tests.support.commands import fmstune
+from tests.support.fsdp_on_cpu import train_sharded
+from tests.support.preferred import build, pairs, write
+from tests.support.tracked import rewrite_as_interrupted
+from tests.support.tuned import tune, weights
+
+pytestmark = pytest.mark.usefixtures("small_demo")
+METHODS = ("sft", "dpo", "kto", "reward", "orpo")
+NAMES = ("layers.0", "layers.1.mlp", "embed_tokens", "norm", "layers.1.self_attn.q_proj")
+"""No weight has two of these names."""
+ONE_STEP = (
+    "training.optim=sgd", "training.learning_rate=0.5", "training.max_grad_norm=0", "training.max_steps=1",
+    "training.warmup_steps=0", "training.save_strategy=no", 'training.eval_strategy="no"',
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with rows, and a model of two layers."""
+    folder = tmp_path_factory.mktemp("multipliers")
+    rows = pairs(8)
+    write(str(folder / "pairs.jsonl"), rows)
+    chats = [{"messages": [*row["prompt"], *row["chosen"]]} for row in rows]
+    write(str(folder / "chats.jsonl"), chats)
+    save_tiny("llama", folder / "model", tie_word_embeddings=False, num_hidden_layers=2)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def table(factors: dict[str, float]) -> str:
+    return "{" + ", ".join(f'"{name}" = {factor}' for name, factor in factors.items()) + "}"
+
+
+def learnt(method: str, *sets: str) -> dict[str, torch.Tensor]:
+    """What each weight has learnt in one step."""
+    data = "chats.jsonl" if method == "sft" else "pairs.jsonl"
+    trainer = build(method, *ONE_STEP, *sets, "model.path=model", data=data).trainer
+    named = dict(trainer.model.named_parameters())
+    before = {name: weight.detach().clone() for name, weight in named.items()}
+    trainer.train()
+    return {name: weight.detach() - before[name] for name, weight in named.items()}
+
+
+@functools.cache
+def plain(method: str) -> dict[str, torch.Tensor]:
+    return learnt(method)
+
+
+@settings(max_examples=15)
+@given(
+    method=st.sampled_from(METHODS),
+    factors=st.dictionaries(st.sampled_from(NAMES), st.sampled_from([0.25, 2.0, 16.0]), min_size=1),
+)
+def test_the_named_weights_learn_as_many_times_as_much(method: str, factors: dict[str, float]) -> None:
+    found = learnt(method, f"model.lr_multipliers={table(factors)}")
+    for name, step in plain(method).items():
+        own = [factor for part, factor in factors.items() if f".{part}." in f".{name}"]
+        factor = own[0] if own else 1
+        torch.testing.assert_close(found[name], factor * step, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_lora_plus_has_the_learning_rates_of_pefts_optimizer() -> None:
+    sets = ("lora.enabled=true", "model.lr_multipliers={lora_B = 16}", "training.weight_decay=0.1")
+    trainer = build(
+        "sft", *sets, "model.path=model", "training.learning_rate=0.001", data="chats.jsonl"
+    ).trainer
+    theirs = create_loraplus_optimizer(
+        trainer.model, torch.optim.AdamW, lr=0.001, loraplus_lr_ratio=16, loraplus_weight_decay=0.1
+    )
+    ours = trainer.create_optimizer()
+    found, expected = (
+        {
+            id(weight): (group["lr"], group["weight_decay"])
+            for group in each.param_groups
+            for weight in group["params"]
+        }
+        for each in (ours, theirs)
+    )
+    assert found == expected
+    assert ours.param_groups[0]["lr"] == 0.001  # the one that is logged
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sets = ("model.lr_multipliers={mlp = 4}", "training.save_steps=2", "training.max_steps=4")
+    tune("whole", *sets)
+    tune("parted", *sets[:2], "training.max_steps=2")
+    rewrite_as_interrupted(tmp_path / "parted")
+    for other in (("model.lr_multipliers={mlp = 2}",), ()):
+        with pytest.raises(ConfigError, match=r"a run with model\.lr_multipliers = \{'mlp': 4\}"):
+            tune("parted", *sets[1:], *other, resume="auto")
+    tune("parted", *sets, resume="auto")
+    assert weights("parted") == weights("whole")
+
+
+def test_a_sharded_model_learns_the_same(tmp_path: Path) -> None:
+    how = ["--model", "demo", "--data", "demo", "--set", "data.max_rows=16", "--max-steps", "2"]
+    how += ["--set", 'model.lr_multipliers={"layers.0" = 8}', "--set", 'training.eval_strategy="no"']
+    plain = fmstune("train", "--output-dir", "plain", *how, "--set", "training.per_device_train_batch_size=4",
+                    cwd=tmp_path)  # fmt: skip
+    assert plain.returncode == 0, plain.stderr
+    found = train_sharded(tmp_path, "--nproc", "2", "--output-dir", "sharded", *how, "--set",
+                          "training.per_device_train_batch_size=2")  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    mine, theirs = (load_file(tmp_path / each / "model.safetensors") for each in ("sharded", "plain"))
+    for name, weight in theirs.items():
+        torch.testing.assert_close(mine[name], weight, rtol=0, atol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (("model.lr_multipliers={layer = 2}",), "no weights called 'layer'"),
+        (("model.lr_multipliers={mlp = 2, up_proj = 3}",), "mlp and up_proj both name"),
+        (("model.lr_multipliers={mlp = 0}",), "the factor of 'mlp' is 0; it must be more than 0"),
+        (("model.lr_multipliers={mlp = 2}", 'model.trainable=["norm"]'), "mlp names no weights that are"),
+        (("model.lr_multipliers={norm = 2}", "lora.enabled=true"), "norm names no weights that are trained"),
+    ],
+)
+def test_what_is_impossible_is_refused(sets: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build("sft", *sets, "model.path=model", data="chats.jsonl")
+
+
+def test_an_optimizer_without_learning_rates_is_refused() -> None:
+    sets = ("training.optim=adafactor", "model.lr_multipliers={mlp = 2}", "model.path=model")
+    trainer = build("sft", *sets, data="chats.jsonl").trainer
+    trainer.args.learning_rate = None  # it chooses one for each step
+    with pytest.raises(ConfigError, match="Adafactor has no learning rates for single weights"):
+        trainer.create_optimizer()
