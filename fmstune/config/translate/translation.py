@@ -17,6 +17,7 @@ from fmstune.config.translate.data_rules import DATA_RULES, named_sources
 from fmstune.config.translate.defaults import defaults_of
 from fmstune.config.translate.differences import differences
 from fmstune.config.translate.foreign import Foreign
+from fmstune.config.translate.machine_rules import MACHINE_RULES
 from fmstune.config.translate.model_rules import MODEL_RULES
 from fmstune.config.translate.rule import Here, Left
 from fmstune.config.translate.tracker_rules import TRACKER_RULES
@@ -35,7 +36,7 @@ _LIST_KEYS = ("tracking.trackers",)
 _NEEDED = {"model.path": "model", "data.train": "training data"}
 _PLACES = {"model.path": DEMO, "data.train": DEMO, "data.eval": DEMO, "training.deepspeed": None}
 """Settings that name a place, which may be on another machine, and what to check the others with."""
-_RULES = {**MODEL_RULES, **TRAINING_RULES, **TRACKER_RULES, **DATA_RULES}
+_RULES = {**MODEL_RULES, **MACHINE_RULES, **TRAINING_RULES, **TRACKER_RULES, **DATA_RULES}
 _MOST_VALUE = 60
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _ORDER = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ from fmstune.config.load.load import load
 from fmstune.config.schema.training import training_fields
 from fmstune.config.translate.data_rules import DATA_RULES
 from fmstune.config.translate.foreign import read_foreign
+from fmstune.config.translate.machine_rules import MACHINE_RULES
 from fmstune.config.translate.model_rules import MODEL_RULES
 from fmstune.config.translate.tracker_rules import TRACKER_RULES
 from fmstune.config.translate.training_rules import TRAINING_RULES
 from fmstune.config.translate.translation import Translation, checked, translate
 
-NAMES = sorted(
-    {*ALIASES, *MODEL_RULES, *TRAINING_RULES, *TRACKER_RULES, *DATA_RULES, "no_such_setting", "a\nb"}
-)
+RULES = (MODEL_RULES, MACHINE_RULES, TRAINING_RULES, TRACKER_RULES, DATA_RULES)
+NAMES = sorted({*ALIASES, *itertools.chain(*RULES), "no_such_setting", "a\nb"})
 KNOWN = keys_of_all_methods()
 LEAVES = (
     st.booleans()
