@@ -12,9 +12,9 @@ PACKAGE = ROOT / "fmstune"
 
 FOLDERS = (
     "errors", "layout", "_version", "secrets", "text", "access", "user_code", "console",
-    "requirements", "transformers_compat", "config", "system", "trackers", "delivery", "testing",
-    "resources", "launch", "demo", "hub", "data", "models", "training", "run", "report", "api", "", "cli",
-    "__main__",
+    "requirements", "transformers_compat", "peft_compat", "config", "system", "trackers", "delivery",
+    "testing", "resources", "launch", "demo", "hub", "data", "models", "training", "run", "report",
+    "api", "", "cli", "__main__",
 )  # fmt: skip
 """Each may import those before it; `""` is `fmstune` itself."""
 

@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from fmstune.config.paths.models import AdapterFile
 from fmstune.errors import ConfigError, ModelError
 from fmstune.models.vocabulary import fit_adapter, saved_embeddings
+from fmstune.peft_compat import MISSING_ADAPTER_KEYS, embeddings_known, unused_adapter_weights
 from fmstune.text import counted, first_line
-from fmstune.transformers_compat import MISSING_ADAPTER_KEYS, embeddings_known, unused_adapter_weights
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 

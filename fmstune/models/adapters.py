@@ -31,13 +31,13 @@ from fmstune.models.adapted_modules import (
     trained_whole,
 )
 from fmstune.models.base_weights import fingerprint, recorded
-from fmstune.text import counted, shown
-from fmstune.transformers_compat import (
+from fmstune.peft_compat import (
     names_of_experts,
     refused_on_mamba,
     resume_virtual_tokens,
     save_without_question,
 )
+from fmstune.text import counted, shown
 
 _ALL_LINEAR = "all-linear"
 _EMBEDDINGS = {"embed_tokens", "lm_head", "wte", "embed_in", "embed_out"}

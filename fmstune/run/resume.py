@@ -36,8 +36,10 @@ _SHAPES = {
     "prompt tuning": ("prompt_tuning.tokens", "model.lr_multipliers"),
     "": ("model.trainable", "model.add_tokens", "model.lr_multipliers"),
 }  # fmt: skip
-"""Settings of adapters that must match a checkpoint's weights: with another scale, they would be others, and
-so would those of the best checkpoint."""
+"""Settings that must match a checkpoint's weights and optimizer: with another scale of an adapter, they would
+be others, and so would those of the best checkpoint."""
+_UNSET = ("model.lr_multipliers",)
+"""Those of them that may be without a value."""
 _HELD = (
     "training.learning_rate", "training.weight_decay", "training.adam_beta1", "training.adam_beta2",
     "training.adam_epsilon", "training.optim_args", "prompt_tuning.text",
@@ -119,7 +121,7 @@ def _require_same_shape(checkpoint: Path, config: RunConfig, where: str) -> None
     for key in (*keys, "training.lr_scheduler_type"):
         table, _, name = key.partition(".")
         old, new = before.get(table, {}).get(name), now[table].get(name)
-        if not old and not new:  # a run of an earlier version may lack it
+        if table not in before or (old is None and key not in _UNSET):  # of an earlier version
             continue
         if table == "training" and _keeps_figures(str(old)) == _keeps_figures(str(new)):
             continue

@@ -23,6 +23,7 @@ from fmstune.models import adapters
 from fmstune.models.adapted_modules import unreached_experts
 from fmstune.models.adapter_weights import require_reloadable
 from fmstune.models.attention_kernels import disable_cudnn_attention
+from fmstune.peft_compat import embeddings_known
 from fmstune.system.compiler import require_compiler
 from fmstune.system.device import Precision, precision
 from fmstune.text import counted
@@ -42,7 +43,6 @@ from fmstune.training.trainers.preferences import build_tuner, refused_by_trl
 from fmstune.training.trainers.rates import KEY, factors_of
 from fmstune.training.trl_compat.steps import set_padding_free
 from fmstune.training.tuned_trainer import TunedTrainer
-from fmstune.transformers_compat import embeddings_known
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,17 @@ from typing import Any
 import pytest
 from transformers import Trainer
 
-from fmstune import transformers_compat
+from fmstune import peft_compat, transformers_compat
 from fmstune.config.schema.training import METHODS
 from fmstune.training.trl_compat.hooks import PrivateHooks
 from fmstune.training.trl_compat.saving import load_checkpoint
 
 PACKAGE = Path(__file__).parents[2] / "fmstune"
-KNOW = {*PACKAGE.glob("training/trl_compat/*.py"), PACKAGE / "transformers_compat.py"}
+KNOW = {
+    *PACKAGE.glob("training/trl_compat/*.py"),
+    PACKAGE / "transformers_compat.py",
+    PACKAGE / "peft_compat.py",
+}
 LIBRARIES = ("trl", "transformers", "accelerate", "peft", "datasets", "huggingface_hub")
 
 
@@ -129,7 +133,7 @@ FIELDS = (
 )
 # Phrases in the libraries' messages that fmstune looks for.
 WORDS = {
-    "peft.peft_model": transformers_compat.MISSING_ADAPTER_KEYS,
+    "peft.peft_model": peft_compat.MISSING_ADAPTER_KEYS,
     "peft.tuners.tuners_utils": "in EMBEDDING_LAYER_NAMES",
     "accelerate.logging": "[RANK {state.process_index}] ",
     "trl.trainer.utils": "fused_lm_head=False",
