@@ -91,10 +91,10 @@ def train(
         expected = prepare(built, config, run.recorder, out)
         _fit(run, built, stop)
         built = stream_ended(built, directory, run.recorder, out)
-        if stop.signum is not None:
+        if stop.asked is not None:
             state = built.trainer.state
             out.say("stopped", f"at step {state.global_step} of {state.max_steps}")
-            raise Interrupted(stop.signum)
+            raise Interrupted(stop.asked)
         _report_best(config, built, out)
         phase("saving the model")
         built.trainer.save_model(str(directory))

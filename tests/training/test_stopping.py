@@ -8,8 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from transformers import TrainerControl, TrainerState
 
 from fmstune.errors import Interrupted
 from fmstune.launch import signals as rank_signals
@@ -151,3 +154,42 @@ def test_the_terminals_first_signal_spares_children_that_the_training_needs(sign
         # Python's own SIGINT handler raises; SIGHUP ends the process by default.
         assert end_of(child) == (7 if signum == signal.SIGINT else -signum)
     assert stop.signum is None
+
+
+def test_a_signal_while_the_processes_agree_is_answered_at_the_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others do not know of it yet: this process must neither stop alone nor forget it."""
+    stop, control = StopCallback(), TrainerControl()
+    args: Any = SimpleNamespace(world_size=2, device="cpu")
+
+    def agree(numbers: list[int], device: Any) -> list[int]:
+        signal.raise_signal(signal.SIGTERM)
+        return numbers
+
+    monkeypatch.setattr("fmstune.training.callbacks.stopping._largest", agree)
+    with stopping(stop, lambda text: None):
+        stop.training = True
+        stop.on_step_end(args, TrainerState(), control)
+        assert not control.should_training_stop
+        stop.on_step_end(args, TrainerState(), control)
+    assert control.should_training_stop
+    assert control.should_save
+    assert stop.asked == signal.SIGTERM
+
+
+def test_the_first_signal_of_a_process_that_another_has_stopped_is_not_its_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C reaches each process of a terminal, one of them before the others."""
+    stop, control = StopCallback(), TrainerControl()
+    args: Any = SimpleNamespace(world_size=2, device="cpu")
+    of_another = "fmstune.training.callbacks.stopping._largest"
+    monkeypatch.setattr(of_another, lambda numbers, device: [signal.SIGINT, *numbers[1:]])
+    with stopping(stop, lambda text: None):
+        stop.training = True
+        stop.on_step_end(args, TrainerState(), control)
+        assert control.should_training_stop
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)

@@ -17,7 +17,7 @@ from fmstune.system.handlers import Handlers
 
 
 class StopCallback(TrainerCallback):
-    """End the training at the next step with a checkpoint, once `signum` has been set.
+    """End the training at the next step with a checkpoint, once `signum` has been set by a signal.
 
     Add it as the last callback: with several processes, all do what one of them was asked to do, by a signal
     or a callback. These reach each process at a different moment, and one that alone stopped, saved,
@@ -28,8 +28,14 @@ class StopCallback(TrainerCallback):
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._agreed: int | None = None  # of any process; all know it
         self.training = False
         self.begin: Callable[[], None] = lambda: None
+
+    @property
+    def asked(self) -> int | None:
+        """The signal that asked this process, or another one, to stop."""
+        return self._agreed or self.signum
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -47,7 +53,7 @@ class StopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._agree(args, control)
-        if self.signum is not None:
+        if self._agreed is not None:
             control.should_save = True
             control.should_training_stop = True
 
@@ -58,7 +64,7 @@ class StopCallback(TrainerCallback):
         # The Trainer also calls this in the middle of an epoch that it leaves. Evaluating there would take
         # the time in which the process may still end by itself, and count for the best evaluation and the
         # patience, unlike in a run that is not interrupted. The checkpoint is that of the step.
-        if self.signum is not None and control.should_training_stop and (state.epoch or 0) % 1:
+        if self._agreed is not None and control.should_training_stop and (state.epoch or 0) % 1:
             control.should_evaluate = control.should_save = False
 
     def on_log(
@@ -71,7 +77,7 @@ class StopCallback(TrainerCallback):
     ) -> None:
         self._agree(args, control)
         # No step may follow. With "best", the Trainer decides after this whether to save.
-        if self.signum is not None and self.training and args.save_strategy != SaveStrategy.BEST:
+        if self._agreed is not None and self.training and args.save_strategy != SaveStrategy.BEST:
             control.should_save = True
             control.should_training_stop = True
 
@@ -81,11 +87,15 @@ class StopCallback(TrainerCallback):
         self._agree(args, control)
 
     def _agree(self, args: TrainingArguments, control: TrainerControl) -> None:
-        if args.world_size == 1 or not self.training:
+        if not self.training:
+            return
+        if args.world_size == 1:
+            self._agreed = self.signum
             return
         asked = [self.signum or 0, *(getattr(control, name) for name in _ASKED)]
         signum, *wanted = _largest(asked, args.device)
-        self.signum = signum or None
+        # Not `signum`: a signal that came meanwhile is for the next time.
+        self._agreed = self._agreed or signum or None
         for name, each in zip(_ASKED, wanted, strict=True):
             setattr(control, name, bool(each))
 

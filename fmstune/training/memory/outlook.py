@@ -148,8 +148,8 @@ def explained(trainer: TunedTrainer, stop: StopCallback | None = None) -> Iterat
         failed = compile_failure(error) if trainer.args.torch_compile else None
         if failed is None and not is_lost_peer(str(error)):
             raise
-        if stop is not None and stop.signum is not None:
-            raise Interrupted(stop.signum) from error
+        if stop is not None and stop.asked is not None:
+            raise Interrupted(stop.asked) from error
         if failed is None:
             raise
         raise RunError(failed) from error
