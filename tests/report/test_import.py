@@ -21,7 +21,7 @@ from fmstune.trackers.imports.past import NotASource
 from tests.support.commands import fmstune as command
 from tests.support.journals import events, journal_path
 from tests.support.mlflow_servers import store_in
-from tests.support.nurseries import lives
+from tests.support.nurseries import lives, run_code
 from tests.support.unprivileged import unprivileged
 
 
@@ -190,3 +190,55 @@ def test_a_database_that_does_not_exist_is_not_created_by_reading_it(tmp_path: P
     with pytest.raises(NotASource, match="there is no such file"):
         list(runs_at(f"sqlite:///{tmp_path}/made/mlflow.db"))
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_that_aim_itself_wrote_are_imported_before_its_ui_has_indexed_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = """
+from aim import Repo, Run
+Repo.from_path("there", init=True)
+run = Run(repo="there", system_tracking_interval=None, log_system_params=False)
+run["hparams"] = {"lr": 1}
+for layer in (1, 2):
+    run.track(layer / 2, name="norm", step=3, context={"subset": "train", "layer": layer})
+run.track(1.5, name="loss", step=3, context={"subset": "val"})
+run.close()
+"""
+    done = run_code(code, tracker="aim")
+    assert done.returncode == 0, done.stderr
+    files = {path: path.read_bytes() for path in Path("there").rglob("*") if path.is_file()}
+    (past,) = runs_at("there")
+    assert [(point.stage, point.step, dict(point.values)) for point in past.points] == [
+        ("train", 3, {"norm[layer=1]": 0.5}),
+        ("train", 3, {"norm[layer=2]": 1.0}),
+        ("val", 3, {"loss": 1.5}),
+    ]
+    assert (past.params, past.status, past.lost) == ({"hparams": {"lr": 1}}, "finished", ())
+    assert files == {path: path.read_bytes() for path in files}
+
+
+def test_samples_and_the_summary_of_a_run_that_wandb_itself_wrote_are_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = """
+import wandb
+run = wandb.init(mode="offline", dir=".", settings=wandb.Settings(x_stats_sampling_interval=0.1))
+run.log({"loss": 2.0})
+run.summary["best"] = 0.5
+run.summary["loss"] = 1.0  # of a metric, whose values are imported
+run.summary["note"] = "a text"
+run.finish()
+"""
+    done = run_code(code, tracker="wandb")
+    assert done.returncode == 0, done.stderr
+    (past,) = runs_at("wandb")
+    own = [point for point in past.points if point.stage != "system"]
+    assert [(point.stage, point.step, dict(point.values)) for point in own] == [
+        (None, 0, {"loss": 2.0}),
+        (None, None, {"best": 0.5}),
+    ]
+    assert any("memory_percent" in point.values for point in past.points if point.stage == "system")
+    assert past.lost == ("not numbers, and left out: note",)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fmstune.text import counted
 from fmstune.trackers.continued import MARK
 from fmstune.trackers.imports.past import NotASource, PastRun, namespaces
 from fmstune.trackers.records import MetricPoint, Status
@@ -23,17 +25,41 @@ def find(source: Path) -> Path | None:
 
 
 def read(folder: Path) -> Iterator[PastRun]:
-    """Yield all runs of a repository. Raises `NotASource` if Aim is missing or cannot open it."""
+    """Yield all runs of a repository. Raises `NotASource` if Aim is missing or cannot open it, and at the end
+    for the runs that it cannot read."""
     try:
         from aim import Repo
     except ImportError:
         raise NotASource("an Aim repository needs Aim: pip install aim.") from None
     try:
-        runs = list(Repo.from_path(str(folder)).iter_runs())
+        repo = Repo.from_path(str(folder))
+        hashes = sorted(repo.list_all_runs())
     except Exception as error:  # Aim raises many types
         raise NotASource(f"{folder} cannot be read by Aim: {type(error).__name__}: {error}") from error
-    for run in runs:
-        yield _past(run)
+    failed: list[str] = []
+    for each in hashes:
+        try:
+            past = _past(_opened(repo, each))
+        except Exception as error:
+            failed.append(f"{each}: {type(error).__name__}: {error}")
+            continue
+        yield past
+    if failed:
+        count = counted(len(failed), "run")
+        raise NotASource(f"{folder}: {count} cannot be read by Aim, the first of them {failed[0]}")
+
+
+def _opened(repo: Any, run_hash: str) -> Any:
+    """A run with its own metadata. Aim's `Run` and `iter_runs` read those in the repository's index, which
+    lacks runs, or what was added to them, until Aim's UI runs."""
+    from aim import Run
+
+    run = Run(run_hash, repo=repo, read_only=True)
+    own = repo.request_tree("meta", run_hash, read_only=True, skip_read_optimization=True).subtree("meta")
+    run.meta_tree = run._tracker.meta_tree = own
+    run.meta_run_tree = own.subtree("chunks").subtree(run_hash)
+    run.meta_attrs_tree, run.meta_run_attrs_tree = own.subtree("attrs"), run.meta_run_tree.subtree("attrs")
+    return run
 
 
 def _past(run: Any) -> PastRun:
@@ -41,19 +67,16 @@ def _past(run: Any) -> PastRun:
     points: list[MetricPoint] = []
     lost: list[str] = []
     for metric in run.metrics():
-        context = metric.context.to_dict()
-        stage = context.get("subset")
-        if more := {key: value for key, value in context.items() if key != "subset"}:
-            lost.append(f"the context {more} of {metric.name} is not kept")
+        stage, name = _stage_and_name(metric.name, metric.context.to_dict())
         try:
             metric.preload()  # as its `dataframe` does, which would need pandas
             steps, (values, epochs, times) = metric.data.items_list()
         except Exception as error:  # a truncated sequence
-            lost.append(f"{metric.name} cannot be read: {type(error).__name__}: {error}")
+            lost.append(f"{name} cannot be read: {type(error).__name__}: {error}")
             continue
         for step, epoch, moment, value in zip(steps, epochs, times, values, strict=True):
             at = None if epoch is None or epoch != epoch else float(epoch)
-            points.append(MetricPoint({metric.name: float(value)}, stage, int(step), at, float(moment)))
+            points.append(MetricPoint({name: float(value)}, stage, int(step), at, float(moment)))
     points.sort(key=lambda point: (point.time or 0.0, point.step or 0))
     status = params.get("status")
     own = {key: value for key, value in params.items() if key not in _OWN and not key.startswith("__")}
@@ -71,3 +94,11 @@ def _past(run: Any) -> PastRun:
         notes=run.description or None,
         lost=tuple(lost),
     )
+
+
+def _stage_and_name(name: str, context: dict[str, Any]) -> tuple[str | None, str]:
+    """The subset is the stage; what else the context has becomes part of the name: `loss[layer=1]`."""
+    stage = context.get("subset")
+    more = {key: value for key, value in context.items() if key != "subset" or not isinstance(value, str)}
+    parts = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in more.items()]
+    return stage if isinstance(stage, str) else None, f"{name}[{','.join(parts)}]" if parts else name

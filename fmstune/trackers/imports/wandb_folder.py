@@ -68,6 +68,8 @@ def _read_file(path: Path, proto: Any) -> dict[str, Any]:
         "created": path.stat().st_mtime, "status": "interrupted", "points": [], "lost": [],
     }  # fmt: skip
     others: set[str] = set()
+    summary: dict[str, Any] = {}
+    logged: set[str] = set()
     ended = False
     for data in records(path.read_bytes(), path, run["lost"]):
         record = proto.Record()
@@ -81,10 +83,20 @@ def _read_file(path: Path, proto: Any) -> dict[str, Any]:
         elif kind == "config":
             run["config"] |= _items(record.config.update)
         elif kind == "history":
-            run["points"] += _points(_items(record.history.item), others)
+            row = _items(record.history.item)
+            logged |= row.keys()
+            run["points"] += _points(row, others)
+        elif kind == "stats":
+            run["points"].append(_sample(record.stats))
+        elif kind == "summary":
+            summary |= _items(record.summary.update)
+            for removed in record.summary.remove:
+                summary.pop(removed.key or ".".join(removed.nested_key), None)
         elif kind == "exit":
             ended = True
             run["status"] = _STATUSES.get(record.exit.exit_code, "failed")
+    # What the user has set in the summary; the last of what was logged is there, too.
+    run["points"] += _points({key: summary[key] for key in summary if key not in logged}, others)
     if not ended:
         run["lost"].append(f"{path} has no end: the run was killed, or its file is cut off")
     for own in ("_wandb", MARK):
@@ -117,6 +129,12 @@ def _points(row: dict[str, Any], others: set[str]) -> list[MetricPoint]:
     return [MetricPoint(values, stage, step, epoch_of(epoch), moment) for stage, values in stages.items()]
 
 
+def _sample(stats: Any) -> MetricPoint:
+    """A sample of the machine, which has no step."""
+    values = {name: value for name, value in _items(stats.item).items() if isinstance(value, (int, float))}
+    return MetricPoint(values, "system", None, None, stats.timestamp.ToNanoseconds() / 1e9)
+
+
 def _items(items: Any) -> dict[str, Any]:
-    # History rows have their keys in `nested_key`, all others in `key`.
+    # History rows have their keys in `nested_key`, most others in `key`.
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
