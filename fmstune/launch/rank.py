@@ -24,6 +24,8 @@ SECONDS_TO_STOP = 24 * 3600
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _TRAINING = "training"
 """A file beside a rank's report: its training has begun."""
+_STOPPED = "stopped"
+"""A file in the launcher's folder: a signal has asked it to stop."""
 _GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1
 _LARGEST_OF_FAILURES = 127
@@ -127,6 +129,20 @@ def report_training() -> None:
 def is_training(directory: Path) -> bool:
     """Whether the training of a rank on this machine has begun; `directory` contains torchrun's folders."""
     return any(directory.rglob(_TRAINING))
+
+
+def note_stop(directory: Path) -> None:
+    """Tell the ranks that a signal has asked their launcher to stop; `directory` contains torchrun's
+    folders."""
+    with contextlib.suppress(OSError):
+        (directory / _STOPPED).touch()
+
+
+def launcher_is_stopped() -> bool:
+    """Whether a signal has asked this rank's launcher to stop. Otherwise, a signal comes from torchrun, as
+    another rank has ended."""
+    path = os.environ.get(_ERROR_FILE)
+    return bool(path) and any((folder / _STOPPED).exists() for folder in Path(path or "").parents[:4])
 
 
 def report_exit(end: SystemExit) -> None:

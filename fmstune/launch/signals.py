@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from fmstune.errors import Interrupted
-from fmstune.launch.rank import is_training
+from fmstune.launch.rank import is_training, note_stop
 
 _SECONDS_TO_HANDLE_FIRST = 5
 _SECONDS_TO_HANDLE = 0.5
@@ -52,6 +52,7 @@ def listen(folder: Path) -> dict[signal.Signals, Any]:
         ranks = psutil.Process().children()
         if not ranks:
             raise Interrupted(signum)
+        note_stop(folder)
         if count == 1:
             from torch.distributed.elastic.multiprocessing.api import SignalException
 

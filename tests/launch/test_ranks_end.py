@@ -48,6 +48,15 @@ def test_a_killed_rank_is_named(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("error: the process of rank 1 was killed by SIGKILL.")
 
 
+def test_a_run_that_lost_a_killed_rank_has_failed_though_torchrun_asks_the_others_to_stop(
+    tmp_path: Path,
+) -> None:
+    done = fmstune("train", *TWO, *with_callback("DiesLate"), cwd=tmp_path)
+    assert done.stderr.splitlines()[-1].startswith("error: the process of rank 1 was killed by SIGKILL.")
+    last = json.loads((tmp_path / "out" / "tracking" / "journal.jsonl").read_text().splitlines()[-1])
+    assert last["status"] == "failed"
+
+
 def test_a_rank_that_ends_without_a_message_is_named_with_its_exit_code(tmp_path: Path) -> None:
     done = fmstune("train", *TWO, *with_callback("Exits"), cwd=tmp_path)
     assert done.returncode == 1

@@ -12,7 +12,7 @@ import torch
 
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import Interrupted, RunError
-from fmstune.launch.rank import is_lost_peer
+from fmstune.launch.rank import is_lost_peer, launcher_is_stopped
 from fmstune.system import memory
 from fmstune.system.compiler import compile_failure
 from fmstune.system.memory import Capacity, format_bytes
@@ -146,7 +146,7 @@ def explained(trainer: TunedTrainer, stop: StopCallback | None = None) -> Iterat
         if is_out_of_memory(error):
             raise RunError(out_of_memory(trainer)) from error
         failed = compile_failure(error) if trainer.args.torch_compile else None
-        if failed is None and not is_lost_peer(str(error)):
+        if failed is None and not (is_lost_peer(str(error)) and launcher_is_stopped()):
             raise
         if stop is not None and stop.asked is not None:
             raise Interrupted(stop.asked) from error
