@@ -85,6 +85,23 @@ def _is_module(model: PreTrainedModel, path: str) -> bool:
     return isinstance(model.get_submodule(path.rpartition(".")[0]), ADAPTABLE)
 
 
+def about_experts(name: str, model: PreTrainedModel) -> str:
+    """A sentence for the name of one expert, where those of a layer are parameters of one module."""
+    of_all = {
+        path.rpartition(".")[2] for path, module in model.named_modules() if _is_of_experts(path, module)
+    }
+    if not of_all or "expert" not in name:
+        return ""
+    return (
+        f" All experts of a layer are one module, {', '.join(sorted(of_all))}, for lora.modules_to_save; "
+        "lora.target_parameters adapts its weights."
+    )
+
+
+def _is_of_experts(path: str, module: torch.nn.Module) -> bool:
+    return path.endswith("experts") and any(weight.ndim > 2 for weight in module.parameters(recurse=False))
+
+
 def unreached_experts(model: Any, targets: Any) -> str | None:
     """A sentence about an adapter on `all-linear` that leaves out experts: in most architectures these are
     parameters of one module for all experts, and not linear layers."""

@@ -20,12 +20,12 @@ from fmstune import demo
 from fmstune.config.check.suggest import hint
 from fmstune.config.methods.known import METHODS
 from fmstune.config.paths.models import AdapterFile, split_gguf
-from fmstune.config.schema.adapters import LoraConfig
 from fmstune.config.schema.tables import ModelConfig, RunConfig
 from fmstune.errors import ConfigError, ModelError
 from fmstune.models.adapted_modules import (
     ADAPTABLE,
     CONV1D,
+    about_experts,
     adapted_parameters,
     fitting_parameters,
     trained_whole,
@@ -57,7 +57,8 @@ def peft_config(config: RunConfig, model: PreTrainedModel | PeftModel) -> PeftCo
     if lora.target_parameters:
         setting = f"{config.at('lora.target_parameters')}lora.target_parameters"
         parameters = {"target_parameters": fitting_parameters(lora.target_parameters, model, setting)}
-    tied = {"ensure_weight_tying": True} if _trains_embeddings(lora, model) and _can_keep_tied() else {}
+    whole = _whole_modules(config, model)
+    tied = {"ensure_weight_tying": True} if _trains_embeddings(config, model) and _can_keep_tied() else {}
     return PeftLoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -67,7 +68,7 @@ def peft_config(config: RunConfig, model: PreTrainedModel | PeftModel) -> PeftCo
         use_dora=lora.dora,
         target_modules=_targets(lora.target_modules, model, where, alone=not lora.target_parameters),
         **parameters,
-        modules_to_save=_whole_modules(config, model),
+        modules_to_save=whole,
         revision=config.model.revision,
         task_type="SEQ_CLS" if METHODS[config.run.method].scores else "CAUSAL_LM",
         **tied,
@@ -222,7 +223,7 @@ def _targets(
         raise ConfigError(f"{setting} is empty. There are {there}.")
     _refuse_head([path for path in modules if _is_named(path, names)], model, setting)
     for name in set(names) - experts:
-        _require_module(name, modules, setting, there, _about_experts(name, model))
+        _require_module(name, modules, setting, there, about_experts(name, model))
     return names
 
 
@@ -294,25 +295,8 @@ def _whole_modules(config: RunConfig, model: PreTrainedModel) -> list[str] | Non
     modules = [name for name, module in model.named_modules() if any(True for _ in module.parameters())]
     own = [name for name in modules if any(True for _ in model.get_submodule(name).parameters(recurse=False))]
     for name in config.lora.modules_to_save:
-        _require_module(name, modules, setting, _listed(_last_parts(own)), _about_experts(name, model))
+        _require_module(name, modules, setting, _listed(_last_parts(own)), about_experts(name, model))
     return list(config.lora.modules_to_save) or None
-
-
-def _about_experts(name: str, model: PreTrainedModel) -> str:
-    """A sentence for the name of one expert, where those of a layer are parameters of one module."""
-    of_all = {
-        path.rpartition(".")[2] for path, module in model.named_modules() if _is_of_experts(path, module)
-    }
-    if not of_all or "expert" not in name:
-        return ""
-    return (
-        f" All experts of a layer are one module, {_listed(of_all)}, for lora.modules_to_save; "
-        "lora.target_parameters adapts its weights."
-    )
-
-
-def _is_of_experts(path: str, module: torch.nn.Module) -> bool:
-    return path.endswith("experts") and any(weight.ndim > 2 for weight in module.parameters(recurse=False))
 
 
 def _require_module(name: str, modules: Sequence[str], setting: str, there: str, about: str) -> None:
@@ -333,15 +317,19 @@ def _is_named(path: str, names: Iterable[str]) -> bool:
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
-def _trains_embeddings(lora: LoraConfig, model: PreTrainedModel) -> bool:
-    """Whether the embeddings or the head are trained whole."""
-    if not lora.modules_to_save:
-        return False
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return any(
-        any(module is end for end in ends) and _is_named(path, lora.modules_to_save)
-        for path, module in model.named_modules()
-    )
+def _trains_embeddings(config: RunConfig, model: PreTrainedModel) -> bool:
+    """Whether the embeddings or the head are trained whole. Raises `ConfigError` for those of a model whose
+    head shares their weights and has a bias: PEFT would leave that out (seen with 0.21)."""
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    ends = [path for path, module in model.named_modules() if module is embeddings or module is head]
+    trained = [path for path in ends if _is_named(path, config.lora.modules_to_save)]
+    if trained and getattr(head, "bias", None) is not None and head.weight is embeddings.weight:
+        raise ConfigError(
+            f"{config.at('lora.modules_to_save')}lora.modules_to_save: PEFT would drop the bias of this "
+            "model's head, which shares its weights with the embeddings; leave "
+            f"{_listed(_last_parts(trained))} out, or train all weights (without --lora)."
+        )
+    return bool(trained)
 
 
 def _can_keep_tied() -> bool:

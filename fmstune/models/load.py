@@ -185,7 +185,8 @@ def _base_of(adapter: AdapterFile, config: ModelConfig, base: str | None, *, rew
             + (
                 "reward model: use it with run.method = 'reward'."
                 if adapter.is_reward_model
-                else "language model, not of a reward model."
+                else "language model, not of a reward model: merge it first "
+                f"(fmstune merge {config.path} OUT), and train the result."
             )
         )
     lower = base_config(adapter, config, base)

@@ -152,7 +152,7 @@ def test_settings_that_differ_from_those_of_the_adapter_are_reported(plain: Path
         (["lora.r=8"], r"--set: lora.r = 8, but the adapter in run has 4; leave it out"),
         (["lora.rslora=true"], "lora.rslora = true, but the adapter in run has false"),
         (["lora.enabled=false"], "is an adapter, but lora.enabled is false. .* fmstune merge run OUT"),
-        (["prompt_tuning.enabled=true"], "exclude each other"),
+        (["prompt_tuning.enabled=true"], "exclude each other.*leave both out, or merge a LoRA adapter first"),
     ):
         with pytest.raises(ConfigError, match=message):
             load(None, [("model.path", "run", "--model"), ("data.train", "demo", "--data")], sets)
@@ -341,3 +341,12 @@ def test_embeddings_that_are_trained_whole_stay_tied_to_the_head_under_any_name(
         assert not torch.allclose(learnt, before, atol=1e-3)
         adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), name)
         torch.testing.assert_close(logits(adapted), logits(merged), atol=1e-5, rtol=1e-5)
+
+
+def test_tied_embeddings_are_not_trained_whole_at_the_cost_of_the_bias_of_the_head() -> None:
+    save_tiny("phi", Path("base"), tie_word_embeddings=True)
+    for named in ("embed_tokens", "lm_head"):
+        with pytest.raises(ConfigError, match=f"would drop the bias of this model's head.*leave {named} out"):
+            train(Path(named), "lora.enabled=true", f'lora.modules_to_save=["{named}"]', model="base")
+    save_tiny("phi", Path("untied"), tie_word_embeddings=False)
+    train(Path("run"), "lora.enabled=true", 'lora.modules_to_save=["lm_head"]', model="untied")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fmstune.config.check.suggest import similar_file
 from fmstune.config.methods.known import METHODS, methods_for
-from fmstune.config.paths.models import split_gguf
+from fmstune.config.paths.models import holds_adapter, split_gguf
 from fmstune.config.schema.tables import RunConfig
 from fmstune.text import shown
 
@@ -110,7 +110,14 @@ def _overwritten(config: RunConfig) -> Iterator[Problem]:
 
 def _prompt_tuning(config: RunConfig) -> Iterator[Problem]:
     key = "prompt_tuning.enabled"
-    if config.lora.enabled:
+    path = config.model.path
+    if config.lora.enabled and holds_adapter(config.base_dir / path):
+        yield (
+            key,
+            f"{key} and lora.enabled (--lora) exclude each other, and the adapter in {path} is trained "
+            f"further as it is; leave both out, or merge a LoRA adapter first (fmstune merge {path} OUT).",
+        )
+    elif config.lora.enabled:
         yield key, f"{key} and lora.enabled (--lora) exclude each other; choose one."
     if METHODS[config.run.method].compares:
         yield key, f"{key} is for run.method = {methods_for('tokens')!r} only; use --lora."
