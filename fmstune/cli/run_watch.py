@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fmstune.report.live_state import Follower, LiveState
 
 _SECONDS = 0.5
+_LABELS = {"train": "step", "eval": "eval"}
+"""Of the lines, by stage; in others, a loss is the user's own."""
 _QUIET_SECONDS = 60.0
 """The lock of a run on another machine is not visible here: it is taken as running while its journal grows.
 That machine's clock may be ahead."""
@@ -81,9 +83,9 @@ def _lines(run: Path, state: LiveState, follower: Follower) -> Iterator[str]:
         goes = _may_continue(run)
         events = follower.update(state)
         for event in events:
-            if event.kind == "metrics" and "loss" in event.values:
+            label = _LABELS.get(event.stage or "")
+            if event.kind == "metrics" and label and "loss" in event.values:
                 total = f"/{state.steps}" if state.steps else ""
-                label = "eval" if event.stage == "eval" else "step"
                 yield f"{label:<8} {cell(event.step)}{total}  loss {cell(event.values['loss'])}"
         if not goes and not events:
             return

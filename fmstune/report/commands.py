@@ -32,7 +32,7 @@ def next_commands(run: RunView, question: str | None = None) -> list[str]:
         again = resume_command(run.directory)
         return [*([again] if again else []), _command("runs", "show", directory)]
     found = []
-    if run.line.method != "reward":  # a reward model does not generate text
+    if run.line.model is not None and run.line.method != "reward":  # which does not generate text
         found.append(_command("generate", directory, "--prompt", question or _ASKS))
     if _enabled(settings.get("lora")):
         found.append(_command("merge", directory, f"{directory}-merged"))

@@ -240,8 +240,10 @@ def _tuned(view: RunView) -> str:
         if isinstance(settings.get(table), Mapping) and settings[table].get("enabled") is True
     ]
     rows, of_eval = data.get("rows"), data.get("eval_rows")
+    if view.line.model is None:  # imported, or not a training of fmstune's
+        return ""
     parts = [
-        str(view.line.model),
+        view.line.model,
         " and ".join([str(view.line.method), *adapters]),
         str(view.line.data) + (f", {counted(rows, 'row')}" if isinstance(rows, int) and rows else ""),
     ]
@@ -275,6 +277,8 @@ def _shares(time: Mapping[str, float], whole: float) -> str:
 
 
 def _model(view: RunView) -> str | None:
+    if view.line.model is None:
+        return None
     if view.status == "finished":
         return str(view.directory)
     newest = newest_checkpoint(view.directory)

@@ -85,7 +85,7 @@ def head(view: RunView, end: Ending, size: Size) -> Markup:
     return join(
         [
             title,
-            element("p", size.cut(end.tuned)),
+            *([element("p", size.cut(end.tuned))] if end.tuned else []),
             element("p", size.cut(about), cls="quiet"),
             *problems,
             element("div", join(shown), cls="cards"),

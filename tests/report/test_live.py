@@ -163,6 +163,19 @@ def test_watching_a_finished_run_shows_how_it_ended(capsys: pytest.CaptureFixtur
     assert "loss     2 → 1.5 (the best)" in shown
 
 
+def test_a_loss_of_another_stage_is_not_shown_as_the_trainings(capsys: pytest.CaptureFixture[str]) -> None:
+    recorder = start_run(Path("a"))
+    for stage, loss in (("teacher", 9.0), ("train", 2.0), ("eval", 3.0)):
+        recorder.track(loss, "loss", stage, step=1)
+    end_run(recorder)
+    with pytest.raises(SystemExit):
+        main(["runs", "watch", "a"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["step     1  loss 2", "eval     1  loss 3", "finished a"]
+    # It has no settings, as an imported run, and so neither a model nor a command to use one.
+    assert [line for line in lines if "None" in line or "generate" in line] == []
+
+
 def test_watching_waits_for_the_end_of_a_running_run(tmp_path: Path) -> None:
     from tests.support.commands import start
     from tests.support.journals import last_step
