@@ -114,6 +114,8 @@ def generate(
     loaded = used.model
     require_causal(loaded, model)
     chat = bool(tokenizer.chat_template) and not raw
+    if chat and _learnt_texts(Path(model)):
+        console.warn(f"{model} learnt texts without a chat template; use --raw to prompt it so")
     asked = {"--tools": schemas, "--system": system, "--chat-template-kwargs": variables}
     if (needs := next((option for option, value in asked.items() if value), None)) and not chat:
         raise ModelError(f"{needs} needs a chat template to write it into the prompt; leave it out.")
@@ -134,6 +136,17 @@ def generate(
         if len(texts) > 1:
             console.say("prompt", next(iter(text.strip().splitlines()), ""))
         print(answer, flush=True)
+
+
+def _learnt_texts(named: Path) -> bool:
+    """Whether this is a run, or a checkpoint of one, whose rows were not written in the chat template."""
+    from fmstune.config.paths.runs import holds_run
+    from fmstune.models.checkpoints import is_checkpoint
+    from fmstune.report.commands import learns_texts
+    from fmstune.report.summary import read_summary
+
+    run = named.parent if is_checkpoint(named) else named
+    return holds_run(run) and learns_texts(run, read_summary(run)[1])
 
 
 def _tools(path: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,11 @@ from fmstune.text import counted
 _IN_FIRST = " (counted in the first rows of the stream)"
 
 
+def learns_chats(shape: str) -> bool:
+    """Whether rows of a shape, as a summary names it, are learnt in the format of a chat template."""
+    return any(name in shape for name in ("messages", "conversation"))
+
+
 @dataclass(frozen=True, slots=True)
 class SourceSummary:
     """One source: its training rows, and how often each of them is in the mixture on average."""

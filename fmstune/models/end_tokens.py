@@ -12,12 +12,12 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from fmstune.data.rendering.answer import Writer
+from fmstune.data.summary import learns_chats
 
 
 def learnt_ends(shape: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """The tokens that end answers in rows of this shape, as named in a data summary."""
-    chats = any(name in shape for name in ("messages", "conversation"))
-    return Writer(tokenizer).ends() if chats and tokenizer.chat_template else ()
+    return Writer(tokenizer).ends() if learns_chats(shape) and tokenizer.chat_template else ()
 
 
 def stop_at(model: Any, tokenizer: PreTrainedTokenizerBase, ends: tuple[str, ...]) -> None:

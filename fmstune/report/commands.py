@@ -6,10 +6,12 @@ import os
 import shlex
 from pathlib import Path
 
+from fmstune.data.summary import learns_chats
 from fmstune.delivery.report import DeliveryReport
 from fmstune.layout import CONFIG_NAME
 from fmstune.models.checkpoints import newest_checkpoint
 from fmstune.report.show import RunView
+from fmstune.report.summary import RunDetail
 from fmstune.report.words import printable
 
 _ASKS = "What can you do?"
@@ -33,10 +35,17 @@ def next_commands(run: RunView, question: str | None = None) -> list[str]:
         return [*([again] if again else []), _command("runs", "show", directory)]
     found = []
     if run.line.model is not None and run.line.method != "reward":  # which does not generate text
-        found.append(_command("generate", directory, "--prompt", question or _ASKS))
+        raw = ["--raw"] if learns_texts(run.directory, run.detail) else []
+        found.append(_command("generate", directory, *raw, "--prompt", question or _ASKS))
     if _enabled(settings.get("lora")):
         found.append(_command("merge", directory, f"{directory}-merged"))
     return [*found, _command("runs", "show", directory)]
+
+
+def learns_texts(directory: Path, run: RunDetail) -> bool:
+    """Whether a run's model has a chat template, which none of its training rows was written in."""
+    shape = run.params.get("data", {}).get("shape")
+    return isinstance(shape, str) and not learns_chats(shape) and (directory / "chat_template.jinja").exists()
 
 
 def open_command(delivery: DeliveryReport) -> str | None:

@@ -17,6 +17,7 @@ from fmstune.config.schema.data import eval_sets
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole, phase
 from fmstune.data.changed import changed_data, evaluates_otherwise, recorded_params
+from fmstune.data.summary import learns_chats
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shipping.process import Job
 from fmstune.errors import Interrupted
@@ -144,7 +145,8 @@ def _attach(run: ActiveRun, built: BuiltTrainer, after: contextlib.ExitStack) ->
         with contextlib.suppress(OSError):  # only for the report; a full disk is handled elsewhere
             write_data_rows(built, directory)
     sets = dict(sets_of(trainer.eval_dataset, trainer.eval_sets))
-    if asked := questions(config.samples, built.tokenizer, sets or {"": trainer.eval_dataset}):
+    chats = learns_chats(built.data.shape)
+    if asked := questions(config.samples, built.tokenizer, sets or {"": trainer.eval_dataset}, chats=chats):
         most = config.samples.max_new_tokens
         trainer.add_callback(SampleCallback(asked, most, built.tokenizer, run.recorder, out))
     if built.data.streaming and is_main_process():

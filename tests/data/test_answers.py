@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from itertools import islice
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import datasets
 import pytest
+import tomli
 import trl
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -261,8 +263,8 @@ def test_an_empty_chosen_answer_is_refused_and_an_empty_rejected_one_reported(
 
     with pytest.raises(DataError, match=r"line 1: `\w+` is empty, but it is the better answer"):
         made(" ", "b")
-    assert [entry.what for entry in made("a", "").summary.unused] == [EMPTY_BAD]
-    assert made("a", "b").summary.unused == ()
+    assert EMPTY_BAD in [entry.what for entry in made("a", "").summary.unused]
+    assert EMPTY_BAD not in [entry.what for entry in made("a", "b").summary.unused]
 
 
 @pytest.mark.parametrize("method", ["dpo", "orpo", "kto", "reward"])
@@ -298,5 +300,28 @@ def test_answers_that_repeat_their_prompt_are_reported(tmp_path: Path, method: s
         found = prepare(DataConfig(train=str(path), cache=False), TOKENIZER, 64, 1, method=method)
         return [entry.what for entry in found.summary.unused]
 
-    assert reported("Is it red? ", "Is it red? Yes.", "It is.") == [REPEATED]
-    assert reported("The", "The lamp.", "The chair.") == []
+    assert reported("Is it red? ", "Is it red? Yes.", "It is.")[:1] == [REPEATED]
+    assert REPEATED not in reported("The", "The lamp.", "The chair.")
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "reward"])
+def test_texts_for_a_model_with_a_chat_template_are_reported_with_the_columns_for_a_chat(
+    tmp_path: Path, method: str
+) -> None:
+    path = tmp_path / "x.jsonl"
+
+    def reported(question: str, tokenizer: Any = TOKENIZER, columns: Any = None) -> list[str]:
+        pair: dict[str, Any] = {"prompt": question, "chosen": "Yes.", "rejected": "No."}
+        one = {"prompt": question, "completion": "Yes."} | ({"label": True} if method == "kto" else {})
+        path.write_text(json.dumps(one if method in ("sft", "kto") else pair) + "\n")
+        config = DataConfig(train=str(path), columns=columns, cache=False)
+        return [each.what for each in prepare(config, tokenizer, 64, 1, method=method).summary.unused]
+
+    (told,) = reported("Is it red?")
+    assert told.startswith("the chat template is not used: `prompt` and `")
+    columns = tomli.loads(told.partition("set data.")[2])["columns"]
+    assert reported("Is it red?", columns=columns) == []
+    assert reported("<|im_start|>user\nIs it red?<|im_end|>\n<|im_start|>assistant\n") == []
+    plain = copy.deepcopy(TOKENIZER)
+    plain.chat_template = None
+    assert reported("Is it red?", plain) == []

@@ -208,7 +208,7 @@ def test_variables_of_another_form_are_refused(row: dict[str, Any], said: str, t
 def test_texts_have_no_template_for_variables(tmp_path: Path) -> None:
     row = {"prompt": "Hi?", "completion": " Hello.", "chat_template_kwargs": {"loud": True}}
     data, _ = prepared(tmp_path / "rows.jsonl", [row])
-    assert list(data.summary.unused_lines()) == ["columns not used: chat_template_kwargs (1 row)"]
+    assert "columns not used: chat_template_kwargs (1 row)" in data.summary.unused_lines()
 
 
 def test_a_tuned_model_keeps_the_configured_values_as_defaults(tmp_path: Path) -> None:

@@ -123,8 +123,8 @@ def test_the_data_summary_reports_that_the_loss_is_weighted(tmp_path: Path) -> N
     (tmp_path / "rows.jsonl").write_text(
         '{"prompt": "a", "completion": "b", "weight": 70.5}\n{"prompt": "a", "completion": "b"}\n'
     )
-    (said,) = prepared(tmp_path / "rows.jsonl").summary.unused_lines()
-    assert said.startswith("weights other than 0 and 1 scale the loss")
+    told = prepared(tmp_path / "rows.jsonl").summary.unused_lines()
+    said = next(line for line in told if line.startswith("weights other than 0 and 1 scale the loss"))
     assert "(1 row; the first is" in said
 
 

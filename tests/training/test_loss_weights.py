@@ -305,7 +305,7 @@ def test_a_row_of_weight_0_is_reported_and_the_others_train(
         other |= {"completion": "c"}
     file = write(tmp_path / "rows.jsonl", [row, row, other])
     config = DataConfig(train=file, streaming=streaming)
-    (line,) = prepare(config, TOKENIZER, None, seed=0).summary.unused_lines()
+    line, *_ = prepare(config, TOKENIZER, None, seed=0).summary.unused_lines()
     assert line.startswith(f"{NO_WEIGHT} (2 rows; the first is {file} line 1)")
     write(tmp_path / "rows.jsonl", [row, row])
     with pytest.raises(DataError, match=rf"rows.jsonl: none of its rows is trained: {NO_WEIGHT} \(2 rows"):

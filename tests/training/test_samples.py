@@ -11,11 +11,14 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fmstune import demo
+from fmstune.cli.main import main
 from fmstune.config.load.load import load
 from fmstune.console import RunConsole
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.errors import ConfigError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.report.commands import next_commands
+from fmstune.report.show import view
 from fmstune.run.run import run
 from tests.support.tuned import weights
 
@@ -71,6 +74,32 @@ def test_a_trained_model_generates_the_same_answers_on_its_own() -> None:
     ids = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert table.rows[0]["answer"] == tokenizer.decode(ids, skip_special_tokens=True)
     assert weights("out")
+
+
+def test_a_run_that_learns_texts_is_prompted_with_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("texts.jsonl").write_text('{"prompt": "Red?", "completion": " Yes."}\n' * 8)
+    tune(
+        "texts",
+        "model.path=demo",
+        "data.train=texts.jsonl",
+        "data.eval=texts.jsonl",
+        "training.eval_strategy=steps",
+        "samples.max_new_tokens=8",
+        "samples.prompts=['Red?']",
+        "samples.rows=0",
+    )
+    events = JournalReader(Path("texts", TRACKING_DIR, JOURNAL_NAME))
+    *_, table = (event for event in events if event.name == "samples")
+    command = ["generate", "texts", "--prompt", "Red?", "--max-new-tokens", "8"]
+    answers = {}
+    for more in ([], ["--raw"]):
+        with pytest.raises(SystemExit):
+            main([*command, *more])
+        answers[bool(more)], said = capsys.readouterr()
+        assert ("use --raw" in said) is not bool(more)
+    assert answers[True].rstrip("\n") == table.rows[0]["answer"]
+    assert answers[False] != answers[True]
+    assert next_commands(view(Path("texts")), "Red?")[0] == "fmstune generate texts --raw --prompt 'Red?'"
 
 
 def test_a_model_with_virtual_tokens_answers_during_the_training_as_afterwards() -> None:

@@ -146,6 +146,11 @@ class Reader:
         """Whether rows go through a user's handler."""
         return self._handler is not None
 
+    @property
+    def mapped(self) -> bool:
+        """Whether the user has said how columns are read, by their names or a template."""
+        return bool(self._columns) or self._by_template
+
     def found(self) -> Iterator[Found]:
         """The rows as in the files; an error in place of a damaged one."""
         if self.given is not None:

@@ -24,7 +24,7 @@ from fmstune.data.rendering.words import missing_reasoning, missing_words
 from fmstune.data.rows.messages import Message, says_something
 from fmstune.data.rows.reader import Placed, Reader, Row
 from fmstune.data.rows.shapes import Recognised
-from fmstune.data.tokens.special import texts_as_ids
+from fmstune.data.tokens.special import NOT_A_CHAT, lacks_template, texts_as_ids
 from fmstune.data.tokens.table import TOKENS, TokenRow, batches
 from fmstune.errors import DataError
 
@@ -45,6 +45,12 @@ OTHERS_LEARNT = (
 )
 NO_TOKENS = "an answer has no tokens: the chat template leaves it out"
 EMPTY_BAD = "a bad answer is empty: only its end is learnt"
+_NOT_A_CHAT = {
+    "chosen": NOT_A_CHAT.format("chosen", 'question = "prompt"'),
+    "completion": NOT_A_CHAT.format(
+        "completion", 'question = "prompt", answer = "completion", label = "label"'
+    ),
+}
 _BATCH = 512
 
 
@@ -133,6 +139,9 @@ class AnswerEncoder:
             prompt, wholes = self._chat(place, row, answers, reader)
         else:
             prompt = row["prompt"]
+            chosen = reader.mapped or reader.source.path == "demo"
+            if not chosen and lacks_template(self.tokenizer, prompt):
+                reader.unused.add(_NOT_A_CHAT["completion" if "completion" in row else "chosen"], place)
             wholes = [prompt + with_eos(answer, self.tokenizer) for answer in answers]
         if "chosen" in row and wholes[0] == wholes[1]:  # they differ only in parts that the template omits
             return [_same(place)]

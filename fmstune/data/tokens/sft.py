@@ -19,6 +19,7 @@ from fmstune.data.rows.reader import PREFERENCES, Placed, Reader, Row, Shape
 from fmstune.data.rows.shapes import Recognised
 from fmstune.data.tokens.labels import Labelled, Part, label
 from fmstune.data.tokens.prompt_ends import PromptEnds
+from fmstune.data.tokens.special import NOT_A_CHAT, lacks_template
 from fmstune.data.tokens.table import IGNORED, LOSS_WEIGHTS, TOKENS, TokenRow, batches
 from fmstune.data.tokens.words import Words
 from fmstune.errors import DataError
@@ -31,6 +32,7 @@ JOINED = (
     "rows are concatenated and split every training.max_length tokens ({}): most answers follow other rows, "
     "and some lose their start"
 )
+_NOT_A_CHAT = NOT_A_CHAT.format("completion", 'question = "prompt", answer = "completion"')
 _BATCH = 512
 _SCHEMA = pa.schema([("input_ids", TOKENS), ("labels", TOKENS)])
 
@@ -141,6 +143,9 @@ class Labeller:
                 continue
             for remark in rendering.remarks:
                 reader.unused.add(remark, place)
+            texts = shape == "prompt/completion" and not reader.mapped
+            if texts and rendering.parts and lacks_template(self.tokenizer, row["prompt"]):
+                reader.unused.add(_NOT_A_CHAT, place)
             count = len(rendering.parts)
             found += [Part(place, each, number, count) for number, each in enumerate(rendering.parts, 1)]
         return found

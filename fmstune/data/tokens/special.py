@@ -9,6 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+NOT_A_CHAT = (
+    "the chat template is not used: `prompt` and `{0}` are texts, learnt as they are; for a chat, set "
+    "data.columns = {{{1}}}"
+)
+
+
+def lacks_template(tokenizer: Any, prompt: str) -> bool:
+    """Whether a prompt is a text that the model's chat template has not written, though there is one: it
+    has none of the special tokens."""
+    return bool(prompt and tokenizer.chat_template) and not any(
+        token in prompt for token in tokenizer.all_special_tokens
+    )
+
 
 def repeated(ids: Sequence[int], added: Sequence[int]) -> tuple[int, int]:
     """How many tokens the tokenizer has added before and after a text that starts or ends with the same one.

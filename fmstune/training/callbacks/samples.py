@@ -82,10 +82,14 @@ class SampleCallback(TrainerCallback):
 
 
 def questions(
-    config: SamplesConfig, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Any]
+    config: SamplesConfig, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Any], *, chats: bool
 ) -> list[Question]:
-    """The configured prompts, and those of the first evaluation rows of the `sets` in turn, tokenised."""
-    asked = [Question(prompt, prompt, _rendered(prompt, tokenizer)) for prompt in config.prompts]
+    """The configured prompts, and those of the first evaluation rows of the `sets` in turn, tokenised.
+    `chats`: the run learns chats, so that the prompts are questions in them."""
+    asked = [
+        Question(prompt, prompt, _rendered(prompt, tokenizer) if chats else prompt)
+        for prompt in config.prompts
+    ]
     firsts = [
         (at, name, row)
         for name, rows in (sets.items() if config.rows else ())
