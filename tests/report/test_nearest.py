@@ -47,6 +47,12 @@ def test_the_nearest_run_is_suggested(command: list[str], here: Path) -> None:
     assert getattr(error, "exit_code", None) == 2
 
 
+def test_a_run_is_found_by_the_name_that_it_was_given(here: Path) -> None:
+    (here / "runs/baseline/config.toml").write_text('[run]\nname = "lr-1e-3"\n')
+    assert nearest_run(Path("lr-1e-3")) == " Did you mean runs/baseline, the run of this name?"
+    assert nearest_run(Path("runs/lr-1e-3")) == " Did you mean runs/baseline, the run of this name?"
+
+
 @pytest.mark.parametrize(
     ("named", "said"),
     [

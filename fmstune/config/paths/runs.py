@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.layout import CONFIG_NAME, JOURNAL_NAME, TRACKING_DIR
 from fmstune.text import shown_path
 
 RUNS = Path("runs")
@@ -35,8 +35,8 @@ def no_such_run(path: Path) -> str:
 
 
 def nearest_run(path: Path) -> str:
-    """` Did you mean runs/x?`: the run with the closest name, in the same directory or in `runs/`; else the
-    newest of these; or an empty string."""
+    """` Did you mean runs/x?`: the run with the closest directory, in the same directory or in `runs/`, or
+    the one of this name (`--name`); else the newest of these; or an empty string."""
     import difflib  # only for errors
 
     found = {
@@ -48,6 +48,8 @@ def nearest_run(path: Path) -> str:
     close = difflib.get_close_matches(path.name, found, n=1, cutoff=0.6)
     if not close and len(path.name) > 3:  # a part of a long name
         close = sorted(name for name in found if path.name in name)[-1:]
+    if called := [directory for directory in found.values() if _name_of(directory) == path.name]:
+        return f" Did you mean {shown_path(max(called, key=_changed))}, the run of this name?"
     if close:
         return f" Did you mean {shown_path(found[close[0]])}?"
     if not found:
@@ -60,6 +62,18 @@ def _inside(folder: Path) -> list[Path]:
     with contextlib.suppress(OSError, ValueError):  # it does not exist, or is not a folder, or not a path
         return [folder / entry.name for entry in os.scandir(folder) if entry.is_dir()]
     return []
+
+
+def _name_of(directory: Path) -> str | None:
+    """The name that a run was given, apart from its directory."""
+    import tomli
+
+    with contextlib.suppress(OSError, ValueError):
+        named: str | None = (
+            tomli.loads((directory / CONFIG_NAME).read_text("utf-8")).get("run", {}).get("name")
+        )
+        return named
+    return None
 
 
 def _changed(directory: Path) -> float:
