@@ -22,6 +22,7 @@ _METRICS = (
 )
 """For `run.compute_metrics`: without it, the logits of an evaluation are not kept."""
 _HUB = ("hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_token")
+_NOT_BY_STEPS = 'training.{0}_strategy = "{1}"; set it to "steps"'
 _WORKERS = ("dataloader_in_order",)  # torch rejects the others: see `rules.training`
 _WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 _ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
@@ -91,12 +92,12 @@ def _schedule(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "optim_target_modules", f"the optimizer {optimizer} treats all modules alike"
     saved = training.get("save_strategy", "steps")
     if saved != "steps":
-        yield "save_steps", f'training.save_strategy = "{saved}"'
+        yield "save_steps", _NOT_BY_STEPS.format("save", saved)
     if saved == "no":
         yield from ((name, "there are no checkpoints") for name in ("save_total_limit", "save_only_model"))
     logged, evaluated = training.get("logging_strategy", "steps"), training.get("eval_strategy", "no")
     if logged != "steps" and not (evaluated == "steps" and training.get("eval_steps") is None):
-        yield "logging_steps", f'training.logging_strategy = "{logged}"'
+        yield "logging_steps", _NOT_BY_STEPS.format("logging", logged)
 
 
 def _evaluation(config: RunConfig, *, computes: bool) -> Iterator[tuple[str, str]]:
@@ -105,7 +106,7 @@ def _evaluation(config: RunConfig, *, computes: bool) -> Iterator[tuple[str, str
     if strategy == "no":
         yield from ((name, "this run does not evaluate") for name in (*_EVALUATION, *_METRICS))
     elif strategy != "steps":
-        yield "eval_steps", f'training.eval_strategy = "{strategy}"'
+        yield "eval_steps", _NOT_BY_STEPS.format("eval", strategy)
     if not computes:
         yield from ((name, "run.compute_metrics is not set") for name in _METRICS)
     follows = training.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy")
