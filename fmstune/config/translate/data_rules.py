@@ -275,7 +275,7 @@ def _on_answers(value: Any, theirs: Foreign) -> Here:
 
 
 def _masks_prompt(value: Any, theirs: Foreign) -> Here:
-    return {} if value else {"data.train_on": "all"}
+    return {"data.train_on": "responses" if value else "all"}
 
 
 def _split(value: Any, theirs: Foreign) -> Here:

@@ -389,6 +389,24 @@ def test_the_settings_and_defaults_of_a_tool_are_translated(text: str, expected:
     assert {key: value_of(config, key) for key in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        (f"{MLX}mask_prompt: true\n", "data.train_on", "responses"),
+        (f"{MLX}mask_prompt: false\n", "data.train_on", "all"),
+        (MLX.replace("dora", "full"), "lora.enabled", False),
+        (SWIFT.replace("--eval_steps 50", "--tuner_type full"), "lora.enabled", False),
+        (SWIFT.replace("--eval_steps 50", "--weight_decay 0"), "training.weight_decay", 0),
+        (LLAMA_FACTORY.replace("finetuning_type: lora", "finetuning_type: full"), "lora.enabled", False),
+    ],
+)  # fmt: skip
+def test_no_default_replaces_what_a_file_says(text: str, key: str, expected: Any) -> None:
+    name = "theirs.sh" if "--" in text else "theirs.yml"
+    Path(name).write_text(text)
+    assert init("--from", name) == 0
+    assert value_of(load(Path("fmstune.toml"), trains=False), key) == expected
+
+
 def test_flags_replace_the_files_settings_and_what_is_left_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
