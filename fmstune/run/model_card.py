@@ -10,6 +10,7 @@ from fmstune._version import __version__
 from fmstune.config.methods.known import METHODS
 from fmstune.config.schema.tables import RunConfig
 from fmstune.secrets.redaction import hide
+from fmstune.trackers.values.stages import split_stages
 
 if TYPE_CHECKING:
     from fmstune.training.build import BuiltTrainer
@@ -37,12 +38,28 @@ tags: [fmstune, {learnt}, {method}]{hub}
 """
 
 
-def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics: Mapping[str, float]) -> None:
-    """Write the card as `README.md` into the run's directory."""
+_OF_PROCESS = ("train/train_loss", "train/train_runtime")
+"""Results of all steps of a process."""
+
+
+def write_card(
+    directory: Path, config: RunConfig, built: BuiltTrainer, metrics: Mapping[str, float], resumed_from: int
+) -> None:
+    """Write the card as `README.md` into the run's directory. `metrics` are the last values of this process,
+    which began at the step `resumed_from`."""
     trained, method = METHODS[config.run.method], config.adapter or "full"
-    commit = config.model.revision
+    commit, state = config.model.revision, built.trainer.state
+    kept, steps = _kept_step(built), f"{state.global_step}"
+    if kept != state.global_step:
+        metrics = {name: metrics[name] for name in _OF_PROCESS if name in metrics} | _metrics_at(kept, built)
+        steps = f"{kept} of {steps}, where the evaluation was the best"
+    since = f" since step {resumed_from}" if resumed_from else ""
     results = ("train/loss", "train/train_loss", "eval/loss", *trained.results, "train/train_runtime")
-    rows = [f"| {name} | {metrics[name]:.4g} |" for name in results if name in metrics]
+    rows = [
+        f"| {name}{since if name in _OF_PROCESS else ''} | {metrics[name]:.4g} |"
+        for name in results
+        if name in metrics
+    ]
     marks = ", ".join(f"`{end}`" for end in built.ends)
     ends = f"| answers end with | {marks} (in `generation_config.json`) |\n" if marks else ""
     text = _CARD.format(
@@ -58,11 +75,27 @@ def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics:
         trainable=built.trainable,
         data=built.data.line(),
         unused="".join(f"| not used | {line} |\n" for line in built.data.unused_lines()) + ends,
-        steps=built.trainer.state.global_step,
+        steps=steps,
         results="\n".join(rows),
         command=_command(config.data.handler),
     )
     (directory / "README.md").write_text(hide(text), encoding="utf-8")
+
+
+def _kept_step(built: BuiltTrainer) -> int:
+    """The step whose weights are saved: that of the best evaluation, if the run was to load it."""
+    state = built.trainer.state
+    loaded = built.trainer.args.load_best_model_at_end and state.best_model_checkpoint
+    return int(state.best_global_step if loaded and state.best_global_step else state.global_step)
+
+
+def _metrics_at(step: int, built: BuiltTrainer) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for logs in built.trainer.state.log_history:
+        if logs.get("step") == step:
+            for stage, values in split_stages(logs).items():
+                found |= {f"{stage}/{name}": value for name, value in values.items()}
+    return found
 
 
 def _command(handler: Any) -> str:

@@ -102,7 +102,7 @@ def train(
         if built.ends and built.adapter and is_main_process():
             save_settings(built.trainer.model, directory)
         if is_main_process():
-            write_card(directory, config, built, progress.metrics)
+            write_card(directory, config, built, progress.metrics, run.directory.step)
             artifacts.finish()
     seconds, steps = progress.seconds_and_steps(built.trainer.state)
     compare(built, expected, run.recorder, out)
