@@ -32,6 +32,8 @@ _NOT_OF_USE = (
     # compares them with the names of modules, not of parameters, but uses them. fmstune sets none.
     "The following rank_pattern keys did not match any targeted module",
     "The following alpha_pattern keys did not match any targeted module",
+    # Of PEFT about the linear layers of GPT-2, whose weights are transposed: it does the right thing.
+    "fan_in_fan_out is set to False but the target module is `Conv1D`",
 )
 """The beginnings of messages about which no setting of a run can do anything."""
 _PACKAGES = ("site-packages", "dist-packages")

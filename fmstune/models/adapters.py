@@ -58,7 +58,7 @@ def peft_config(config: RunConfig, model: PreTrainedModel | PeftModel) -> PeftCo
         setting = f"{config.at('lora.target_parameters')}lora.target_parameters"
         parameters = {"target_parameters": fitting_parameters(lora.target_parameters, model, setting)}
     whole = _whole_modules(config, model)
-    tied = {"ensure_weight_tying": True} if _trains_embeddings(config, model) and _can_keep_tied() else {}
+    tied = {"ensure_weight_tying": True} if _trains_tied(config, model) and _can_keep_tied() else {}
     return PeftLoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -317,19 +317,21 @@ def _is_named(path: str, names: Iterable[str]) -> bool:
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
-def _trains_embeddings(config: RunConfig, model: PreTrainedModel) -> bool:
-    """Whether the embeddings or the head are trained whole. Raises `ConfigError` for those of a model whose
-    head shares their weights and has a bias: PEFT would leave that out (seen with 0.21)."""
+def _trains_tied(config: RunConfig, model: PreTrainedModel) -> bool:
+    """Whether embeddings that share their weights with the head are trained whole. Raises `ConfigError` if
+    the head has a bias: PEFT would leave that out (seen with 0.21)."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     ends = [path for path, module in model.named_modules() if module is embeddings or module is head]
     trained = [path for path in ends if _is_named(path, config.lora.modules_to_save)]
-    if trained and getattr(head, "bias", None) is not None and head.weight is embeddings.weight:
+    if not trained or head is None or head.weight is not embeddings.weight:
+        return False
+    if getattr(head, "bias", None) is not None:
         raise ConfigError(
             f"{config.at('lora.modules_to_save')}lora.modules_to_save: PEFT would drop the bias of this "
             "model's head, which shares its weights with the embeddings; leave "
             f"{_listed(_last_parts(trained))} out, or train all weights (without --lora)."
         )
-    return bool(trained)
+    return True
 
 
 def _can_keep_tied() -> bool:

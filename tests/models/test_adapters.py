@@ -18,6 +18,7 @@ from fmstune import demo
 from fmstune.config.load.load import load
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError
+from fmstune.launch.notices import warnings_shown
 from fmstune.models.adapter_weights import require_reloadable
 from fmstune.models.load import load_model
 from fmstune.models.locate import locate
@@ -350,3 +351,14 @@ def test_tied_embeddings_are_not_trained_whole_at_the_cost_of_the_bias_of_the_he
             train(Path(named), "lora.enabled=true", f'lora.modules_to_save=["{named}"]', model="base")
     save_tiny("phi", Path("untied"), tie_word_embeddings=False)
     train(Path("run"), "lora.enabled=true", 'lora.modules_to_save=["lm_head"]', model="untied")
+
+
+@pytest.mark.parametrize(("architecture", "tied"), [("gpt2", True), ("llama", False)])
+def test_what_peft_says_about_its_own_settings_is_not_shown(architecture: str, tied: bool) -> None:
+    save_tiny(architecture, Path("base"), tie_word_embeddings=tied)
+    whole = '["wte"]' if tied else '["embed_tokens","lm_head"]'
+    shown: list[str] = []
+    with warnings.catch_warnings(), warnings_shown(shown.append):
+        warnings.simplefilter("always")
+        train(Path("run"), "lora.enabled=true", f"lora.modules_to_save={whole}", model="base")
+    assert not [each for each in shown if "fan_in" in each or "ensure_weight_tying" in each]
