@@ -195,8 +195,10 @@ def _llama_factory(name: str, listed: Mapping[str, Any], folder: Path) -> dict[s
         {"role": tags.get("role_tag", "role"), "content": tags.get("content_tag", "content")}
     )
     columns = {}
-    for theirs, there in (about.get("columns") or {}).items():
-        ours = _COLUMNS.get(theirs, theirs)
+    given = about.get("columns") or {}
+    for theirs, there in given.items():
+        # A prompt alone is a text to learn as a whole, for the stage `pt`.
+        ours = "text" if given.keys() == {"prompt"} else _COLUMNS.get(theirs, theirs)
         if ours not in MAPPED_COLUMNS:
             raise Left(f"{name} has the column {theirs}, which fmstune does not train on.")
         if ours != there and there:

@@ -164,7 +164,7 @@ batch_size: 16
 PRETRAINING_OF_LLAMA_FACTORY = """
 model_name_or_path: m/m
 stage: pt
-dataset: pairs
+dataset: texts
 cutoff_len: 512
 """
 LLAMA_FACTORY_V1 = """
@@ -203,7 +203,8 @@ PAIRS = {
         "file_name": "pairs.json",
         "ranking": True,
         "columns": {"prompt": "question", "chosen": "good", "rejected": "bad"},
-    }
+    },
+    "texts": {"file_name": "texts.jsonl", "columns": {"prompt": "body"}},
 }
 PAIR_COLUMNS = {"instruction": "question", "chosen": "good", "rejected": "bad"}
 EXPECTED: dict[str, dict[str, Any]] = {
@@ -315,6 +316,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     PRETRAINING_OF_LLAMA_FACTORY: {
         "lora.enabled": True,  # also with a stage
         "training.packing": True,
+        "data.train": [("data/texts.jsonl", None, {"text": "body"})],
     },
     LLAMA_FACTORY_V1: {
         "lora.enabled": True,
@@ -349,6 +351,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("data/dataset_info.json").write_text(json.dumps(PAIRS))
     for name in (
         "data/pairs.json",
+        "data/texts.jsonl",
         "chats.jsonl",
         "chats/train.jsonl",
         "chats/valid.jsonl",
