@@ -120,7 +120,7 @@ class RunIndex:
                 if "no such" not in str(error):
                     return None
                 self._remove()
-            except sqlite3.DatabaseError:  # damaged
+            except (sqlite3.DatabaseError, UnicodeDecodeError):  # damaged, also in an error's text
                 _close(database)
                 self._remove()
             except OSError:
@@ -134,7 +134,7 @@ class RunIndex:
             return []
         try:
             return self._database.execute(select, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self._disable(error)
             return []
 
@@ -145,10 +145,10 @@ class RunIndex:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(statement, rows)
             self._database.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self._disable(error)
 
-    def _disable(self, error: sqlite3.Error) -> None:
+    def _disable(self, error: Exception) -> None:
         """Continue without the index; the next command rebuilds a damaged one."""
         self.close()
         self._database = None

@@ -47,7 +47,9 @@ def text_chart(chart: Chart, width: int = 80, height: int = 12) -> list[str]:
     at = {0: labels[0], height // 2: labels[1], height - 1: labels[2]}
     plot = [f"{at.get(number, ''):>{margin - 1}} ┤{row}".rstrip() for number, row in enumerate(rows)]
     begin, end = cell(first), cell(last)
-    name = chart.x.center(max(0, columns - len(begin) - len(end)))
+    room = columns - len(begin) - len(end)
+    name = (chart.x if len(chart.x) + 2 <= room else "").center(max(1, room))
+    end = end if room > 0 else ""
     return [*head, *plot, f"{'':{margin}}└{'─' * columns}", f"{'':{margin + 1}}{begin}{name}{end}".rstrip()]
 
 
