@@ -79,6 +79,8 @@ _OF_SOURCE = (
 """Settings of torchtune's data sets that are translated; `train_on_input` and `packed` are the run's."""
 _ROLES = ({"role", "from"}, {"content", "value"})
 _LIST = "dataset_info.json"
+_OF_PAIRS = ("dpo", "ipo", "orpo", "simpo")
+"""axolotl's methods whose rows have `chosen` and `rejected`, unless they are called otherwise."""
 
 
 def named_sources(key: str, value: Any) -> Here:
@@ -91,7 +93,8 @@ def named_sources(key: str, value: Any) -> Here:
 def _sources(key: str) -> Rule:
     def rule(value: Any, theirs: Foreign) -> Here:
         tables = [
-            _axolotl(each) if isinstance(each, Mapping) else {"path": str(each)} for each in _all(value)
+            _axolotl(each, theirs) if isinstance(each, Mapping) else {"path": str(each)}
+            for each in _all(value)
         ]
         return {key: tables}
 
@@ -102,7 +105,13 @@ def _all(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _axolotl(table: Mapping[str, Any]) -> dict[str, Any]:
+def _mapping(columns: Mapping[str, str]) -> Here:
+    """The columns of a source, if one has another name: the others are then to be named, too, as those that
+    are mapped count alone if they are all that a row needs."""
+    return {"columns": dict(columns)} if any(ours != there for ours, there in columns.items()) else {}
+
+
+def _axolotl(table: Mapping[str, Any], theirs: Foreign) -> dict[str, Any]:
     """One of axolotl's data sets as a source. Raises `Left`."""
     files, path = table.get("data_files"), table.get("path")
     if files and (table.get("ds_type") or path in ("json", "csv", "parquet", "text")):
@@ -129,8 +138,9 @@ def _axolotl(table: Mapping[str, Any]) -> dict[str, Any]:
             columns[_FIELDS[name]] = str(value)
         else:
             raise Left(f"Its setting {name} has no translation: write the source by hand in data.train.")
-    columns = {ours: there for ours, there in columns.items() if ours != there}
-    return source | ({"columns": columns} if columns else {})
+    if theirs.get("rl") in _OF_PAIRS:
+        columns = {"chosen": "chosen", "rejected": "rejected"} | columns
+    return source | _mapping(columns)
 
 
 def _require_known_roles(mappings: Mapping[str, Any]) -> None:
@@ -201,9 +211,9 @@ def _llama_factory(name: str, listed: Mapping[str, Any], folder: Path) -> dict[s
         ours = "text" if given.keys() == {"prompt"} else _COLUMNS.get(theirs, theirs)
         if ours not in MAPPED_COLUMNS:
             raise Left(f"{name} has the column {theirs}, which fmstune does not train on.")
-        if ours != there and there:
-            columns[ours] = there
-    return source | ({"columns": columns} if columns else {})
+        if there:
+            columns[ours] = str(there)
+    return source | _mapping(columns)
 
 
 def _components(key: str, value: Any) -> Here:
@@ -225,9 +235,7 @@ def _components(key: str, value: Any) -> Here:
         columns = {
             ours: str(table[theirs]) for theirs, ours in _COLUMNS_OF_COMPONENTS.items() if table.get(theirs)
         }
-        columns = {ours: there for ours, there in columns.items() if ours != there}
-        columns |= _mapped(table.get("column_map") or {})
-        source |= {"columns": columns} if columns else {}
+        source |= _mapping(columns | _mapped(table.get("column_map") or {}))
         if beyond := [option for option, value in table.items() if value and option not in _OF_SOURCE]:
             raise Left(f"Its setting {beyond[0]} has no translation: write the source by hand in data.train.")
         if table.get("packed"):
@@ -242,7 +250,7 @@ def _components(key: str, value: Any) -> Here:
 def _mapped(columns: Mapping[str, Any]) -> dict[str, str]:
     if unknown := [name for name in columns if name not in MAPPED_COLUMNS]:
         raise Left(f"Its column {unknown[0]} has no counterpart: use data.columns.")
-    return {name: str(there) for name, there in columns.items() if name != there}
+    return {name: str(there) for name, there in columns.items()}
 
 
 def _of_mlx(value: Any, theirs: Foreign) -> Here:

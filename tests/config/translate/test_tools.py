@@ -187,6 +187,13 @@ learning_rate: 1e-4
 lr_schedule: {name: cosine_decay, warmup: 10, arguments: [2e-5, 100, 2e-6]}
 lora_parameters: {rank: 8, scale: 20.0}
 """
+PAIRS_OF_AXOLOTL = """
+base_model: m/m
+rl: dpo
+datasets: [{path: d/d, type: chat_template.default, field_messages: dialog, field_rejected: bad}]
+learning_rate: 1e-4
+micro_batch_size: 2
+"""
 LIMITS_OF_TORCHTUNE = """
 base: /tmp/here
 folder: ${base}/tuned
@@ -334,6 +341,9 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "training.lr_scheduler_kwargs": {"min_lr": 2e-6},
         "training.warmup_steps": 10,
     },
+    PAIRS_OF_AXOLOTL: {  # a column that is not named would be left out
+        "data.train": [("d/d", None, {"chosen": "chosen", "messages": "dialog", "rejected": "bad"})],
+    },
     LIMITS_OF_TORCHTUNE: {
         "training.output_dir": "/tmp/here/tuned/run",
         "training.max_steps": 300,
@@ -381,7 +391,7 @@ def value_of(config: RunConfig, key: str) -> Any:
     EXPECTED.items(),
     ids=[
         *("axolotl", "llama-factory", "torchtune", "mlx-lm", "ms-swift", "trl dpo", "trl"),
-        *("axolotl-schedule", "pretraining", "v1", "mlx-schedule", "torchtune-limits"),
+        *("axolotl-schedule", "pretraining", "v1", "mlx-schedule", "axolotl-pairs", "torchtune-limits"),
     ],
 )
 def test_the_settings_and_defaults_of_a_tool_are_translated(text: str, expected: dict[str, Any]) -> None:
