@@ -44,6 +44,8 @@ def _differences(theirs: Foreign, here: Mapping[str, Any]) -> Iterator[str]:
             f"{name} writes each question into a prompt such as `### Instruction:`, fmstune only for a model "
             f"without a chat template{remedy}. `fmstune data` shows the text."
         )
+    if any(table.get("train_on_input") for table in tables) and "data.train_on" not in here:
+        yield "train_on_input of one data set: fmstune has data.train_on for all, which stays the answers."
     if any(table.get("drop_system_message") for table in tables):
         yield "drop_system_message: fmstune learns with the system messages; data.handler can remove them."
     templates = {str(table["chat_template"]) for table in tables if table.get("chat_template")}

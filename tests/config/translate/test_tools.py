@@ -480,6 +480,11 @@ def test_what_is_no_configuration_is_refused(
         ),
         ("dataset: {_component_: x.alpaca_dataset}", "### Instruction"),
         ("base_model: m/m\ndatasets: [{path: d/d, type: alpaca}]", "### Instruction"),
+        (
+            "dataset: [{_component_: x.chat_dataset, source: d/d},"
+            " {_component_: x.chat_dataset, source: e/e, train_on_input: true}]",
+            "train_on_input",
+        ),
         ("base_model: m/m\ndatasets: [{path: d/d, drop_system_message: true}]", "drop_system_message"),
         ("model_name_or_path: m/m\ncutoff_len: 9\ntemplate: default", "template"),
         ("dataset_name: d/d\nuse_peft: true", "learns all tokens"),
