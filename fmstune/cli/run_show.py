@@ -67,7 +67,7 @@ def compare(
 
 
 def _head(run: RunView) -> Iterator[str]:
-    from fmstune.report.show import changed_settings
+    from fmstune.report.show import changed_settings, further_params
     from fmstune.report.summary import unread
     from fmstune.report.words import age, cell, duration, moment, printable
 
@@ -76,6 +76,7 @@ def _head(run: RunView) -> Iterator[str]:
     when = f"{moment(created)} ({age(time.time() - created)} ago)"
     settings = {key: value for key, value in changed_settings(detail.settings).items() if key not in _IN_HEAD}
     texts = [f"{key}={cell(value)}" for key, value in settings.items()]
+    params = [line.params, *(f"{key}={cell(value)}" for key, value in further_params(detail).items())]
     tables = [f"{each['name']} ({counted(len(each['rows']), 'row')})" for each in run.tables]
     resumed = [f"from step {each.resumed_from}" for each in run.sessions[1:]]
     labelled: list[tuple[str, str | None]] = [
@@ -86,7 +87,7 @@ def _head(run: RunView) -> Iterator[str]:
         ("model", line.model),
         ("method", line.method),
         ("data", line.data),
-        ("params", line.params),
+        ("params", " ".join(filter(None, params))),
         ("settings", " ".join(texts)),
         ("tables", ", ".join(tables)),
         ("media", ", ".join(_media(run))),

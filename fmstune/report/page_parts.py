@@ -13,7 +13,7 @@ from fmstune.config.inspect.provenance import written_origins
 from fmstune.layout import CONFIG_NAME, DATA_ROWS
 from fmstune.report.ending import Ending, memory_line
 from fmstune.report.html import Markup, element, folded, join, table
-from fmstune.report.show import RunView, changed_settings
+from fmstune.report.show import RunView, changed_settings, further_params
 from fmstune.report.summary import unread
 from fmstune.report.words import cell, duration, moment
 from fmstune.secrets.redaction import process_redactor
@@ -177,6 +177,8 @@ def settings(view: RunView, size: Size) -> Markup | None:
     params = view.detail.params
     if params.get("params"):
         parts += [element("h3", "params"), _pairs(params["params"], size)]
+    if further := further_params(view.detail):
+        parts += [element("h3", "further params"), _pairs(further, size)]
     for name, title in (
         ("decided", "decided from the machine and the data"),
         ("packages", "versions"),

@@ -14,9 +14,11 @@ from fmstune.delivery.ledger import load_ledgers
 from fmstune.delivery.report import DeliveryReport, report
 from fmstune.layout import FILES_DIR, TRACKING_DIR
 from fmstune.report.curves import Curve, Figures, TrackedRun, read_run
-from fmstune.report.replay import Session
+from fmstune.report.replay import SETTINGS, Session
 from fmstune.report.summary import RunDetail, RunLine, current_status, summary_of
 
+_OWN_PARAMS = (SETTINGS, "params", "model", "data", "padding", "decided", "packages", "git")
+"""The namespaces of params that each run has."""
 RESOURCES = "system"
 """The stage of the metrics about the machine."""
 
@@ -109,6 +111,11 @@ def media_of(run: TrackedRun) -> list[dict[str, Any]]:
         path = {"path": str(where)} if file else {}
         found.append(said | {"time": event.time} | dict(event.item) | path)
     return found
+
+
+def further_params(detail: RunDetail) -> dict[str, Any]:
+    """The user's params in namespaces of their own, and those of an imported run, by dotted key."""
+    return flat({name: values for name, values in detail.params.items() if name not in _OWN_PARAMS})
 
 
 def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

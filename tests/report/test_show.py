@@ -37,6 +37,15 @@ def test_a_run_is_shown_with_its_identity_its_changed_settings_and_its_metrics(t
     assert lines["train/loss"].split()[1:] == ["3", "(1", "not", "finite)", "3", "1", "3", "1", "3"]
 
 
+def test_params_in_namespaces_of_the_user_are_shown_too(tmp_path: Path) -> None:
+    recorder = start_run(tmp_path / "run")
+    for name, values in (("params", {"team": "nlp"}), ("own", {"a": {"b": 1}}), ("packages", {"torch": "2"})):
+        recorder.set_params(values, name)
+    end_run(recorder)
+    (line,) = [line for line in shown(tmp_path / "run").splitlines() if line.startswith("params")]
+    assert line.split()[1:] == ["team=nlp", "own.a.b=1"]
+
+
 def test_adaptations_of_a_tracker_are_shown_and_a_long_name_keeps_its_distance(tmp_path: Path) -> None:
     changes = ("metric loss was not finite at times; those points are in the journal only",)
     changes += tuple(f"a@{number} is called a_{number}" for number in range(9))
