@@ -187,7 +187,8 @@ def _translate(path: Path, flags: Mapping[str, tuple[str, Any]], output: Path) -
     out = RunConsole(screen())
     tool = theirs.tool or "an unknown tool"
     out.say(
-        "from", f"{shown_path(path)}, a configuration of {tool}: {counted(len(theirs.settings), 'setting')}"
+        "from",
+        f"{shown_path(path)}, a configuration of {tool}: {counted(len(theirs.settings) + len(theirs.unresolved), 'setting')}",
     )
     for note in translation.notes:
         out.warn(note)

@@ -54,6 +54,11 @@ _OPERATORS = ("|", "&", ";", ">", "<")
 """Of the shell, after which another command or a file follows."""
 _NUMBER = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_ASSIGNMENT = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_]\w*)=[\"']?([\w./:+-]+)[\"']?[ \t]*$", re.M)
+"""A line of a script that sets a variable to a plain value."""
+_VARIABLE = re.compile(r"\$([A-Za-z_]\w*)")
+_OPEN = re.compile(r"\$[{(]")
+"""A reference, or a command of a shell, in a value."""
 _DEPTH = 10
 """How many references may follow each other; more are a circle."""
 
@@ -99,9 +104,13 @@ def read_foreign(path: Path) -> Foreign:
     if not isinstance(found, Mapping) or not found:
         raise ConfigError(f"{name}: it must contain the settings of another tool, such as base_model: …")
     settings = {key: _value(value, found) for key, value in _settings(found)}
-    unresolved = {key: value for key, value in settings.items() if "${" in str(value)}
-    settings = {key: value for key, value in settings.items() if key not in unresolved}
-    return Foreign(_tool_of({**settings, **unresolved}), settings, path.parent, unresolved)
+    return _resolved(settings, path.parent)
+
+
+def _resolved(settings: Mapping[str, Any], folder: Path, tool: Tool | None = None) -> Foreign:
+    unresolved = {key: value for key, value in settings.items() if _OPEN.search(str(value))}
+    known = {key: value for key, value in settings.items() if key not in unresolved}
+    return Foreign(tool or _tool_of(settings), known, folder, unresolved)
 
 
 def _of_script(text: str, name: str, folder: Path) -> Foreign:
@@ -134,16 +143,18 @@ def _of_script(text: str, name: str, folder: Path) -> Foreign:
     tool = next((_COMMANDS[part] for parts in called for part in parts if part in _COMMANDS), None)
     if tool in ("ms-swift", "TRL") and len(words[:first]) > 1:
         settings["command"] = [words[first - 1]]
-    values = {key: _of_words(each) for key, each in settings.items()}
-    return Foreign(tool or _tool_of(values), values, folder)
+    known = dict(_ASSIGNMENT.findall(text))
+    values = {key: _of_words(each, known) for key, each in settings.items()}
+    return _resolved(values, folder, tool)
 
 
-def _of_words(words: list[str]) -> Any:
-    """The value of a flag, as YAML reads its words."""
+def _of_words(words: list[str], known: Mapping[str, str]) -> Any:
+    """The value of a flag, as YAML reads its words, with the values of variables that the script sets."""
     import yaml
 
     values = []
     for word in words:
+        word = str(_value(_VARIABLE.sub(r"${\1}", word), known))
         try:
             value = yaml.safe_load(word)
         except yaml.YAMLError:

@@ -499,6 +499,21 @@ def test_what_would_train_otherwise_is_named(
     assert named in capsys.readouterr().err
 
 
+def test_variables_of_a_script_have_the_values_that_it_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("theirs.sh").write_text(
+        "export MODEL=there\nBATCH='2'\n"
+        "swift sft --model ${MODEL} --dataset a/b --output_dir $OUT "
+        "--per_device_train_batch_size $BATCH --run_name x-$(date)\n"
+    )
+    assert init("--from", "theirs.sh") == 0
+    config = load(Path("fmstune.toml"), trains=False)
+    assert config.model.path == "there"
+    assert config.training["per_device_train_batch_size"] == 2
+    said = capsys.readouterr().err
+    assert "not translated: output_dir = " in said
+    assert "not translated: run_name = " in said
+
+
 def test_a_secret_is_neither_written_nor_shown(capsys: pytest.CaptureFixture[str]) -> None:
     Path("theirs.yml").write_text(
         f"{TRL}\nhub_token: not-so-secret-value\nhf_token: another-value-here\n"
