@@ -186,10 +186,8 @@ def _translate(path: Path, flags: Mapping[str, tuple[str, Any]], output: Path) -
     text = checked(translation, output.name, lambda text, over: _require_right(text, output.name, over))
     out = RunConsole(screen())
     tool = theirs.tool or "an unknown tool"
-    out.say(
-        "from",
-        f"{shown_path(path)}, a configuration of {tool}: {counted(len(theirs.settings) + len(theirs.unresolved), 'setting')}",
-    )
+    count = counted(len(theirs.settings) + len(theirs.unresolved), "setting")
+    out.say("from", f"{shown_path(path)}, a configuration of {tool}: {count}")
     for note in translation.notes:
         out.warn(note)
     for key, value, why in translation.left:
