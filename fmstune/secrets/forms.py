@@ -58,8 +58,8 @@ _STARTS = (
 )  # fmt: skip
 """What `_FORMS` and `_PREFIXED` need to be in a text: a long one is searched for these in a fiftieth of the
 time."""
-_FEW = 2
-"""So many different characters are those of a line, or of a number of zeros."""
+_FEW = 4
+"""So many different characters are those of a line, or of a number with many zeros."""
 _SHORT = 500
 _BETWEEN_SEPARATORS = re.compile(r"[^-_./+=:]+")
 _HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{20,}")
