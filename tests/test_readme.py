@@ -31,7 +31,7 @@ def commands() -> list[str]:
     found = [
         re.search(
             r"(?:^|&& |/|-m |=offline )"
-            r"(fmstune (?:init|train|trackers|data|merge|generate|config|runs|env).*)",
+            r"(fmstune (?:init|train|evaluate|trackers|data|merge|generate|config|runs|env).*)",
             line,
         )
         for line in lines

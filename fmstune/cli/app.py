@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, Command] = {
     "init": Command("fmstune.cli.init", "Write a commented fmstune.toml for a model and data."),
     "data": Command("fmstune.cli.data", "Show the data as the model will see it."),
     "generate": Command("fmstune.cli.generate", "Generate a model's answers to prompts."),
+    "evaluate": Command("fmstune.cli.evaluate", "Evaluate a model on data."),
     "merge": Command("fmstune.cli.merge", "Merge an adapter into its base model."),
     "env": Command("fmstune.cli.env", "Print versions, devices and trackers, for a bug report."),
     "runs": Command("fmstune.cli.runs", "List, watch, compare, plot, export and remove runs.", group=True),

@@ -10,7 +10,7 @@ from typing import Any
 _COMMANDS = {
     **dict.fromkeys(("sft", "lora", "finetune", "fine-tune", "tune", "fit", "pt", "run"), "train"),
     **{name: f"train --method {name}" for name in ("dpo", "kto", "reward", "orpo")},
-    **dict.fromkeys(("eval", "evaluate", "test"), "train with --eval-data"),
+    **dict.fromkeys(("eval", "test"), "evaluate"),
     **dict.fromkeys(("preprocess", "validate"), "data"),
     **dict.fromkeys(("inference", "infer", "chat", "predict", "sample"), "generate"),
     **dict.fromkeys(("merge-lora", "export", "fuse"), "merge"),

@@ -120,6 +120,9 @@ class TunedTrainer(Protocol):
     def train(self, resume_from_checkpoint: str | bool | None = None) -> Any:
         """Train until the end."""
 
+    def evaluate(self) -> dict[str, float]:
+        """The metrics of the evaluation data."""
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:

@@ -65,7 +65,7 @@ from tests.support.user_errors import error_line, fmstune
         ("sft c.yaml", "no such command: sft. Did you mean train? (see `fmstune --help`)"),
         ("dpo", "no such command: dpo. Did you mean train --method dpo? (see `fmstune --help`)"),
         ("preprocess c.yaml", "no such command: preprocess. Did you mean data? (see `fmstune --help`)"),
-        ("eval runs/a", "no such command: eval. Did you mean train with --eval-data?"),
+        ("eval runs/a", "no such command: eval. Did you mean evaluate?"),
         ("runs tail runs/a", "no such command: tail. Did you mean watch? (see `fmstune runs --help`)"),
         ("merge a --output-dir b", "no such option: --output-dir. It is an argument: fmstune merge OUT (see"),
         ("generate --run a --prompt b", "--run. It is an argument: fmstune generate RUN_OR_MODEL (see"),

@@ -1,0 +1,160 @@
+"""Evaluate a model on data, as its run does."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmstune.config.load.layers import FROM_PYTHON, Flag
+from fmstune.config.load.load import load
+from fmstune.config.methods.known import METHODS
+from fmstune.config.paths.runs import holds_run
+from fmstune.config.schema.tables import RunConfig
+from fmstune.console import RunConsole
+from fmstune.errors import ConfigError
+from fmstune.hub import pinned
+from fmstune.layout import CONFIG_FILE, CONFIG_NAME
+from fmstune.models.locate import Place
+from fmstune.run.ending import stoppable
+from fmstune.run.look_ahead import look_ahead
+from fmstune.run.run import one_at_a_time
+from fmstune.text import counted
+from fmstune.trackers.base import Tracker
+
+if TYPE_CHECKING:
+    from fmstune.training.build import BuiltTrainer
+
+_OFF: Mapping[str, Any] = {
+    "tracking.trackers": (),
+    "training.save_strategy": "no",
+    "training.load_best_model_at_end": False,
+    "training.deepspeed": None,
+    "training.fsdp": None,
+    "run.early_stopping_patience": None,
+    "run.auto_batch": False,
+    "samples.rows": 0,
+    "samples.prompts": (),
+    "model.trainable": (),
+    "model.lr_multipliers": None,
+}
+"""Settings of a training that an evaluation has not."""
+_OF_ITS_DATA: Mapping[str, Any] = {
+    "data.eval_fraction": 0.0,
+    "data.max_rows": 1,  # of the training data, of which there is no other
+    "data.streaming": False,
+}
+_OF_ITS_MODEL: Mapping[str, Any] = {"model.revision": None, "model.gguf_file": None, "model.add_tokens": ()}
+_LEFT_OUT = ("runtime", "_per_second", "epoch", "num_tokens", "preparation_time")
+"""Metrics of the evaluation itself, by the end of their name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What to evaluate: the configuration, and the directory of the weights if they are not those of
+    `model.path`, to which they are compared."""
+
+    config: RunConfig
+    weights: str | None = None
+
+
+def evaluation_of(
+    named: str, place: Place, data: Sequence[str], given: Mapping[str, Any], sets: Sequence[str]
+) -> Evaluation:
+    """The evaluation of a run, or of a model at `place`, on `data` or else on the data of the run. `given`
+    are further settings by key. Raises `ConfigError`."""
+    run = _run_of(Path(named))
+    settings = {**_OFF, **given}
+    if data:
+        settings |= {**_OF_ITS_DATA, "data.train": tuple(data), "data.eval": tuple(data)}
+    file = run / CONFIG_NAME if run is not None else None
+    flags = _flags(settings)
+    if run is None:
+        if not data and not Path(CONFIG_FILE).exists():
+            raise ConfigError("there is no evaluation data; add --data FILE.")
+        config = load(None, [*flags, *_flags({"model.path": place.path})], sets)
+        _require(config)
+        if _has_reference(config):
+            raise ConfigError(
+                f"--method {config.run.method} compares a model with the one before the training, which only "
+                "a run knows: give a run, or use --method reward or orpo."
+            )
+        return Evaluation(config)
+    config = load(file, flags, sets)
+    _require(config)
+    if _has_reference(config) or place.adapter is not None:
+        return Evaluation(config, place.path)
+    tuned = {**_OF_ITS_MODEL, "model.path": place.path}
+    return Evaluation(load(file, [*flags, *_flags(tuned)], sets))
+
+
+def _flags(settings: Mapping[str, Any]) -> list[Flag]:
+    origins = {"data.train": "--data", "data.eval": "--data"}
+    return [
+        (key, value, FROM_PYTHON if value is None else origins.get(key, "fmstune evaluate"))
+        for key, value in settings.items()
+    ]
+
+
+def _run_of(path: Path) -> Path | None:
+    """The run that is named, or of which a checkpoint is named."""
+    for directory in (path, path.parent):
+        if path.is_dir() and holds_run(directory) and (directory / CONFIG_NAME).is_file():
+            return directory
+    return None
+
+
+def _has_reference(config: RunConfig) -> bool:
+    return config.run.method in ("dpo", "kto")
+
+
+def _require(config: RunConfig) -> None:
+    if not config.data.eval and not config.data.eval_fraction:
+        raise ConfigError("there is no evaluation data; add --data FILE.")
+
+
+def _describe(built: BuiltTrainer, out: RunConsole) -> None:
+    identity = built.model_identity
+    out.say("model", f"{identity['path']} · {built.precision.line(identity['dtype'])}")
+    if built.adapter:
+        out.say("adapter", built.adapter)
+    rows = getattr(built.trainer, "eval_dataset", None)
+    out.say("data", f"{counted(len(rows), 'row')} ({built.data.shape})" if rows is not None else "")
+    # The same is said of the training rows, which are the same or not used; it ends with their number.
+    notes = [*built.data.unused_lines(), *built.notes]
+    for note in {note.partition(" (")[0]: note for note in notes}.values():
+        out.warn(note)
+    for line in built.bad_rows.lines():
+        out.say("skipped", line)
+
+
+def evaluate(evaluation: Evaluation, out: RunConsole) -> dict[str, float]:
+    """The metrics of the model on the evaluation data, by name. Raises the same errors as a run."""
+    config = evaluation.config
+    look_ahead(config)
+    config = pinned(config, out.warn)
+    with one_at_a_time(), stoppable() as signals, tempfile.TemporaryDirectory() as scratch:
+        from fmstune.training.build import build_trainer
+        from fmstune.training.trl_compat.saving import load_checkpoint
+
+        signals.raise_again()
+        built = build_trainer(config, Tracker(), Path(scratch))
+        built.bad_rows.file = None  # it goes with the scratch directory
+        _describe(built, out)
+        if evaluation.weights is not None:
+            load_checkpoint(built.trainer, evaluation.weights)
+        try:
+            found = built.trainer.evaluate()
+        finally:
+            built.trainer.end_workers()
+    metrics = {
+        name.removeprefix("eval_"): float(value)
+        for name, value in found.items()
+        if not name.endswith(_LEFT_OUT) and isinstance(value, (int, float))
+    }
+    if not METHODS[config.run.method].compares and "loss" in metrics:
+        metrics["perplexity"] = math.exp(min(metrics["loss"], 700))
+    return metrics

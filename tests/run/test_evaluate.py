@@ -1,0 +1,121 @@
+"""`fmstune evaluate` computes what a run tracks at an evaluation, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fmstune.cli.main import main
+from tests.support.architectures import save_tiny
+from tests.support.end_to_end import journal_points
+from tests.support.preferred import pairs, write
+from tests.support.tracked import rewrite_as_interrupted
+from tests.support.tuned import tune
+
+pytestmark = pytest.mark.usefixtures("small_demo")
+SHORT = (
+    "model.path=demo",
+    "training.max_steps=3",
+    "training.learning_rate=0.01",
+    "training.per_device_train_batch_size=4",
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = pairs(16)
+    write("pairs.jsonl", rows[:10])
+    write("held.jsonl", rows[10:])
+    for name, part in (("chats.jsonl", rows[:10]), ("more.jsonl", rows[10:])):
+        write(name, [{"messages": [*row["prompt"], *row["chosen"]]} for row in part])
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, float]:
+    capsys.readouterr()
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", *arguments, "--json"])
+    shown = capsys.readouterr()
+    assert end.value.code in (0, None), shown.err
+    assert sorted(Path().rglob("*")) == before
+    found: dict[str, float] = json.loads(shown.out)
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", *arguments])
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+def last(run: str) -> dict[str, Any]:
+    """The metrics of a run's last evaluation, from its journal."""
+    return {name: value for (stage, name, _), value in journal_points(Path(run)).items() if stage == "eval"}
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "reward", "orpo"])
+@pytest.mark.parametrize("adapter", ["false", "true"])
+def test_a_run_has_the_metrics_of_its_last_evaluation(
+    method: str, adapter: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, held = ("chats.jsonl", "more.jsonl") if method == "sft" else ("pairs.jsonl", "held.jsonl")
+    data = (f"data.train={train}", f"data.eval={held}", f"run.method={method}", f"lora.enabled={adapter}")
+    tune("run", *SHORT, *data)
+    expected = last("run")
+    batches = () if method == "kto" else (("--batch-size", "3"),)  # it compares the rows of a batch
+    for arguments in ((), ("--data", held), *batches):
+        found = evaluated(capsys, "run", *arguments)
+        both = found.keys() & expected.keys()
+        assert len(both) >= 2
+        for name in both - {"loss_batch_mean"}:  # which depends on the batches
+            assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
+
+
+def test_a_plain_model_has_the_loss_of_its_own_forward(capsys: pytest.CaptureFixture[str]) -> None:
+    save_tiny("llama", Path("model"))
+    texts = ["The lamp costs seven euros.", "Is it red?", "So it is, they say."]
+    Path("texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = evaluated(capsys, "model", "--data", "texts.jsonl")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained("model"), AutoTokenizer.from_pretrained("model")
+    total = tokens = 0.0
+    for text in texts:
+        ids = torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
+        with torch.no_grad():
+            total += float(model(ids, labels=ids).loss) * (ids.shape[1] - 1)
+        tokens += ids.shape[1] - 1
+    assert found["loss"] == pytest.approx(total / tokens, rel=1e-4)
+    assert found["perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-3)
+
+
+def test_an_unfinished_run_is_evaluated_with_its_newest_checkpoint(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tune("run", *SHORT, "data.train=chats.jsonl", "data.eval=more.jsonl", "training.save_steps=3")
+    expected = last("run")
+    rewrite_as_interrupted(Path("run"))
+    for file in Path("run").glob("*.safetensors"):
+        file.unlink()
+    assert evaluated(capsys, "run")["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert evaluated(capsys, "run/checkpoint-3")["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_what_cannot_be_evaluated_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no evaluation data; add --data FILE" in refused(capsys, "demo")
+    assert "--data: data.train = 'nowhere.jsonl': there is no such file" in refused(
+        capsys, "demo", "--data", "nowhere.jsonl"
+    )
+    said = refused(capsys, "demo", "--data", "held.jsonl", "--method", "dpo")
+    assert "compares a model with the one before the training" in said
+    tune("run", *SHORT, "data.train=chats.jsonl")
+    shutil.rmtree("run/tracking")
+    assert "there is no evaluation data" in refused(capsys, "run")
