@@ -158,8 +158,8 @@ class TunedTrainer(Protocol):
     def create_optimizer(self, model: Any = None) -> Any:
         """Create `optimizer`, for another model than `model` if given."""
 
-    def create_scheduler(self, num_training_steps: int) -> Any:
-        """Create `lr_scheduler`."""
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Create `lr_scheduler`, for another optimizer than `optimizer` if given."""
 
     def add_callback(self, callback: Any) -> None:
         """Add a callback."""

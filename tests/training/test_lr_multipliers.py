@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from transformers import AutoModelForCausalLM
 
 from fmstune.errors import ConfigError
+from fmstune.training.trainers.rates import factors_of
 from tests.support.architectures import save_tiny
 from tests.support.commands import fmstune
 from tests.support.fsdp_on_cpu import train_sharded
@@ -100,6 +103,33 @@ def test_lora_plus_has_the_learning_rates_of_pefts_optimizer() -> None:
     assert ours.param_groups[0]["lr"] == 0.001  # the one that is logged
 
 
+@settings(max_examples=20)
+@given(
+    schedule=st.sampled_from(["reduce_lr_on_plateau", "greedy"]),
+    bounds=st.fixed_dictionaries({}, optional={"min_lr": st.sampled_from([0.0, 2e-4, 9e-4])}),
+    losses=st.lists(st.floats(0.1, 10), min_size=1, max_size=8),
+)
+def test_a_schedule_that_follows_evaluations_holds_for_all(
+    schedule: str, bounds: dict[str, float], losses: list[float]
+) -> None:
+    how = {"patience": 0, "factor": 0.5, **bounds}
+    how |= {"smooth": False, "max_lr": 2e-3, "reset_start": 1} if schedule == "greedy" else {}
+    written = ", ".join(f"{name} = {str(value).lower()}" for name, value in how.items())
+    trainer = build(
+        "sft", "model.path=model", "training.learning_rate=0.001", f"training.lr_scheduler_type={schedule}",
+        f"training.lr_scheduler_kwargs={{{written}}}", 'model.lr_multipliers={"layers.0" = 0.1, norm = 8}',
+        'training.eval_strategy="epoch"', 'data.eval="chats.jsonl"', data="chats.jsonl",
+    ).trainer  # fmt: skip
+    groups = trainer.create_optimizer().param_groups
+    factors = [group["lr"] / 0.001 for group in groups]
+    assert {round(factor, 6) for factor in factors} == {1, 0.1, 8}
+    schedule_of = trainer.create_scheduler(num_training_steps=10)
+    for loss in losses:
+        schedule_of.step(loss)
+        rates = [group["lr"] for group in groups]
+        assert rates == pytest.approx([rates[0] * factor for factor in factors])
+
+
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +159,16 @@ def test_a_sharded_model_learns_the_same(tmp_path: Path) -> None:
         torch.testing.assert_close(mine[name], weight, rtol=0, atol=1e-3, msg=name)
 
 
+def test_the_wrappers_of_fsdp_do_not_hide_a_weight() -> None:
+    """FSDP's first version, which wraps modules, needs a GPU."""
+    model = AutoModelForCausalLM.from_pretrained("model")
+    weight = model.model.layers[0].mlp.up_proj.weight
+    layer = torch.nn.Module()
+    layer.add_module("_fsdp_wrapped_module", checkpoint_wrapper(model.model.layers[0]))
+    model.model.layers[0] = layer
+    assert factors_of(model, {"layers.0.mlp.up_proj": 2.0}) == {id(weight): 2.0}
+
+
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
@@ -137,6 +177,9 @@ def test_a_sharded_model_learns_the_same(tmp_path: Path) -> None:
         (("model.lr_multipliers={mlp = 0}",), "the factor of 'mlp' is 0; it must be more than 0"),
         (("model.lr_multipliers={mlp = 2}", 'model.trainable=["norm"]'), "mlp names no weights that are"),
         (("model.lr_multipliers={norm = 2}", "lora.enabled=true"), "norm names no weights that are trained"),
+        (("model.lr_multipliers.norm=2", "training.optim=lomo"), "'lomo' has one learning rate for all"),
+        (("model.lr_multipliers={norm = inf}",), "that of norm is not a finite number"),
+        (('model.lr_multipliers={norm = "2"}',), "it takes a table of numbers"),
     ],
 )
 def test_what_is_impossible_is_refused(sets: tuple[str, ...], message: str) -> None:

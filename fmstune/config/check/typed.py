@@ -102,6 +102,9 @@ def check_value(
     what = f"{where}: {key} = {shown_for(key, value)}"
     if _is_number(value) and not _is_finite(value):
         raise ConfigError(f"{what} is not a finite number.")
+    for name, item in value.items() if isinstance(value, Mapping) else ():
+        if _is_number(item) and not _is_finite(item):
+            raise ConfigError(f"{what}: that of {shown_key(name)} is not a finite number.")
     if choices:
         raise ConfigError(
             f"{what} is {kind_of(value)}; it takes one of {listed(choices)}.{meant(value, choices)}"

@@ -21,6 +21,7 @@ _WORDS = {
     "tuple": "a list",
     "Sequence": "a list",
 }
+_TABLES = {"str,str]": "a table of strings", "str,float]": "a table of numbers"}
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (bool, "a boolean"),
     (int, "an integer"),
@@ -51,8 +52,8 @@ def in_words(annotation: str) -> str:
             words += [shown(value) for value in literal_values(option)]
         elif base in ("list", "tuple", "Sequence") and inside.startswith("str"):
             words.append("a list of strings")
-        elif base in ("dict", "Mapping") and inside.replace(" ", "") == "str,str]":
-            words.append("a table of strings")
+        elif base in ("dict", "Mapping") and inside.replace(" ", "") in _TABLES:
+            words.append(_TABLES[inside.replace(" ", "")])
         elif base not in ("None", "NoneType"):
             words.append(_WORDS.get(base, "a string"))
     return " or ".join(dict.fromkeys(words))

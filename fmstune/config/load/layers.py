@@ -26,6 +26,8 @@ FREE_TABLES = ("trackers", "params")
 """Tables with free keys: trackers declare their options, params are the user's own."""
 
 _CHOSEN = " Choose trackers with --tracker, or [tracking] trackers."
+_OF_NAMES = ("columns", "lr_multipliers")
+"""Settings that are tables of names, besides those called `…_kwargs`."""
 _EXAMPLES = {
     "model": "path",
     "data": "train",
@@ -205,7 +207,7 @@ def _add(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> Non
         if key in sources.given:
             sources.over.setdefault(key, []).insert(0, sources.given[key])
         sources.given[key] = Given(value, origin)
-    elif len(parts) == 3 and (rest[0] == "columns" or rest[0].endswith("_kwargs")):
+    elif len(parts) == 3 and (rest[0] in _OF_NAMES or rest[0].endswith("_kwargs")):
         check_storable(value, origin)
         key = dotted(parts[:2])
         given = sources.given[key].value if key in sources.given else {}

@@ -14,6 +14,8 @@ from fmstune.text import shown
 
 Problem = tuple[str, str]
 """The dotted key and the message of a problem."""
+_ONE_RATE = ("lomo", "adalomo")
+"""Optimizers that update weights in the backward pass, with the learning rate of the first group."""
 
 
 def adapter_problems(config: RunConfig) -> Iterator[Problem]:
@@ -36,6 +38,13 @@ def adapter_problems(config: RunConfig) -> Iterator[Problem]:
                 f"{key}: the factor of {shown(name)} is {factor:g}; it must be more than 0. To keep weights "
                 "as they are, name the others in model.trainable.",
             )
+    optim = str(config.training.get("optim"))
+    if config.model.lr_multipliers and (optim in _ONE_RATE or optim.endswith("_layerwise")):
+        yield (
+            "training.optim",
+            f"training.optim = {shown(optim)} has one learning rate for all weights, so {key} is impossible; "
+            "use another, such as adamw_torch.",
+        )
     if config.model.trainable and config.adapter is not None:
         own = (
             "lora.target_modules and lora.modules_to_save choose its weights"

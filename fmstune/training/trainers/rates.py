@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from fmstune.models.trainable import named_weights
 from fmstune.training.tuned_trainer import OfRun, as_trainer
 
 KEY = "model.lr_multipliers"
+_WRAPPERS = re.compile(r"\b_(?:fsdp|checkpoint)_wrapped_module\.")
 
 
 def factors_of(model: Any, multipliers: Mapping[str, float], at: str = "") -> dict[int, float]:
@@ -38,8 +40,8 @@ def factors_of(model: Any, multipliers: Mapping[str, float], at: str = "") -> di
 
 
 def _plain(name: str) -> str:
-    """The name of a weight without what FSDP puts into it."""
-    return name.replace("_fsdp_wrapped_module.", "")
+    """The name of a weight without what FSDP, and its activation checkpointing, put into it."""
+    return _WRAPPERS.sub("", name)
 
 
 class MultipliedRates(OfRun):
@@ -53,6 +55,27 @@ class MultipliedRates(OfRun):
         if self.lr_multipliers and is_new:
             _multiply(optimizer, factors_of(this.model if model is None else model, self.lr_multipliers))
         return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The Trainer's, with the smallest and largest rate of each group multiplied as its rate is."""
+        is_new = as_trainer(self).lr_scheduler is None
+        given = {} if optimizer is None else {"optimizer": optimizer}
+        scheduler = as_trainer(super()).create_scheduler(num_training_steps, **given)
+        if self.lr_multipliers and is_new:
+            _multiply_bounds(scheduler)
+        return scheduler
+
+
+def _multiply_bounds(scheduler: Any) -> None:
+    """Schedules that follow evaluations have the same bounds for all groups (`min_lr`, `max_lr`), which end
+    them at different times; all others multiply a rate with one number."""
+    rates = [float(group["lr"]) for group in scheduler.optimizer.param_groups]
+    for name in ("min_lrs", "max_lrs"):
+        bounds = getattr(scheduler, name, None)
+        if bounds is not None and rates[0]:
+            setattr(
+                scheduler, name, [bound * rate / rates[0] for bound, rate in zip(bounds, rates, strict=True)]
+            )
 
 
 def _multiply(optimizer: Any, factors: dict[int, float]) -> None:
