@@ -7,6 +7,7 @@ failed; 129, 130 and 143 interrupted by SIGHUP, SIGINT and SIGTERM.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import sys
@@ -74,6 +75,8 @@ def _main(arguments: list[str]) -> NoReturn:
             sys.exit(0)
         if "--debug" in arguments:
             _print_traceback()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and _output_is_full():
+            _fail(f"the output cannot be written: {error.strerror}; send it elsewhere.", 1)
         from fmstune.launch.failures import in_words, user_error
 
         error = user_error(error) or error
@@ -104,6 +107,16 @@ def _reader_has_gone() -> bool:
         return any(event & select.POLLERR for _, event in watched.poll(0))
     except (OSError, ValueError):
         return False
+
+
+def _output_is_full() -> bool:
+    """Whether standard output is what has no room, rather than a file. Writes a space to find out: Python has
+    dropped what it could not write."""
+    try:
+        os.write(1, b" ")
+    except OSError:
+        return True
+    return False
 
 
 def _end_in_time(how: BaseException | None) -> None:

@@ -52,6 +52,15 @@ def test_an_error_that_cannot_be_printed_keeps_its_exit_code(tmp_path: Path) -> 
     assert process.returncode == 2
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_an_answer_that_has_no_room_is_an_error_of_the_output(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        process = start("trackers", "list", cwd=tmp_path, stdout=full.fileno(), light=True)
+        _, said = process.communicate()
+    assert process.returncode == 1
+    assert said == "error: the output cannot be written: No space left on device; send it elsewhere.\n"
+
+
 def test_output_that_cannot_be_printed_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -97,6 +97,19 @@ def test_masked_parts_of_earlier_answers_are_context(tmp_path: Path) -> None:
     assert " yes" in learnt(whole)
 
 
+@pytest.mark.parametrize(("question", "said"), [("", True), (" ", True), ("Hi", False)])
+def test_an_answer_to_an_empty_question_is_learnt_and_reported(
+    tmp_path: Path, question: str, *, said: bool
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": question, "answer": "yes"}))
+    config = DataConfig(train=(DataSource(str(path)),), cache=False)
+    found = prepare(config, DEMO, None, seed=0)
+    assert learnt(found.train[0]).startswith("yes")
+    told = [each.what for each in found.summary.unused]
+    assert told == (["an answer to an empty question is learnt"] if said else [])
+
+
 def test_a_token_that_two_parts_share_is_reported(tmp_path: Path) -> None:
     def remarks(*texts: str) -> list[str]:
         parts = [{"type": "text", "text": texts[0], "train": False}, {"type": "text", "text": texts[1]}]

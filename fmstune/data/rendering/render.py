@@ -26,6 +26,7 @@ from fmstune.errors import DataError
 from fmstune.secrets.redaction import beginning
 
 EMPTY_ANSWER = "an empty answer is not trained"
+EMPTY_QUESTION = "an answer to an empty question is learnt"
 NOT_AN_ANSWER = (
     "a message that is not an answer has a weight; it is not trained (data.train_on = all trains all)"
 )
@@ -100,7 +101,8 @@ class Renderer:
         fitted = self.writer.fitted(messages, tools, place)
         self.writer.begin(fitted.messages, tools)
         self.writer.require_words(fitted.messages, tools, place)
-        conversation = _Conversation(fitted.messages, tools, place, weight)
+        asked = any(message["role"] == "user" and not says_something(message) for message in messages)
+        conversation = _Conversation(fitted.messages, tools, place, weight, asks_nothing=asked)
         made = self._everything(conversation) if everything else self._answers(conversation)
         texts = [part.text for part in made.parts]
         numbers = conversation.trained
@@ -237,6 +239,8 @@ class _Conversation:
     tools: Any
     place: str
     weight: float
+    asks_nothing: bool = False
+    """Whether a question of the row is empty."""
 
     def weight_of(self, number: int) -> float:
         return self.weight * float(self.messages[number].get("weight", 1.0))
@@ -263,6 +267,8 @@ class _Conversation:
                 yield EMPTY_ANSWER
             if message["role"] != "assistant" and message.get("weight"):
                 yield NOT_AN_ANSWER
+        if self.asks_nothing and self.trained:
+            yield EMPTY_QUESTION
         if any(message["role"] != "assistant" and says_something(message) for message in self.after_last()):
             yield AFTER_LAST
 
