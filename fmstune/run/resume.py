@@ -40,6 +40,10 @@ _SHAPES = {
 be others, and so would those of the best checkpoint."""
 _UNSET = ("model.lr_multipliers",)
 """Those of them that may be without a value."""
+_NAMES_OF_WEIGHTS = (
+    "lora.target_modules", "lora.target_parameters", "lora.modules_to_save", "model.trainable",
+)  # fmt: skip
+"""Those of them whose order says nothing, as that of `model.add_tokens` does."""
 _HELD = (
     "training.learning_rate", "training.weight_decay", "training.adam_beta1", "training.adam_beta2",
     "training.adam_epsilon", "training.optim_args", "prompt_tuning.text",
@@ -125,11 +129,19 @@ def _require_same_shape(checkpoint: Path, config: RunConfig, where: str) -> None
             continue
         if table == "training" and _keeps_figures(str(old)) == _keeps_figures(str(new)):
             continue
-        if old != new and REDACTED not in str(old):
+        if _weights_named(key, old) != _weights_named(key, new) and REDACTED not in str(old):
             raise ConfigError(
                 f"{where}: it is from a run with {key} = {_shown(old)}, and its state does not fit "
                 f"{_shown(new)}. Keep that setting, or start a new run with --model."
             )
+
+
+def _weights_named(key: str, value: Any) -> Any:
+    """A value to compare: names of weights in any order, as each weight has its place in the model."""
+    if key not in _NAMES_OF_WEIGHTS or value is None:
+        return value
+    names = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    return {str(name).strip() for name in names}
 
 
 def _require_same_best(checkpoint: Path, config: RunConfig, where: str) -> None:

@@ -179,6 +179,27 @@ def test_an_incompatible_checkpoint_is_refused_with_one_sentence(
 
 
 @pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (["model.trainable=['mlp', 'norm']"], ["model.trainable=['norm', 'mlp']"]),
+        (
+            ["lora.enabled=true", "lora.target_modules=['v_proj', 'q_proj']"],
+            ["lora.enabled=true", "lora.target_modules='q_proj, v_proj'"],
+        ),
+        (
+            ["lora.enabled=true", "lora.modules_to_save=['norm', 'embed_tokens']"],
+            ["lora.enabled=true", "lora.modules_to_save=['embed_tokens', 'norm']"],
+        ),
+    ],
+)
+def test_names_of_weights_may_come_in_another_order(before: list[str], now: list[str]) -> None:
+    short = ["training.max_steps=2", "training.save_steps=1", "training.eval_strategy=no"]
+    tune("first", *short, *before)
+    tune("second", *short, *now, resume="first/checkpoint-1")
+    assert weights("second") == weights("first")
+
+
+@pytest.mark.parametrize(
     ("now", "said"),
     [
         (

@@ -77,6 +77,7 @@ _OF_SOURCE = (
     "split_across_pack",
 )
 """Settings of torchtune's data sets that are translated; `train_on_input` and `packed` are the run's."""
+_ANSWERING = {"assistant", "gpt", "model"}
 _ROLES = ({"role", "from"}, {"content", "value"})
 _LIST = "dataset_info.json"
 _OF_PAIRS = ("dpo", "ipo", "orpo", "simpo")
@@ -128,6 +129,8 @@ def _axolotl(table: Mapping[str, Any], theirs: Foreign) -> dict[str, Any]:
                 raise Left("Its type is a format of its own: use data.template or data.columns.")
             if name == "message_property_mappings":
                 _require_known_roles(value)
+        elif name == "roles_to_train":
+            _roles_to_train(value, theirs)
         elif name in ("split", "train_on_split"):
             source["split"] = value
         elif name in ("name", "subset"):
@@ -141,6 +144,16 @@ def _axolotl(table: Mapping[str, Any], theirs: Foreign) -> dict[str, Any]:
     if theirs.get("rl") in _OF_PAIRS:
         columns = {"chosen": "chosen", "rejected": "rejected"} | columns
     return source | _mapping(columns)
+
+
+def _roles_to_train(value: Any, theirs: Foreign) -> Here:
+    """None, for the answers, which are learnt by default. Raises `Left`."""
+    if {str(role) for role in _all(value)} <= _ANSWERING:
+        return {}
+    raise Left(
+        "roles_to_train: fmstune learns the assistant's turns, or all tokens (data.train_on): write the "
+        "source by hand in data.train."
+    )
 
 
 def _require_known_roles(mappings: Mapping[str, Any]) -> None:
@@ -309,6 +322,7 @@ DATA_RULES: Mapping[str, Rule] = {
     "val_size": _held_out,
     "split_dataset_ratio": _held_out,
     "train_on_inputs": _on_all,
+    "roles_to_train": _roles_to_train,
     "train_on_prompt": _on_all,
     "assistant_only_loss": _on_answers,
     "completion_only_loss": _on_answers,

@@ -19,10 +19,10 @@ def _per_epoch(what: str) -> Rule:
         epochs = theirs.get("num_epochs", 1)
         if what == "eval" and not _evaluates(theirs):
             return {}
-        if theirs.get("max_steps") or not isinstance(value, (int, float)) or not value:
-            raise Left("")
         if value == 1:
             return {f"training.{what}_strategy": "epoch"}
+        if theirs.get("max_steps") or not isinstance(value, (int, float)) or not value:
+            raise Left("")
         return {
             f"training.{what}_strategy": "steps",
             f"training.{what}_steps": round(1 / (value * epochs), 9),

@@ -486,6 +486,7 @@ def test_what_is_no_configuration_is_refused(
             "train_on_input",
         ),
         ("base_model: m/m\ndatasets: [{path: d/d, drop_system_message: true}]", "drop_system_message"),
+        ("base_model: m/m\ndatasets: [{path: d/d, roles_to_train: [user, assistant]}]", "roles_to_train"),
         ("model_name_or_path: m/m\ncutoff_len: 9\ntemplate: default", "template"),
         ("dataset_name: d/d\nuse_peft: true", "learns all tokens"),
         ("iters: 100\nlr_schedule: {name: cosine_decay, arguments: [1e-5, 50]}", "lr_schedule"),
@@ -497,6 +498,20 @@ def test_what_would_train_otherwise_is_named(
     Path("theirs.yml").write_text(f"{setting}\nlearning_rate: 1e-4\n")
     assert init("--from", "theirs.yml") == 0
     assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "datasets: [{path: d/d, type: chat_template, roles_to_train: [assistant]}]",
+        "datasets: [{path: d/d, type: chat_template, roles_to_train: gpt}]",
+        "max_steps: 9\nval_set_size: 0.1\nsaves_per_epoch: 1\nevals_per_epoch: 1",
+    ],
+)
+def test_what_is_done_anyway_is_translated(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("theirs.yml").write_text(f"base_model: m/m\nlearning_rate: 1e-4\nmicro_batch_size: 2\n{setting}\n")
+    assert init("--from", "theirs.yml") == 0
+    assert "not translated" not in capsys.readouterr().err
 
 
 def test_variables_of_a_script_have_the_values_that_it_sets(capsys: pytest.CaptureFixture[str]) -> None:
