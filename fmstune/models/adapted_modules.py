@@ -69,15 +69,27 @@ def fitting_parameters(names: Sequence[str], model: PreTrainedModel, setting: st
     for name in names:
         if any(path == name or path.endswith(f".{name}") for path in there):
             continue
-        if any(path == name or path.endswith(f".{name}") for path, _ in model.named_parameters()):
-            raise ConfigError(
-                f"{setting}: {shown(name)} is the weight of a module; name that in lora.target_modules."
-            )
-        available = f" There are {', '.join(ends)}." if ends else " All of its weights are those of modules."
+        for path, weight in model.named_parameters():
+            if path == name or path.endswith(f".{name}"):
+                raise ConfigError(f"{setting}: {shown(name)} is {_otherwise(path, weight)}.")
+        available = (
+            f" There are {', '.join(ends)}."
+            if ends
+            else " All of its matrices are those of modules: name these in lora.target_modules."
+        )
         raise ConfigError(
             f"{setting}: the model has no such parameter {shown(name)}.{hint(name, ends)}{available}"
         )
     return list(names)
+
+
+def _otherwise(path: str, weight: torch.Tensor) -> str:
+    """What a parameter is that cannot be adapted by itself, and how it is trained."""
+    if path.endswith("bias"):
+        return 'a bias, which no adapter can be on: lora.bias = "all" trains biases'
+    if weight.ndim != 2:
+        return "no matrix, which an adapter needs: lora.modules_to_save trains its module whole"
+    return "the weight of a module; name that in lora.target_modules"
 
 
 def _is_module(model: PreTrainedModel, path: str) -> bool:

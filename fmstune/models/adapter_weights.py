@@ -81,7 +81,7 @@ def require_reloadable(model: Any) -> None:
     except KeyError as error:
         raise ConfigError(
             f"PEFT {peft_version} would not load {error} of this adapter again, as a module of "
-            "lora.modules_to_save contains it: leave that out, or name other modules in lora.target_modules."
+            "lora.modules_to_save contains it: leave that out, or adapt others ([lora])."
         ) from error
     # It also names copies of whole embeddings, which it has loaded under another name.
     if strange := [name for name in unexpected if ".lora_" in name]:

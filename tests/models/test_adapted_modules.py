@@ -110,6 +110,23 @@ def test_what_peft_cannot_do_beside_an_adapter_on_experts_is_refused_by_the_name
     get_peft_model(AutoModelForCausalLM.from_config(kind), named_modules)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_modules": ["w1", "w2"]}, "w1 without also targeting w3 .* Name all of these in"),
+        (
+            {"target_modules": ["q_proj"], "modules_to_save": ["self_attn"]},
+            "lora.modules_to_save contains all that .* adapts: leave out one of them",
+        ),
+    ],
+)
+def test_what_peft_refuses_is_said_with_what_to_do(settings: dict[str, Any], message: str) -> None:
+    kind = AutoConfig.for_model("mixtral", **SIZES, num_local_experts=4)
+    refused = LoraConfig(task_type="CAUSAL_LM", **settings)
+    with pytest.raises(ConfigError, match=message), refused_by_trl():
+        get_peft_model(AutoModelForCausalLM.from_config(kind), refused)
+
+
 def test_experts_are_adapted_by_the_names_that_published_files_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

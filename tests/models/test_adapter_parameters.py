@@ -73,6 +73,9 @@ def test_a_run_can_start_from_it() -> None:
     [
         (('lora.target_parameters=["experts.gateup_proj"]',), "Did you mean experts.gate_up_proj?"),
         (('lora.target_parameters=["q_proj.weight"]',), "name that in lora.target_modules"),
+        (('lora.target_parameters=["experts.down_proj_bias"]',), 'lora.bias = "all" trains biases'),
+        (('lora.target_parameters=["norm.weight"]',), "lora.modules_to_save trains its module whole"),
+        ((f"lora.target_parameters={EXPERTS}", 'lora.modules_to_save=["experts"]'), "leave it out, or adapt"),
         ((f"lora.target_parameters={EXPERTS}", "lora.dropout=0.1"), "lora.dropout is impossible"),
         ((f"lora.target_parameters={EXPERTS}", "lora.dora=true"), "lora.dora is impossible"),
     ],

@@ -188,10 +188,19 @@ _NOT_WITH_EXPERTS = {
 def _not_with_experts(text: str) -> ConfigError:
     setting = next((ours for name, ours in _NOT_WITH_EXPERTS.items() if name in text), first_sentence(text))
     return ConfigError(
-        f"{setting} does not work beside an adapter on the experts, which lora.target_modules names, or "
-        "all-linear includes in this model: leave it out, or name other modules, such as "
-        'lora.target_modules = ["q_proj", "v_proj"].'
+        f"{setting} does not work beside an adapter on the experts, which lora.target_parameters or "
+        "lora.target_modules names, or all-linear includes in this model: leave it out, or adapt other "
+        'modules alone, such as lora.target_modules = ["q_proj", "v_proj"].'
     )
+
+
+_OF_PEFT = {
+    "without also targeting": "Name all of these in lora.target_modules, or none.",
+    "No modules were targeted": "lora.modules_to_save contains all that it adapts: leave out one of them.",
+    "All modules were excluded": "lora.modules_to_save contains all that it adapts: leave out one of them.",
+    "Mamba-based": "Leave it out of lora.target_modules or lora.target_parameters.",
+}
+"""What to do about what PEFT refuses, by a part of its sentence."""
 
 
 _REFUSE = ("trl", "transformers", "accelerate", "peft", "datasets")
@@ -213,7 +222,10 @@ def refused_by_trl() -> Iterator[None]:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if frame.f_globals.get("__name__", "").partition(".")[0] not in _REFUSE:
             raise
-        raise ConfigError(f"[training] is refused by TRL: {first_sentence(str(error))}") from error
+        first = first_sentence(str(error))
+        if remedy := next((remedy for part, remedy in _OF_PEFT.items() if part in first), None):
+            raise ConfigError(f"[lora] is refused by PEFT: {first} {remedy}") from error
+        raise ConfigError(f"[training] is refused by TRL: {first}") from error
 
 
 def first_sentence(text: str) -> str:
