@@ -51,9 +51,9 @@ def evaluate(
     Other settings are those of the run, or of fmstune.toml for a model. Writes no files, and tracks nothing.
     """
     import contextlib
-    import json
     import sys
 
+    from fmstune.cli.printing import print_json
     from fmstune.cli.terminal import screen
     from fmstune.console import RunConsole
     from fmstune.launch.environment import quiet_libraries
@@ -84,7 +84,7 @@ def evaluate(
     with contextlib.redirect_stdout(sys.stderr):
         metrics = use(model, place, evaluated)
     if as_json:
-        print(json.dumps(metrics, indent=2))
+        print_json(metrics)
         return
     width = max(map(len, metrics), default=0)
     for name, value in metrics.items():

@@ -68,9 +68,10 @@ def prepare(
     under which the loss only supports the weights 0 and 1, if there is one. `as_given` keeps the order of the
     rows also for a method that would shuffle them here.
 
-    Several sources with weights become a mixture (see `mixture`); without weights they are concatenated. Bad
-    rows that are left out are listed in the file `skipped`; rows of a stream are counted in its directory.
-    Raises `DataError` with the location of the error.
+    Without sources to train on, those to evaluate on take their place. Several sources with weights become a
+    mixture (see `mixture`); without weights they are concatenated. Bad rows that are left out are listed in
+    the file `skipped`; rows of a stream are counted in its directory. Raises `DataError` with the location of
+    the error.
     """
     encoder: Encoder
     of_eval: Encoder
@@ -84,11 +85,17 @@ def prepare(
         encoder = of_eval = AnswerEncoder(writer, method, max_length, keep_end)
     shuffles = METHODS[method].in_order and not as_given
     bad = BadRows(config.skip_bad_rows, skipped, extends=config.streaming)
-    if config.streaming:
+    train: datasets.Dataset | datasets.IterableDataset
+    places: list[str]
+    if not config.train:
+        held_out, seen, places = _eval_parts(config, of_eval, bad, method), frozenset[int](), []
+        train, summary = _concatenated(held_out, max_length)
+        summary = replace(summary, eval_unused=_unused(held_out))
+    elif config.streaming:
         readers = [_reader(source, "train", config, encoder, bad, method) for source in config.train]
         run = skipped.parent if skipped is not None else None
         train, summary = stream(readers, encoder, seed, config.shuffle_buffer, run)
-        places: list[str] = []
+        places = []
         held_out, seen = _eval_parts(config, of_eval, bad, method), frozenset[int]()
         summary = replace(summary, eval_unused=_unused(held_out))
     else:

@@ -154,12 +154,19 @@ class DataSummary:
         if self.prepared_before:
             parts.append("prepared before")
         if self.eval_rows:
-            sets = ", ".join(f"{name} {count:,}" for name, count in self.eval_sets)
-            named = f": {sets}" if sets else ""
-            parts.append(f"eval {counted(self.eval_rows, 'row')}{named}{self._lost_of_eval()}")
+            parts.append(f"eval {self._eval_rows()}")
         if self.eval_in_train:
             parts.append(f"{self.eval_in_train:,} of them trained on, too")
         return " · ".join(parts)
+
+    def eval_line(self) -> str:
+        """The rows to evaluate on, as a readable line."""
+        return f"{self.eval_source} · {self._eval_rows(f' ({self.shape})')}"
+
+    def _eval_rows(self, shape: str = "") -> str:
+        sets = ", ".join(f"{name} {count:,}" for name, count in self.eval_sets)
+        named = f": {sets}" if sets else ""
+        return f"{counted(self.eval_rows, 'row')}{shape}{named}{self._lost_of_eval()}"
 
     def _lost_of_eval(self) -> str:
         lost = [

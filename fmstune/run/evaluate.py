@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,15 @@ from fmstune.config.methods.known import METHODS
 from fmstune.config.paths.runs import holds_run
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole
+from fmstune.demo import is_demo
 from fmstune.errors import ConfigError
 from fmstune.hub import pinned
 from fmstune.layout import CONFIG_FILE, CONFIG_NAME
+from fmstune.models.base_weights import changed_base
 from fmstune.models.locate import Place
 from fmstune.run.ending import stoppable
 from fmstune.run.look_ahead import look_ahead
 from fmstune.run.run import one_at_a_time
-from fmstune.text import counted
 from fmstune.trackers.base import Tracker
 
 if TYPE_CHECKING:
@@ -34,8 +35,14 @@ _OFF: Mapping[str, Any] = {
     "training.load_best_model_at_end": False,
     "training.deepspeed": None,
     "training.fsdp": None,
+    "training.fsdp_config": None,
     "run.early_stopping_patience": None,
     "run.auto_batch": False,
+    "run.callbacks": (),
+    "training.lr_scheduler_type": "constant",
+    "training.lr_scheduler_kwargs": None,
+    "training.metric_for_best_model": None,
+    "training.greater_is_better": None,
     "samples.rows": 0,
     "samples.prompts": (),
     "model.trainable": (),
@@ -44,7 +51,6 @@ _OFF: Mapping[str, Any] = {
 """Settings of a training that an evaluation has not."""
 _OF_ITS_DATA: Mapping[str, Any] = {
     "data.eval_fraction": 0.0,
-    "data.max_rows": 1,  # of the training data, of which there is no other
     "data.streaming": False,
 }
 _OF_ITS_MODEL: Mapping[str, Any] = {"model.revision": None, "model.gguf_file": None, "model.add_tokens": ()}
@@ -76,7 +82,7 @@ def evaluation_of(
         if not data and not Path(CONFIG_FILE).exists():
             raise ConfigError("there is no evaluation data; add --data FILE.")
         config = load(None, [*flags, *_flags({"model.path": place.path})], sets)
-        _require(config)
+        _require(config, place)
         if _has_reference(config):
             raise ConfigError(
                 f"--method {config.run.method} compares a model with the one before the training, which only "
@@ -84,7 +90,7 @@ def evaluation_of(
             )
         return Evaluation(config)
     config = load(file, flags, sets)
-    _require(config)
+    _require(config, place)
     if _has_reference(config) or place.adapter is not None:
         return Evaluation(config, place.path)
     tuned = {**_OF_ITS_MODEL, "model.path": place.path}
@@ -111,39 +117,82 @@ def _has_reference(config: RunConfig) -> bool:
     return config.run.method in ("dpo", "kto")
 
 
-def _require(config: RunConfig) -> None:
+def _require(config: RunConfig, place: Place) -> None:
     if not config.data.eval and not config.data.eval_fraction:
         raise ConfigError("there is no evaluation data; add --data FILE.")
+    scores = METHODS[config.run.method].scores
+    if (Path(place.path).exists() or is_demo(place.path)) and place.is_reward_model != scores:
+        raise _of_other_kind(place.path, scores=scores)
 
 
-def _describe(built: BuiltTrainer, out: RunConsole) -> None:
-    identity = built.model_identity
+def _require_kind(config: RunConfig, built: BuiltTrainer) -> None:
+    """The same for a model of the hub, of which no more is known before it is loaded."""
+    saved = getattr(built.trainer.model.config, "architectures", None) or ()
+    scores, path = METHODS[config.run.method].scores, str(built.model_identity["path"])
+    if built.adapter is None and scores and not any("Classification" in name for name in saved):
+        raise _of_other_kind(path, scores=scores)
+
+
+def _of_other_kind(path: str, *, scores: bool) -> ConfigError:
+    """Without the head of its method, a model would be evaluated with a random one."""
+    return ConfigError(
+        f"{path} is a language model, which gives a text no score: evaluate a reward model, or use another "
+        "--method."
+        if scores
+        else f"{path} is a reward model, which scores texts: use --method reward."
+    )
+
+
+def _is_likelihood(config: RunConfig) -> bool:
+    """Whether the loss is the mean negative log-likelihood of the tokens."""
+    return config.training.get("loss_type") != "dft" and not config.training.get("label_smoothing_factor")
+
+
+def _describe(built: BuiltTrainer, evaluation: Evaluation, out: RunConsole) -> None:
+    identity, training = built.model_identity, evaluation.config.training
     out.say("model", f"{identity['path']} · {built.precision.line(identity['dtype'])}")
+    if evaluation.weights is not None:
+        out.say("weights", evaluation.weights)
     if built.adapter:
         out.say("adapter", built.adapter)
-    rows = getattr(built.trainer, "eval_dataset", None)
-    out.say("data", f"{counted(len(rows), 'row')} ({built.data.shape})" if rows is not None else "")
-    # The same is said of the training rows, which are the same or not used; it ends with their number.
-    notes = [*built.data.unused_lines(), *built.notes]
-    for note in {note.partition(" (")[0]: note for note in notes}.values():
+    out.say("data", built.data.eval_line())
+    for note in (*built.data.unused_lines(), *built.notes):
         out.warn(note)
     for line in built.bad_rows.lines():
         out.say("skipped", line)
+    if training.get("sync_ref_model"):
+        out.warn(
+            "training.sync_ref_model: the run's reference followed the model; here it is the model before "
+            "the run, and the rewards are others"
+        )
+    if evaluation.weights is not None:
+        weights = built.trainer.own_files.weights
+        if other := changed_base(Path(evaluation.weights), str(identity["path"]), weights):
+            out.warn(other)
+
+
+def _without_training_rows(config: RunConfig) -> RunConfig:
+    """The configuration without the training data, unless the evaluation data are a part of them."""
+    data = config.data
+    return replace(config, data=replace(data, train=(), streaming=False)) if data.eval else config
 
 
 def evaluate(evaluation: Evaluation, out: RunConsole) -> dict[str, float]:
     """The metrics of the model on the evaluation data, by name. Raises the same errors as a run."""
-    config = evaluation.config
+    config = _without_training_rows(evaluation.config)
     look_ahead(config)
     config = pinned(config, out.warn)
     with one_at_a_time(), stoppable() as signals, tempfile.TemporaryDirectory() as scratch:
         from fmstune.training.build import build_trainer
+        from fmstune.training.callbacks.progress import BatchesCallback
         from fmstune.training.trl_compat.saving import load_checkpoint
 
         signals.raise_again()
         built = build_trainer(config, Tracker(), Path(scratch))
         built.bad_rows.file = None  # it goes with the scratch directory
-        _describe(built, out)
+        _require_kind(config, built)
+        _describe(built, evaluation, out)
+        built.trainer.add_callback(BatchesCallback(out))
         if evaluation.weights is not None:
             load_checkpoint(built.trainer, evaluation.weights)
         try:
@@ -155,6 +204,6 @@ def evaluate(evaluation: Evaluation, out: RunConsole) -> dict[str, float]:
         for name, value in found.items()
         if not name.endswith(_LEFT_OUT) and isinstance(value, (int, float))
     }
-    if not METHODS[config.run.method].compares and "loss" in metrics:
+    if not METHODS[config.run.method].compares and "loss" in metrics and _is_likelihood(config):
         metrics["perplexity"] = math.exp(min(metrics["loss"], 700))
     return metrics

@@ -38,7 +38,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write(name, [{"messages": [*row["prompt"], *row["chosen"]]} for row in part])
 
 
-def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, float]:
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     capsys.readouterr()
     before = sorted(Path().rglob("*"))
     with pytest.raises(SystemExit) as end:
@@ -46,7 +46,7 @@ def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, 
     shown = capsys.readouterr()
     assert end.value.code in (0, None), shown.err
     assert sorted(Path().rglob("*")) == before
-    found: dict[str, float] = json.loads(shown.out)
+    found: dict[str, Any] = json.loads(shown.out)
     return found
 
 
@@ -119,3 +119,75 @@ def test_what_cannot_be_evaluated_is_refused(capsys: pytest.CaptureFixture[str])
     tune("run", *SHORT, "data.train=chats.jsonl")
     shutil.rmtree("run/tracking")
     assert "there is no evaluation data" in refused(capsys, "run")
+
+
+def test_the_training_data_are_neither_read_nor_spoken_of(capsys: pytest.CaptureFixture[str]) -> None:
+    long = {"messages": [{"role": "user", "content": "far " * 400}, {"role": "assistant", "content": "No."}]}
+    Path("bad.jsonl").write_text(Path("chats.jsonl").read_text() + "{oops\n")
+    rows = [long, *map(json.loads, Path("more.jsonl").read_text().splitlines())]
+    write("cut.jsonl", rows)
+    held = ("data.eval=cut.jsonl", "data.skip_bad_rows=true", "training.max_length=200")
+    tune("run", *SHORT, "data.train=bad.jsonl", *held, "training.warmup_steps=2")
+    expected = last("run")
+    Path("bad.jsonl").write_text("{}\n")
+    for data in ((), ("--data", "cut.jsonl")):
+        with pytest.raises(SystemExit):
+            main(["evaluate", "run", *data, "--json"])
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert "data     cut.jsonl · 6 rows (messages) (1 cut, 1 left out: too long" in shown.err
+        assert "bad.jsonl" not in shown.err
+        assert "learn" not in shown.err
+
+
+def test_another_base_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    data = ("data.train=chats.jsonl", "data.eval=more.jsonl", "lora.enabled=true")
+    save_tiny("llama", Path("model"))
+    tune("run", *SHORT, *data, "model.path=model")
+    model = AutoModelForCausalLM.from_pretrained("model")
+    torch.nn.init.normal_(model.get_input_embeddings().weight)
+    model.save_pretrained("model")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["evaluate", "run"])
+    assert (
+        "the weights of model are not those that the adapter in run was trained on" in capsys.readouterr().err
+    )
+
+
+def test_no_model_is_evaluated_with_a_random_head(capsys: pytest.CaptureFixture[str]) -> None:
+    tune("scores", *SHORT, "run.method=reward", "data.train=pairs.jsonl", "lora.enabled=true")
+    assert "demo is a language model" in refused(capsys, "demo", "--data", "held.jsonl", "--method", "reward")
+    assert "scores is a reward model" in refused(capsys, "scores", "--data", "more.jsonl", "--method", "sft")
+
+
+def test_code_and_division_of_the_training_are_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    Path("own_code.py").write_text(
+        "from transformers import TrainerCallback\n"
+        "class Own(TrainerCallback):\n"
+        "    def on_evaluate(self, *_, metrics, **__):\n"
+        "        metrics['eval_own'] = 1.0\n"
+        "def score(prediction):\n"
+        "    return {'undefined': float('nan')}\n"
+    )
+    own = ('run.callbacks=["own_code:Own"]', "run.compute_metrics=own_code:score")
+    best = ("training.load_best_model_at_end=true", "training.metric_for_best_model=own")
+    tune("run", *SHORT, "data.train=chats.jsonl", "data.eval=more.jsonl", *own, *best)
+    config = Path("run/config.toml")
+    config.write_text(
+        config.read_text().replace("[training]\n", "[training]\nfsdp = true\nfsdp_config = {version = 2}\n")
+    )
+    found = evaluated(capsys, "run")
+    assert found["undefined"] == "NaN"
+    assert found["loss"] == pytest.approx(last("run")["loss"], rel=1e-5)
+    assert "own" not in found
+
+
+def test_only_a_likelihood_has_a_perplexity(capsys: pytest.CaptureFixture[str]) -> None:
+    data = ("data.train=chats.jsonl", "data.eval=more.jsonl")
+    tune("run", *SHORT, *data, "training.loss_type=dft")
+    assert "perplexity" not in evaluated(capsys, "run")
+    assert "perplexity" in evaluated(capsys, "run", "--set", "training.loss_type=nll")

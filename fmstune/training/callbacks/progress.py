@@ -19,6 +19,32 @@ _MOST_COMPUTED = 8
 """The maximum number of metrics of `compute_metrics` in a line."""
 
 
+_EVERY_SECONDS = 10.0
+
+
+class BatchesCallback(TrainerCallback):
+    """Print the number of evaluated batches every ten seconds."""
+
+    def __init__(self, out: RunConsole) -> None:
+        self._out, self._last = out, time.monotonic()
+        self._evaluated, self._loader = 0, None
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if eval_dataloader is not self._loader:  # of another named set
+            self._evaluated, self._loader = 0, eval_dataloader
+        self._evaluated += 1
+        if time.monotonic() - self._last >= _EVERY_SECONDS:
+            self._last = time.monotonic()
+            self._out.say("eval", f"batch {self._evaluated:,}/{len(eval_dataloader):,}")
+
+
 class LastStepCallback(TrainerCallback):
     """Log the last step too, even between two others: a short run would log no loss at all, and the end of
     a long one would be unknown. A run that is stopped or interrupted logs its last steps as well."""
