@@ -19,6 +19,7 @@ import pytest
 from tests.support.commands import ROOT, fmstune, start
 from tests.support.durations import RANKS
 from tests.support.isolation import ENVIRONMENT, restore
+from tests.support.nurseries import run_code
 from tests.support.waiting import wait_for
 
 TESTS = Path(__file__).parent
@@ -188,3 +189,9 @@ def test_a_command_with_other_modules_or_settings_is_started(tmp_path: Path) -> 
     for more in ({"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, {"PYTHONWARNINGS": "error"}):
         assert isinstance(start("0", cwd=tmp_path, module=FACTS, light=True, **more), subprocess.Popen)
     assert not isinstance(start("0", cwd=tmp_path, module=FACTS, light=True), subprocess.Popen)
+
+
+def test_a_process_forked_from_a_warm_interpreter_leaves_the_folders_that_all_share() -> None:
+    code = "import os, wandb.sdk.data_types._private as p\nprint(os.path.isdir(p.MEDIA_TMP.name))"
+    for _ in range(2):
+        assert run_code(code, tracker="wandb").stdout == "True\n"

@@ -58,8 +58,6 @@ _STARTS = (
 )  # fmt: skip
 """What `_FORMS` and `_PREFIXED` need to be in a text: a long one is searched for these in a fiftieth of the
 time."""
-_FEW = 4
-"""So many different characters are those of a line, or of a number with many zeros."""
 _SHORT = 500
 _BETWEEN_SEPARATORS = re.compile(r"[^-_./+=:]+")
 _HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{20,}")
@@ -188,8 +186,7 @@ def looks_random(text: str) -> bool:
     parts = _BETWEEN_SEPARATORS.findall(text)
     if any(_HEX.fullmatch(part) for part in parts):
         return True
-    random = (part for part in parts if len(part) >= 8 and not _PART.fullmatch(part) and len({*part}) > _FEW)
-    return sum(map(len, random)) >= 16
+    return sum(len(part) for part in parts if len(part) >= 8 and not _PART.fullmatch(part)) >= 16
 
 
 def url_secrets(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from urllib.parse import quote, quote_plus
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from fmstune.secrets.forms import looks_random
 from fmstune.secrets.redaction import (
     REDACTED,
     Redactor,
@@ -109,4 +110,6 @@ def size(value: Any) -> int:
     st.dictionaries(st.sampled_from(OTHER_NAMES), scalars | st.lists(words, max_size=3) | words, max_size=5)
 )
 def test_values_without_secrets_are_unchanged(values: dict[str, Any]) -> None:
+    tokens = [text for name, text in values.items() if "token" in name and isinstance(text, str)]
+    assume(not any(map(looks_random, tokens)))
     assert repr(Redactor({}).mapping(values)) == repr(values)

@@ -35,6 +35,7 @@ import tempfile
 import threading
 import traceback
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,7 @@ def become(
     how = [request.module] if _is_file(request.module) else ["-m", request.module]
     sys.orig_argv[:] = [sys.executable, *how, *request.arguments]
     tempfile.tempdir = None
+    _leave_folders()
     importlib.invalidate_caches()
     forget()
     if any(Path(each, "sitecustomize.py").exists() for each in (more or "").split(os.pathsep)):
@@ -168,6 +170,16 @@ def become(
         subprocess_handler.Popen = _Rank
         # Nothing reads the names in its events, and each event reads the sources of all imported modules.
         dynamic_rendezvous.get_method_name = lambda depth=2: "a method"
+
+
+def _leave_folders() -> None:
+    """Keep the exit of this process from removing temporary folders that it shares with all that were forked
+    from the same interpreter, such as the one in which W&B writes tables."""
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
+    media: Any = sys.modules.get("wandb.sdk.data_types._private")
+    if media is not None:
+        atexit.unregister(media.MEDIA_TMP.cleanup)
 
 
 class _Rank(subprocess.Popen):  # type: ignore[type-arg]
