@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmstune.config.inspect.compare import read_tables
 from fmstune.config.load.layers import FROM_PYTHON, Flag
 from fmstune.config.load.load import load
-from fmstune.config.methods.known import METHODS
+from fmstune.config.methods.known import DEFAULT, METHODS
+from fmstune.config.paths.models import AdapterFile
 from fmstune.config.paths.runs import holds_run
 from fmstune.config.schema.tables import RunConfig
+from fmstune.config.schema.training import methods_with
 from fmstune.console import RunConsole
 from fmstune.demo import is_demo
 from fmstune.errors import ConfigError
@@ -24,6 +27,7 @@ from fmstune.models.locate import Place
 from fmstune.run.ending import stoppable
 from fmstune.run.look_ahead import look_ahead
 from fmstune.run.run import one_at_a_time
+from fmstune.text import shown
 from fmstune.trackers.base import Tracker
 
 if TYPE_CHECKING:
@@ -43,6 +47,8 @@ _OFF: Mapping[str, Any] = {
     "training.lr_scheduler_kwargs": None,
     "training.metric_for_best_model": None,
     "training.greater_is_better": None,
+    "training.dataloader_drop_last": False,  # of training batches
+    "training.gradient_accumulation_steps": 1,
     "samples.rows": 0,
     "samples.prompts": (),
     "model.trainable": (),
@@ -54,6 +60,16 @@ _OF_ITS_DATA: Mapping[str, Any] = {
     "data.streaming": False,
 }
 _OF_ITS_MODEL: Mapping[str, Any] = {"model.revision": None, "model.gguf_file": None, "model.add_tokens": ()}
+_OTHERWISE = ("loss_type", "beta")
+"""Settings of `[training]` that mean something else to each method."""
+_OF_ITS_ADAPTER = (
+    "lora.enabled",
+    "lora.r",
+    "lora.alpha",
+    "lora.rslora",
+    "lora.dora",
+    "prompt_tuning.enabled",
+)
 _LEFT_OUT = ("runtime", "_per_second", "epoch", "num_tokens", "preparation_time")
 """Metrics of the evaluation itself, by the end of their name."""
 
@@ -61,10 +77,11 @@ _LEFT_OUT = ("runtime", "_per_second", "epoch", "num_tokens", "preparation_time"
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What to evaluate: the configuration, and the directory of the weights if they are not those of
-    `model.path`, to which they are compared."""
+    `model.path`, to which they are compared. `left_out` are settings of the run that its method has alone."""
 
     config: RunConfig
     weights: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def evaluation_of(
@@ -89,12 +106,39 @@ def evaluation_of(
                 "a run knows: give a run, or use --method reward or orpo."
             )
         return Evaluation(config)
-    config = load(file, flags, sets)
+    left_out = _of_its_method(run, given.get("run.method"))
+    config = load(file, flags, sets, without=left_out)
     _require(config, place)
+    if place.adapter is not None:
+        _require_its_adapter(config, place.adapter)
     if _has_reference(config) or place.adapter is not None:
-        return Evaluation(config, place.path)
+        return Evaluation(config, place.path, left_out)
     tuned = {**_OF_ITS_MODEL, "model.path": place.path}
-    return Evaluation(load(file, [*flags, *_flags(tuned)], sets))
+    return Evaluation(load(file, [*flags, *_flags(tuned)], sets, without=left_out), None, left_out)
+
+
+def _of_its_method(run: Path, method: str | None) -> tuple[str, ...]:
+    """The settings of a run that mean nothing, or something else, to another method."""
+    tables = read_tables(run, CONFIG_NAME)
+    its = tables.get("run", {}).get("method", DEFAULT)
+    if method not in METHODS or method == its:
+        return ()
+    names = tables.get("training", {})
+    other = [name for name in names if name in _OTHERWISE or method not in (methods_with(name) or METHODS)]
+    return tuple(f"training.{name}" for name in other)
+
+
+def _require_its_adapter(config: RunConfig, adapter: AdapterFile) -> None:
+    """Raise `ConfigError` for settings of an adapter that are not those of its weights."""
+    own = {name: value for name, value in adapter.as_settings().items() if name in _OF_ITS_ADAPTER}
+    for key, value in own.items():
+        table, _, name = key.partition(".")
+        now = getattr(getattr(config, table), name)
+        if now != value:
+            raise ConfigError(
+                f"{config.at(key)}{key} = {shown(now)}, but the adapter in {adapter.directory} has "
+                f"{shown(value)}: leave it as the run has it."
+            )
 
 
 def _flags(settings: Mapping[str, Any]) -> list[Flag]:
@@ -156,6 +200,8 @@ def _describe(built: BuiltTrainer, evaluation: Evaluation, out: RunConsole) -> N
     if built.adapter:
         out.say("adapter", built.adapter)
     out.say("data", built.data.eval_line())
+    if evaluation.left_out:
+        out.warn(f"settings of the run's own method are left out: {', '.join(evaluation.left_out)}")
     for note in (*built.data.unused_lines(), *built.notes):
         out.warn(note)
     for line in built.bad_rows.lines():

@@ -191,3 +191,29 @@ def test_only_a_likelihood_has_a_perplexity(capsys: pytest.CaptureFixture[str]) 
     tune("run", *SHORT, *data, "training.loss_type=dft")
     assert "perplexity" not in evaluated(capsys, "run")
     assert "perplexity" in evaluated(capsys, "run", "--set", "training.loss_type=nll")
+
+
+def test_another_method_leaves_out_what_only_the_method_of_the_run_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = ("data.train=pairs.jsonl", "data.eval=held.jsonl", "run.method=dpo")
+    tune("run", *SHORT, *data, 'training.loss_type=["ipo"]', "training.beta=0.3")
+    capsys.readouterr()
+    found = evaluated(capsys, "run", "--data", "more.jsonl", "--method", "sft")
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    assert evaluated(capsys, "run")["loss"] == pytest.approx(last("run")["loss"], rel=1e-4)
+
+
+def test_other_settings_than_those_of_the_adapter_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    tune("run", *SHORT, "data.train=chats.jsonl", "data.eval=more.jsonl", "lora.enabled=true")
+    for setting, value in (("lora.enabled=false", "true"), ("lora.r=8", "16"), ("lora.alpha=1", "32")):
+        said = refused(capsys, "run", "--set", setting)
+        assert f"--set: {setting.partition('=')[0]} = " in said
+        assert f"but the adapter in run has {value}: leave it as the run has it." in said
+
+
+def test_fewer_rows_than_a_batch_of_the_training_are_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = ("training.dataloader_drop_last=true", "training.per_device_train_batch_size=4")
+    tune("run", *SHORT, "data.train=chats.jsonl", "data.eval=more.jsonl", *whole)
+    Path("one.jsonl").write_text(Path("more.jsonl").read_text().splitlines()[0] + "\n")
+    assert evaluated(capsys, "run", "--data", "one.jsonl")["loss"] > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,21 @@ class Sources:
     file: str | None = None
 
 
-def gather(config_path: Path | None, flags: Sequence[Flag], sets: Sequence[str], cwd: Path) -> Sources:
-    """Gather all given values; later ones win. Values are not checked yet. Raises `ConfigError`."""
+def gather(
+    config_path: Path | None,
+    flags: Sequence[Flag],
+    sets: Sequence[str],
+    cwd: Path,
+    without: Collection[str] = (),
+) -> Sources:
+    """Gather all given values, `without` those of some keys in the file; later ones win. Values are not
+    checked yet. Raises `ConfigError`."""
     path = config_path or (cwd / CONFIG_FILE if os.path.lexists(cwd / CONFIG_FILE) else None)
     sources = Sources(file=(shown_path(path) if config_path else CONFIG_FILE) if path else None)
     if path is not None and sources.file is not None:
         _add_file(sources, read_text(path), sources.file)
+    for key in without:
+        sources.given.pop(key, None)
     for key, value, flag in flags:
         _add(sources, split_key(key, flag), value, flag)
     for parts, value in parse_sets(sets):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,15 +52,19 @@ def load(
     cwd: Path | None = None,
     *,
     trains: bool = True,
+    without: Collection[str] = (),
 ) -> RunConfig:
     """Return the resolved configuration of a run. Raises only `ConfigError`, whatever the input. Without
-    `trains`, variables of the environment that a training would refuse do not matter.
+    `trains`, variables of the environment that a training would refuse do not matter. The keys `without` are
+    not read from the file.
 
     Relative paths stay as written, so that messages, trackers and `config.toml` show them unchanged. They are
     relative to the current directory (`cwd`), also in a file elsewhere.
     """
     try:
-        return _loaded(config_path, flags, sets, params, params_file, cwd or Path(), trains=trains)
+        return _loaded(
+            config_path, flags, sets, params, params_file, cwd or Path(), trains=trains, without=without
+        )
     except OSError as error:
         if (message := unusable_path(error)) is None:
             raise
@@ -76,8 +80,9 @@ def _loaded(
     cwd: Path,
     *,
     trains: bool,
+    without: Collection[str],
 ) -> RunConfig:
-    sources = gather(config_path, flags, sets, cwd)
+    sources = gather(config_path, flags, sets, cwd, without)
     checked = _with_renamed_keys(_check_all(sources.given))
     _choose_demo(checked, sources.file)
     of_adapter = with_adapter(checked, {key: given.origin for key, given in sources.given.items()}, cwd)

@@ -20,12 +20,14 @@ _SET_NAME = re.compile(r"[\w-]+", re.ASCII)
 def data_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
     """The problems, as (key, message)."""
     data = config.data
+    reported: set[tuple[str, str]] = set()
     for key, sources in (("data.train", data.train), ("data.eval", data.eval)):
         split = "train" if key == "data.train" else "validation"
         for number, source in enumerate(sources, 1):
             name = f"{key}[{number}]" if len(sources) > 1 else key
             problem = _missing(source, split, config.base_dir)
-            if problem is not None:
+            if problem is not None and (source.path, problem) not in reported:
+                reported.add((source.path, problem))
                 yield key, f"{name} = {shown(source.path)}: {problem}"
             for what in _form(source.template, source.columns, name):
                 yield key, what
