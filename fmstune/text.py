@@ -20,7 +20,7 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
-    return shortened(repr(value))
+    return shortened(repr(list(value) if isinstance(value, tuple) else value))
 
 
 def shown_key(*parts: str) -> str:

@@ -130,9 +130,11 @@ def _require_same_shape(checkpoint: Path, config: RunConfig, where: str) -> None
         if table == "training" and _keeps_figures(str(old)) == _keeps_figures(str(new)):
             continue
         if _weights_named(key, old) != _weights_named(key, new) and REDACTED not in str(old):
+            made = f"without {key}" if old in (None, {}) else f"with {key} = {shown(old)}"
             raise ConfigError(
-                f"{where}: it is from a run with {key} = {_shown(old)}, and its state does not fit "
-                f"{_shown(new)}. Keep that setting, or start a new run with --model."
+                f"{where}: it is from a run {made}, and its state does not fit "
+                f"{'one without it' if new in (None, {}) else shown(new)}. Keep that setting, or start a new "
+                "run with --model."
             )
 
 

@@ -138,8 +138,12 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     tune("whole", *sets)
     tune("parted", *sets[:2], "training.max_steps=2")
     rewrite_as_interrupted(tmp_path / "parted")
-    for other in (("model.lr_multipliers={mlp = 2}",), ()):
-        with pytest.raises(ConfigError, match=r"a run with model\.lr_multipliers = \{'mlp': 4\}"):
+    for other, named in (
+        (("model.lr_multipliers={mlp = 2}",), r"\{'mlp': 2\}"),
+        ((), "one without it"),
+    ):
+        message = rf"a run with model\.lr_multipliers = \{{'mlp': 4\}}, and its state does not fit {named}\."
+        with pytest.raises(ConfigError, match=message):
             tune("parted", *sets[1:], *other, resume="auto")
     tune("parted", *sets, resume="auto")
     assert weights("parted") == weights("whole")
