@@ -15,6 +15,7 @@ _AS_WRITTEN = re.compile(
 """Types of axolotl's whose text is that of the row or of the chat template."""
 _PROMPTED = re.compile(r"(alpaca|alpaca_cleaned|grammar|samsum)_dataset")
 """torchtune's data sets with a prompt of their own."""
+_ENDS = ("train_on_eos", "train_on_eot")
 
 
 def differences(theirs: Foreign, here: Mapping[str, Any]) -> list[str]:
@@ -48,6 +49,9 @@ def _differences(theirs: Foreign, here: Mapping[str, Any]) -> Iterator[str]:
         yield "train_on_input of one data set: fmstune has data.train_on for all, which stays the answers."
     if any(table.get("drop_system_message") for table in tables):
         yield "drop_system_message: fmstune learns with the system messages; data.handler can remove them."
+    ends = {str(table[name]) for table in tables for name in _ENDS if table.get(name)}
+    for value in sorted(ends - {"turn"}):
+        yield f"train_on_eos = {value}: fmstune learns the end of each answer that it learns, as with turn."
     templates = {str(table["chat_template"]) for table in tables if table.get("chat_template")}
     for name in sorted(templates - {"tokenizer_default", here.get("model.chat_template")}):
         yield f"chat_template = {name} of a data set: fmstune has one for all, model.chat_template."

@@ -80,6 +80,7 @@ def test_what_is_no_configuration_is_refused(
         ),
         ("base_model: m/m\ndatasets: [{path: d/d, drop_system_message: true}]", "drop_system_message"),
         ("base_model: m/m\ndatasets: [{path: d/d, roles_to_train: [user, assistant]}]", "roles_to_train"),
+        ("base_model: m/m\ndatasets: [{path: d/d, train_on_eos: last}]", "train_on_eos = last"),
         ("model_name_or_path: m/m\ncutoff_len: 9\ntemplate: default", "template"),
         ("dataset_name: d/d\nuse_peft: true", "learns all tokens"),
         ("iters: 100\nlr_schedule: {name: cosine_decay, arguments: [1e-5, 50]}", "lr_schedule"),
