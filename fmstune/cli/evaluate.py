@@ -48,7 +48,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model on data: the loss, accuracy and other metrics that its run tracks at evaluations.
 
-    Other settings are those of the run, or of fmstune.toml for a model. Writes no files, and tracks nothing.
+    Other settings are those of the run, or of fmstune.toml for a model. Writes no files but the cache of
+    prepared data, and tracks nothing.
     """
     import contextlib
     import sys
@@ -56,7 +57,7 @@ def evaluate(
     from fmstune.cli.printing import print_json
     from fmstune.cli.terminal import screen
     from fmstune.console import RunConsole
-    from fmstune.launch.environment import quiet_libraries
+    from fmstune.launch.environment import is_main_process, quiet_libraries
     from fmstune.models.locate import Place, locate, use
     from fmstune.requirements import require_supported
     from fmstune.run.evaluate import evaluate as run_evaluation
@@ -64,7 +65,7 @@ def evaluate(
     from fmstune.system.threads import set_threads
 
     require_supported(complete=True)
-    console = RunConsole(screen())
+    console = RunConsole(screen(), quiet=not is_main_process())
     given: dict[str, Any] = {
         "run.method": method,
         "data.template": template,
@@ -83,6 +84,8 @@ def evaluate(
 
     with contextlib.redirect_stdout(sys.stderr):
         metrics = use(model, place, evaluated)
+    if not is_main_process():
+        return
     if as_json:
         print_json(metrics)
         return

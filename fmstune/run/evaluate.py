@@ -90,6 +90,8 @@ def evaluation_of(
     """The evaluation of a run, or of a model at `place`, on `data` or else on the data of the run. `given`
     are further settings by key. Raises `ConfigError`."""
     run = _run_of(Path(named))
+    if place.checkpoint:  # once the run has removed it, a relative path would be asked for on the hub
+        place = replace(place, path=str(Path(place.path).absolute()))
     settings = {**_OFF, **given}
     if data:
         settings |= {**_OF_ITS_DATA, "data.train": tuple(data), "data.eval": tuple(data)}

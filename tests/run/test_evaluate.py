@@ -13,6 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fmstune.cli.main import main
+from fmstune.cli.terminal import screen
+from fmstune.console import RunConsole
+from fmstune.errors import ModelError
+from fmstune.models.locate import locate
+from fmstune.run.evaluate import evaluate, evaluation_of
 from tests.support.architectures import save_tiny
 from tests.support.end_to_end import journal_points
 from tests.support.preferred import pairs, write
@@ -217,3 +222,16 @@ def test_fewer_rows_than_a_batch_of_the_training_are_evaluated(capsys: pytest.Ca
     tune("run", *SHORT, "data.train=chats.jsonl", "data.eval=more.jsonl", *whole)
     Path("one.jsonl").write_text(Path("more.jsonl").read_text().splitlines()[0] + "\n")
     assert evaluated(capsys, "run", "--data", "one.jsonl")["loss"] > 0
+
+
+def test_a_checkpoint_that_the_run_removes_meanwhile_is_not_looked_for_on_the_hub(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tune("run", *SHORT, "data.train=chats.jsonl", "data.eval=more.jsonl", "training.save_steps=3")
+    rewrite_as_interrupted(Path("run"))
+    for file in Path("run").glob("*.safetensors"):
+        file.unlink()
+    evaluation = evaluation_of("run", locate("run"), (), {}, [])
+    Path("run/checkpoint-3").rename("run/checkpoint-4")
+    with pytest.raises(ModelError, match="there is no such directory"):
+        evaluate(evaluation, RunConsole(screen()))
