@@ -100,7 +100,8 @@ def evaluation_of(
     if run is None:
         if not data and not Path(CONFIG_FILE).exists():
             raise ConfigError("there is no evaluation data; add --data FILE.")
-        config = load(None, [*flags, *_flags({"model.path": place.path})], sets)
+        its = _flags({"model.path": place.path})
+        config = load(None, [*flags, *its], sets, without=_of_another_model())
         _require(config, place)
         if _has_reference(config):
             raise ConfigError(
@@ -117,6 +118,16 @@ def evaluation_of(
         return Evaluation(config, place.path, left_out)
     tuned = {**_OF_ITS_MODEL, "model.path": place.path}
     return Evaluation(load(file, [*flags, *_flags(tuned)], sets, without=left_out), None, left_out)
+
+
+def _of_another_model() -> tuple[str, ...]:
+    """The settings in fmstune.toml of what a training adds to its model: a new adapter, virtual or added
+    tokens."""
+    if not Path(CONFIG_FILE).exists():
+        return ()
+    tables = read_tables(Path(), CONFIG_FILE)
+    added = [f"{table}.{key}" for table in ("lora", "prompt_tuning") for key in tables.get(table, {})]
+    return (*added, *_OF_ITS_MODEL)
 
 
 def _of_its_method(run: Path, method: str | None) -> tuple[str, ...]:

@@ -235,3 +235,21 @@ def test_a_checkpoint_that_the_run_removes_meanwhile_is_not_looked_for_on_the_hu
     Path("run/checkpoint-3").rename("run/checkpoint-4")
     with pytest.raises(ModelError, match="there is no such directory"):
         evaluate(evaluation, RunConsole(screen()))
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        '[model]\nadd_tokens = ["lamp"]\n',
+        "[prompt_tuning]\nenabled = true\ntokens = 5\n",
+        "[lora]\nenabled = true\nr = 4\n",
+        '[model]\nrevision = "v2"\n',
+    ],
+)
+def test_what_a_training_adds_to_its_model_is_not_added_to_another(
+    added: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny("llama", Path("model"))
+    expected = evaluated(capsys, "model", "--data", "more.jsonl")
+    Path("fmstune.toml").write_text(f'{added}[data]\ntrain = ["chats.jsonl"]\neval = ["more.jsonl"]\n')
+    assert evaluated(capsys, "model") == pytest.approx(expected)
