@@ -30,6 +30,26 @@ def train_sharded(folder: Path, *arguments: str) -> subprocess.CompletedProcess[
     return fmstune("train", *sharded, cwd=folder, timeout=_HANGS, **variables)
 
 
+def require_same_weights(folder: Path, setting: str, tolerance: float) -> None:
+    """Two steps of the demo with a setting, sharded over two processes, train the weights of one process."""
+    import torch
+    from safetensors.torch import load_file
+
+    from tests.support.commands import fmstune
+
+    how = ["--model", "demo", "--data", "demo", "--set", "data.max_rows=16", "--max-steps", "2"]
+    how += ["--set", setting, "--set", 'training.eval_strategy="no"', "--set"]
+    batch = "training.per_device_train_batch_size"
+    plain = fmstune("train", "--output-dir", "plain", *how, f"{batch}=4", cwd=folder)
+    assert plain.returncode == 0, plain.stderr
+    found = train_sharded(folder, "--nproc", "2", "--output-dir", "sharded", *how, f"{batch}=2")
+    assert found.returncode == 0, found.stderr
+    mine, theirs = (load_file(folder / each / "model.safetensors") for each in ("sharded", "plain"))
+    assert mine.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        torch.testing.assert_close(mine[name], weight, rtol=0, atol=tolerance, msg=name)
+
+
 def shard_on_cpus() -> None:
     """Let FSDP shard a model over CPUs in this process."""
     from accelerate.state import AcceleratorState

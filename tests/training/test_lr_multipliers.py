@@ -10,15 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.optimizers import create_loraplus_optimizer
-from safetensors.torch import load_file
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from transformers import AutoModelForCausalLM
 
 from fmstune.errors import ConfigError
 from fmstune.training.trainers.rates import factors_of
 from tests.support.architectures import save_tiny
-from tests.support.commands import fmstune
-from tests.support.fsdp_on_cpu import train_sharded
+from tests.support.fsdp_on_cpu import require_same_weights
 from tests.support.preferred import build, pairs, write
 from tests.support.tracked import rewrite_as_interrupted
 from tests.support.tuned import tune, weights
@@ -150,17 +148,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 
 def test_a_sharded_model_learns_the_same(tmp_path: Path) -> None:
-    how = ["--model", "demo", "--data", "demo", "--set", "data.max_rows=16", "--max-steps", "2"]
-    how += ["--set", 'model.lr_multipliers={"layers.0" = 8}', "--set", 'training.eval_strategy="no"']
-    plain = fmstune("train", "--output-dir", "plain", *how, "--set", "training.per_device_train_batch_size=4",
-                    cwd=tmp_path)  # fmt: skip
-    assert plain.returncode == 0, plain.stderr
-    found = train_sharded(tmp_path, "--nproc", "2", "--output-dir", "sharded", *how, "--set",
-                          "training.per_device_train_batch_size=2")  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    mine, theirs = (load_file(tmp_path / each / "model.safetensors") for each in ("sharded", "plain"))
-    for name, weight in theirs.items():
-        torch.testing.assert_close(mine[name], weight, rtol=0, atol=1e-3, msg=name)
+    require_same_weights(tmp_path, 'model.lr_multipliers={"layers.0" = 8}', 1e-3)
 
 
 def test_the_wrappers_of_fsdp_do_not_hide_a_weight() -> None:

@@ -9,13 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from fmstune.errors import ConfigError
 from fmstune.training.memory.workload import workload
 from tests.support.architectures import save_tiny
-from tests.support.commands import fmstune
-from tests.support.fsdp_on_cpu import train_sharded
+from tests.support.fsdp_on_cpu import require_same_weights
 from tests.support.loading import DEMO_FILE, refusal
 from tests.support.preferred import build, pairs, write
 from tests.support.tracked import rewrite_as_interrupted
@@ -127,17 +125,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 
 def test_a_sharded_model_keeps_the_other_weights(tmp_path: Path) -> None:
-    how = ["--model", "demo", "--data", "demo", "--set", "data.max_rows=16", "--max-steps", "2"]
-    how += ["--set", 'model.trainable=["layers.0"]', "--set", 'training.eval_strategy="no"']
-    plain = fmstune("train", "--output-dir", "plain", *how, "--set", "training.per_device_train_batch_size=4",
-                    cwd=tmp_path)  # fmt: skip
-    assert plain.returncode == 0, plain.stderr
-    found = train_sharded(tmp_path, "--nproc", "2", "--output-dir", "sharded", *how, "--set",
-                          "training.per_device_train_batch_size=2")  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    mine, theirs = (load_file(tmp_path / each / "model.safetensors") for each in ("sharded", "plain"))
-    for name, weight in theirs.items():
-        torch.testing.assert_close(mine[name], weight, rtol=0, atol=2e-4, msg=name)
+    require_same_weights(tmp_path, 'model.trainable=["layers.0"]', 2e-4)
 
 
 @pytest.mark.parametrize(
